@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+pub mod envelope;
+pub mod genesis;
+pub mod hash;
+pub mod id;
+pub mod invite;
+pub mod key;
+pub mod limits;
+pub mod manifest;
+pub mod money;
+pub mod receipt;
+pub mod seal;
+pub mod statement;
+pub mod task;
+pub mod tier;
+pub mod time;
+pub mod wire;
+
+pub use envelope::{Envelope, EnvelopeError, Purpose, SignerRule, Verified};
+pub use hash::Sha256;
+pub use id::{NodeId, RequestId, SessionId, TaskId};
+pub use key::{KeyError, NodeKey, PublicKey};
+pub use money::{Msat, Permille, Sats};
+pub use task::{Role, SubModelId, TaskType, VersionId};
+pub use tier::{NodeStatus, Tier};
+pub use time::UnixMillis;

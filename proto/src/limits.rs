@@ -1,0 +1,45 @@
+//! Every wire bound in one place, each with its unit and its reason.
+
+/// Signed payloads: a manifest with a few hundred files fits, an update's bytes never travel in one.
+pub const ENVELOPE_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// One gRPC message in either direction: an answer of [`OUTPUT_TOKENS_MAX`] tokens with its text and
+/// signatures stays far below.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A question, all messages together: far above any context length of a served model, far below what
+/// would hurt the database.
+pub const PROMPT_BYTES_MAX: usize = 256 << 10;
+
+/// Messages of one chat request.
+pub const CHAT_MESSAGES_MAX: usize = 256;
+
+/// Tokens of one answer.
+pub const OUTPUT_TOKENS_MAX: u32 = 4_096;
+
+/// Stop strings of one request, as OpenAI's API allows.
+pub const STOP_STRINGS_MAX: usize = 4;
+
+/// Bytes of one stop string.
+pub const STOP_STRING_BYTES_MAX: usize = 256;
+
+/// Bytes of an answer's text: a token is rarely above 16 bytes, never above 256.
+pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+/// The genesis document.
+pub const GENESIS_BYTES_MAX: usize = 16 << 10;
+
+/// An invite string: it has to fit a QR code (version 40, alphanumeric: 4,296 characters).
+pub const INVITE_CHARS_MAX: usize = 4_000;
+
+/// Files of one manifest.
+pub const MANIFEST_FILES_MAX: usize = 1_024;
+
+/// Texts of human size inside statements: names, notes, versions, addresses.
+pub const SHORT_TEXT_BYTES_MAX: usize = 1 << 10;
+
+/// GPUs that a node may name.
+pub const GPUS_MAX: usize = 64;
+
+/// Free slots a node may offer for one role at once.
+pub const CREDITS_MAX: u32 = 1_024;
