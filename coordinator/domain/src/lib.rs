@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+pub mod check;
+pub mod liveness;
+pub mod node;
+pub mod reward;
+pub mod schedule;
+mod stored;
+pub mod task;
+
+pub use stored::UnknownName;
