@@ -1,0 +1,277 @@
+//! Files of a model directory, hashed as they are loaded, and the tensors in them. Called by the
+//! engine's loader. The bytes that were hashed are the bytes that are used: a file is read once
+//! into memory, never mapped, so it cannot change in between.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use burn::tensor::TensorData;
+use half::slice::HalfFloatSliceExt;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::LoadError;
+
+/// Largest JSON file, in bytes: real tokenizers have up to 35 MB.
+pub(crate) const JSON_BYTES_MAX: u64 = 128 << 20;
+/// Largest weight file, in bytes: twice the largest shard that is usual.
+const WEIGHT_BYTES_MAX: u64 = 32 << 30;
+/// Most weight files of one model: a 405B model has 191.
+const WEIGHT_FILES_MAX: usize = 1024;
+
+/// Reads files of one directory and compares their hashes.
+#[derive(Debug)]
+pub(crate) struct Directory<'a> {
+    path: &'a Path,
+    expected: Option<&'a BTreeMap<String, [u8; 32]>>,
+}
+
+impl<'a> Directory<'a> {
+    pub(crate) fn new(path: &'a Path, expected: Option<&'a BTreeMap<String, [u8; 32]>>) -> Self {
+        Self { path, expected }
+    }
+
+    /// Reads a file that must be there.
+    pub(crate) fn read(&self, file: &str, max: u64) -> Result<Vec<u8>, LoadError> {
+        if self
+            .expected
+            .is_some_and(|expected| !expected.contains_key(file))
+        {
+            return Err(LoadError::Unlisted {
+                file: file.to_owned(),
+            });
+        }
+        let path = self.path.join(file);
+        let read = |path: &Path| -> io::Result<(u64, Vec<u8>)> {
+            let handle = File::open(path)?;
+            let bytes = handle.metadata()?.len();
+            let mut content = Vec::new();
+            let wanted = usize::try_from(bytes.min(max)).unwrap_or(usize::MAX);
+            content
+                .try_reserve_exact(wanted)
+                .map_err(|_| io::ErrorKind::OutOfMemory)?;
+            // One byte more than allowed is enough to see that there are too many.
+            handle
+                .take(max.saturating_add(1))
+                .read_to_end(&mut content)?;
+            Ok((bytes, content))
+        };
+        let (bytes, content) = read(&path).map_err(|source| LoadError::Read { path, source })?;
+        if content.len() as u64 > max {
+            return Err(LoadError::TooLarge {
+                file: file.to_owned(),
+                bytes,
+                max,
+            });
+        }
+        self.compare(file, &content)?;
+        Ok(content)
+    }
+
+    /// Reads a file that may be absent. One that the caller's list of hashes does not name is
+    /// not part of the model and is left alone.
+    pub(crate) fn read_optional(&self, file: &str, max: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        let listed = self.expected.map(|expected| expected.contains_key(file));
+        let wanted = listed.unwrap_or_else(|| self.path.join(file).is_file());
+        if wanted {
+            self.read(file, max).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn compare(&self, file: &str, content: &[u8]) -> Result<(), LoadError> {
+        let Some(expected) = self.expected.and_then(|expected| expected.get(file)) else {
+            return Ok(());
+        };
+        let found: [u8; 32] = Sha256::digest(content).into();
+        if found == *expected {
+            return Ok(());
+        }
+        Err(LoadError::HashMismatch {
+            file: file.to_owned(),
+            expected: hex(expected),
+            found: hex(&found),
+        })
+    }
+
+    /// The weight files in reading order: those of the index, or the single file.
+    pub(crate) fn weight_files(&self) -> Result<Vec<String>, LoadError> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        const INDEX: &str = "model.safetensors.index.json";
+        const SINGLE: &str = "model.safetensors";
+        if let Some(bytes) = self.read_optional(INDEX, JSON_BYTES_MAX)? {
+            let index: Index =
+                serde_json::from_slice(&bytes).map_err(|source| LoadError::Json {
+                    file: INDEX.to_owned(),
+                    source,
+                })?;
+            let files: BTreeSet<String> = index.weight_map.into_values().collect();
+            if files.len() > WEIGHT_FILES_MAX {
+                let files = files.len();
+                return Err(LoadError::TooManyFiles {
+                    files,
+                    max: WEIGHT_FILES_MAX,
+                });
+            }
+            if let Some(file) = files.iter().find(|file| !is_plain_name(file)) {
+                return Err(LoadError::BadIndex {
+                    file: file.chars().take(128).collect(),
+                });
+            }
+            return Ok(files.into_iter().collect());
+        }
+        let listed = self
+            .expected
+            .is_some_and(|expected| expected.contains_key(SINGLE));
+        if listed || self.path.join(SINGLE).is_file() {
+            return Ok(vec![SINGLE.to_owned()]);
+        }
+        Err(LoadError::NoWeights)
+    }
+
+    /// Reads every weight file and gives its tensors, converted to f32, by name.
+    pub(crate) fn tensors(&self) -> Result<Tensors, LoadError> {
+        let mut by_name = BTreeMap::new();
+        for file in self.weight_files()? {
+            let bytes = self.read(&file, WEIGHT_BYTES_MAX)?;
+            let parsed =
+                SafeTensors::deserialize(&bytes).map_err(|source| LoadError::Safetensors {
+                    file: file.clone(),
+                    source,
+                })?;
+            for (name, view) in parsed.iter() {
+                let values = to_f32(name, &view)?;
+                let loaded = Loaded {
+                    file: file.clone(),
+                    shape: view.shape().to_vec(),
+                    values,
+                };
+                if by_name.insert(name.to_owned(), loaded).is_some() {
+                    return Err(LoadError::DuplicateTensor {
+                        name: name.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(Tensors { by_name })
+    }
+}
+
+/// Tensors that have been read and wait for their place in the model.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    by_name: BTreeMap<String, Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    file: String,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Tensors {
+    /// Gives a tensor away, once.
+    pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData, LoadError> {
+        let loaded = self
+            .by_name
+            .remove(name)
+            .ok_or_else(|| LoadError::MissingTensor {
+                name: name.to_owned(),
+            })?;
+        if loaded.shape != shape {
+            return Err(LoadError::WrongShape {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: loaded.shape,
+            });
+        }
+        Ok(TensorData::new(loaded.values, shape.to_vec()))
+    }
+
+    /// Fails if a tensor was not taken. Two leftovers are known to carry nothing: a copy of the
+    /// tied head, and rotary frequencies, which follow from the configuration.
+    pub(crate) fn finish(self, tied_head: bool) -> Result<(), LoadError> {
+        let leftover = self.by_name.into_iter().find(|(name, _)| {
+            !(name.ends_with(".rotary_emb.inv_freq") || tied_head && name == "lm_head.weight")
+        });
+        match leftover {
+            Some((name, loaded)) => Err(LoadError::UnexpectedTensor {
+                name,
+                file: loaded.file,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, LoadError> {
+    let bytes = view.data();
+    let values: Vec<f32> = match view.dtype() {
+        Dtype::F32 => {
+            let (chunks, _) = bytes.as_chunks::<4>();
+            chunks
+                .iter()
+                .map(|chunk| f32::from_le_bytes(*chunk))
+                .collect()
+        }
+        Dtype::F16 => {
+            let (chunks, _) = bytes.as_chunks::<2>();
+            let halves: Vec<half::f16> = chunks
+                .iter()
+                .map(|chunk| half::f16::from_le_bytes(*chunk))
+                .collect();
+            halves.to_f32_vec()
+        }
+        Dtype::BF16 => {
+            let (chunks, _) = bytes.as_chunks::<2>();
+            let halves: Vec<half::bf16> = chunks
+                .iter()
+                .map(|chunk| half::bf16::from_le_bytes(*chunk))
+                .collect();
+            halves.to_f32_vec()
+        }
+        other => {
+            let found = format!("{other:?}");
+            return Err(LoadError::WrongFormat {
+                name: name.to_owned(),
+                found,
+            });
+        }
+    };
+    if values.iter().all(|value| value.is_finite()) {
+        Ok(values)
+    } else {
+        Err(LoadError::NotFinite {
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn is_plain_name(file: &str) -> bool {
+    !file.is_empty()
+        && !file.starts_with('.')
+        && file
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

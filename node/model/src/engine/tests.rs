@@ -1,0 +1,5 @@
+//! What the engine promises, on the tiny model.
+
+mod generating;
+mod loading;
+mod reference;

@@ -1,0 +1,270 @@
+//! The Llama decoder: rotate-half RoPE, RMS norm, SwiGLU, grouped-query attention. Called by the
+//! engine. Module fields bear the Hugging Face names, so that a checkpoint's tensor names are
+//! paths in this tree; weights keep the Hugging Face layout `[out, in]`.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, Int, Tensor, TensorData, activation},
+};
+
+use crate::{
+    ModelConfig,
+    linear::{Linear, linear},
+    llama::{
+        cache::{KvCache, LayerCache},
+        positions::{Mask, Rotation},
+    },
+};
+
+pub(crate) mod cache;
+pub(crate) mod positions;
+
+/// Gives the tensor of a Hugging Face name, which must have the given shape.
+pub(crate) type TakeTensor<'a, E> = dyn FnMut(&str, &[usize]) -> Result<TensorData, E> + 'a;
+
+/// The whole model as `LlamaForCausalLM` holds it.
+#[derive(Module, Debug)]
+pub(crate) struct Llama {
+    pub(crate) model: LlamaModel,
+    /// Absent where the head is tied to the embedding.
+    pub(crate) lm_head: Option<Linear>,
+}
+
+/// Embedding, layers, last norm.
+#[derive(Module, Debug)]
+pub(crate) struct LlamaModel {
+    pub(crate) embed_tokens: Embedding,
+    pub(crate) layers: Vec<DecoderLayer>,
+    pub(crate) norm: RmsNorm,
+}
+
+/// Token embedding, `[vocabulary, hidden]`.
+#[derive(Module, Debug)]
+pub(crate) struct Embedding {
+    pub(crate) weight: Param<Tensor<2>>,
+}
+
+/// Root mean square norm with a gain.
+#[derive(Module, Debug)]
+pub(crate) struct RmsNorm {
+    pub(crate) weight: Param<Tensor<1>>,
+    pub(crate) epsilon: f64,
+}
+
+/// One layer.
+#[derive(Module, Debug)]
+pub(crate) struct DecoderLayer {
+    pub(crate) input_layernorm: RmsNorm,
+    pub(crate) self_attn: Attention,
+    pub(crate) post_attention_layernorm: RmsNorm,
+    pub(crate) mlp: Mlp,
+}
+
+/// Grouped-query attention.
+#[derive(Module, Debug)]
+pub(crate) struct Attention {
+    pub(crate) q_proj: Linear,
+    pub(crate) k_proj: Linear,
+    pub(crate) v_proj: Linear,
+    pub(crate) o_proj: Linear,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+/// SwiGLU feed-forward.
+#[expect(
+    clippy::struct_field_names,
+    reason = "fields bear the Hugging Face names"
+)]
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    pub(crate) gate_proj: Linear,
+    pub(crate) up_proj: Linear,
+    pub(crate) down_proj: Linear,
+}
+
+impl Llama {
+    /// Builds the tree, asking `take(name, shape)` for each tensor by its Hugging Face name.
+    pub(crate) fn build<E>(
+        config: &ModelConfig,
+        take: &mut TakeTensor<'_, E>,
+        device: &Device,
+    ) -> Result<Self, E> {
+        let mut matrix = |name: &str, rows: usize, columns: usize| {
+            take(name, &[rows, columns]).map(|data| Tensor::<2>::from_data(data, device))
+        };
+        let hidden = config.hidden;
+        let embedding = matrix("model.embed_tokens.weight", config.vocabulary, hidden)?;
+        let lm_head = if config.tied_head {
+            None
+        } else {
+            Some(Linear::new(matrix(
+                "lm_head.weight",
+                config.vocabulary,
+                hidden,
+            )?))
+        };
+        let layers = (0..config.layers)
+            .map(|layer| DecoderLayer::build(config, layer, take, device))
+            .collect::<Result<_, _>>()?;
+        let norm = take("model.norm.weight", &[hidden])?;
+        let norm = RmsNorm::new(Tensor::from_data(norm, device), config);
+        let embed_tokens = Embedding {
+            weight: Param::from_tensor(embedding),
+        };
+        Ok(Self {
+            model: LlamaModel {
+                embed_tokens,
+                layers,
+                norm,
+            },
+            lm_head,
+        })
+    }
+
+    /// Runs `tokens` (`[batch, new]`, flattened to one row of ids) after what `cache` holds and
+    /// gives the hidden state of every new token, `[batch · new, hidden]`.
+    pub(crate) fn hidden(
+        &self,
+        tokens: Tensor<1, Int>,
+        rotation: &Rotation,
+        mask: &Mask,
+        cache: &mut KvCache,
+    ) -> Tensor<2> {
+        let mut x = self.model.embed_tokens.weight.val().select(0, tokens);
+        for (layer, kept) in self.model.layers.iter().zip(&mut cache.layers) {
+            x = layer.forward(x, rotation, mask, kept);
+        }
+        x
+    }
+
+    /// Scores of every token id, `[rows, vocabulary]`, for hidden states `[rows, hidden]`.
+    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let x = self.model.norm.forward(hidden);
+        match &self.lm_head {
+            Some(head) => head.forward(x),
+            None => linear(x, self.model.embed_tokens.weight.val()),
+        }
+    }
+}
+
+impl RmsNorm {
+    fn new(weight: Tensor<1>, config: &ModelConfig) -> Self {
+        Self {
+            weight: Param::from_tensor(weight),
+            epsilon: config.norm_epsilon,
+        }
+    }
+
+    /// `x / sqrt(mean(x²) + ε) · weight` over rows. All weights are f32 here: squares of f16
+    /// would overflow.
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let mean_square = (x.clone() * x.clone()).mean_dim(1);
+        let scale = mean_square.add_scalar(self.epsilon).sqrt().recip();
+        x * scale * self.weight.val().unsqueeze()
+    }
+}
+
+impl DecoderLayer {
+    fn build<E>(
+        config: &ModelConfig,
+        layer: usize,
+        take: &mut TakeTensor<'_, E>,
+        device: &Device,
+    ) -> Result<Self, E> {
+        let (hidden, wide) = (config.hidden, config.intermediate);
+        let (q_rows, kv_rows) = (
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
+        let mut matrix = |name: &str, rows: usize, columns: usize| {
+            take(
+                &format!("model.layers.{layer}.{name}.weight"),
+                &[rows, columns],
+            )
+            .map(|data| Linear::new(Tensor::<2>::from_data(data, device)))
+        };
+        let self_attn = Attention {
+            q_proj: matrix("self_attn.q_proj", q_rows, hidden)?,
+            k_proj: matrix("self_attn.k_proj", kv_rows, hidden)?,
+            v_proj: matrix("self_attn.v_proj", kv_rows, hidden)?,
+            o_proj: matrix("self_attn.o_proj", hidden, q_rows)?,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        };
+        let mlp = Mlp {
+            gate_proj: matrix("mlp.gate_proj", wide, hidden)?,
+            up_proj: matrix("mlp.up_proj", wide, hidden)?,
+            down_proj: matrix("mlp.down_proj", hidden, wide)?,
+        };
+        let mut norm = |name: &str| {
+            take(&format!("model.layers.{layer}.{name}.weight"), &[hidden])
+                .map(|data| RmsNorm::new(Tensor::from_data(data, device), config))
+        };
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        rotation: &Rotation,
+        mask: &Mask,
+        kept: &mut LayerCache,
+    ) -> Tensor<2> {
+        let normed = self.input_layernorm.forward(x.clone());
+        let x = x + self.self_attn.forward(normed, rotation, mask, kept);
+        let normed = self.post_attention_layernorm.forward(x.clone());
+        x + self.mlp.forward(normed)
+    }
+}
+
+impl Attention {
+    /// `[batch · new, hidden]` to the same shape. Query heads that share a key head are folded
+    /// into rows, so that keys and values are never repeated.
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        rotation: &Rotation,
+        mask: &Mask,
+        kept: &mut LayerCache,
+    ) -> Tensor<2> {
+        let (batch, new) = (rotation.batch, rotation.new);
+        let (kv, dim) = (self.kv_heads, self.head_dim);
+        let group = self.heads / kv;
+        let split =
+            |x: Tensor<2>, heads: usize| x.reshape([batch, new, heads, dim]).swap_dims(1, 2);
+        let q = rotation.apply(split(self.q_proj.forward(x.clone()), self.heads));
+        let k = rotation.apply(split(self.k_proj.forward(x.clone()), kv));
+        let v = split(self.v_proj.forward(x), kv);
+        let (keys, values) = kept.append(k, v);
+        let total = keys.dims()[2];
+
+        let q = q
+            .mul_scalar((dim as f64).sqrt().recip())
+            .reshape([batch, kv, group * new, dim]);
+        let scores = q.matmul(keys.swap_dims(2, 3));
+        let scores = mask.apply(scores.reshape([batch, kv * group, new, total]));
+        let weights = activation::softmax(scores, 3).reshape([batch, kv, group * new, total]);
+        let mixed = weights
+            .matmul(values)
+            .reshape([batch, kv * group, new, dim]);
+        let mixed = mixed
+            .swap_dims(1, 2)
+            .reshape([batch * new, self.heads * dim]);
+        self.o_proj.forward(mixed)
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let gate = activation::silu(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
+    }
+}
