@@ -1,0 +1,81 @@
+//! Coordinator processes: their signs of life, and what an outage does to leases (spec §9: downtime
+//! extends all leases by the outage).
+
+use std::time::Duration;
+
+use owm_proto::{PublicKey, UnixMillis};
+
+use crate::{
+    error::StoreError,
+    time::{from_pg, to_pg},
+    tx::Tx,
+};
+
+/// Says that this process lives.
+#[tracing::instrument(name = "db.instance.mark_alive", skip_all, err)]
+pub async fn instance_mark_alive(
+    tx: &mut Tx,
+    instance: &PublicKey,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO coordinator_instances (instance_key, started_at, last_alive_at) VALUES ($1, $2, $2)
+         ON CONFLICT (instance_key) DO UPDATE
+             SET last_alive_at = GREATEST(coordinator_instances.last_alive_at, EXCLUDED.last_alive_at)",
+        instance.to_string(),
+        to_pg(now)
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    Ok(())
+}
+
+/// When any coordinator was last known to live.
+#[tracing::instrument(name = "db.instance.last_alive", skip_all, err)]
+pub async fn instance_last_alive(tx: &mut Tx) -> Result<Option<UnixMillis>, StoreError> {
+    let last = sqlx::query_scalar!("SELECT max(last_alive_at) FROM coordinator_instances")
+        .fetch_one(&mut *tx.inner)
+        .await?;
+    Ok(last.map(from_pg))
+}
+
+/// Extends all live leases and deadlines by an outage that began at `from`; once per outage. Returns
+/// how many leases, or `None` if that outage is dealt with already.
+#[tracing::instrument(name = "db.instance.extend_leases", skip_all, err)]
+pub async fn leases_extend(
+    tx: &mut Tx,
+    from: UnixMillis,
+    to: UnixMillis,
+) -> Result<Option<u64>, StoreError> {
+    let outage: Duration = to.since(from);
+    let seconds = outage.as_secs_f64();
+    let recorded = sqlx::query!(
+        "INSERT INTO coordinator_outages (from_at, to_at, leases_extended)
+         VALUES ($1, $2, (SELECT count(*) FROM tasks WHERE phase = 'leased'))
+         ON CONFLICT (from_at) DO NOTHING",
+        to_pg(from),
+        to_pg(to)
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    if recorded.rows_affected() == 0 {
+        return Ok(None);
+    }
+    sqlx::query!(
+        "UPDATE task_attempts a SET expires_at = a.expires_at + make_interval(secs => $1)
+         FROM tasks t WHERE t.phase = 'leased' AND a.task_id = t.task_id AND a.epoch = t.lease_epoch",
+        seconds
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    let done = sqlx::query!(
+        "UPDATE tasks SET deadline_at = deadline_at + make_interval(secs => $1),
+             lease_expires_at = lease_expires_at + make_interval(secs => $1)
+         WHERE phase IN ('queued', 'leased') AND deadline_at >= $2",
+        seconds,
+        to_pg(from)
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    Ok(Some(done.rows_affected()))
+}

@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+
+pub mod api_key;
+pub mod chunk;
+pub mod error;
+pub mod instance;
+pub mod lease;
+pub mod ledger;
+pub mod model;
+pub mod node;
+pub mod outcome;
+pub mod replay;
+pub mod request;
+pub mod session;
+pub mod stats;
+pub mod task;
+mod time;
+pub mod tx;
+pub mod vault;
+
+pub use error::StoreError;
+pub use tx::{Store, Tx};
+pub use vault::Vault;

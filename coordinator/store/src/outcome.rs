@@ -1,0 +1,164 @@
+//! Attempts: loaded as the domain sees them, their commits, their ends, and what is booked for them.
+
+use owm_coordinator_domain::task::{Attempt, Commit, Ended, HandBackReason, Outcome};
+use owm_proto::{Envelope, NodeId, Sha256, TaskId, UnixMillis};
+
+use crate::{
+    error::{StoreError, one_row},
+    time::{from_pg, to_pg},
+    tx::Tx,
+};
+
+fn hash_of(bytes: Option<Vec<u8>>) -> Option<Sha256> {
+    bytes.and_then(|b| b.try_into().ok()).map(Sha256)
+}
+
+/// Loads the attempt under `epoch`, locked.
+#[tracing::instrument(name = "db.attempt.load", skip_all, err, fields(task.id = %task))]
+pub async fn attempt_load(
+    tx: &mut Tx,
+    task: TaskId,
+    epoch: u64,
+) -> Result<Option<Attempt>, StoreError> {
+    let row = sqlx::query!(
+        "SELECT node_id, leased_at, expires_at, committed_at, commit_hash, on_time, ended_at, outcome,
+             result_hash
+         FROM task_attempts WHERE task_id = $1 AND epoch = $2 FOR UPDATE",
+        task.0,
+        epoch.cast_signed()
+    )
+    .fetch_optional(&mut *tx.inner)
+    .await?;
+    let Some(r) = row else { return Ok(None) };
+    let commit = match (r.committed_at, hash_of(r.commit_hash)) {
+        (Some(at), Some(result)) => Some(Commit {
+            at: from_pg(at),
+            result,
+            on_time: r.on_time.unwrap_or(false),
+        }),
+        _ => None,
+    };
+    let ended = match (r.ended_at, r.outcome) {
+        (Some(at), Some(outcome)) => {
+            let outcome = outcome
+                .parse()
+                .map_err(|e: owm_coordinator_domain::UnknownName| {
+                    StoreError::inconsistent("task_attempts", "outcome", task, e)
+                })?;
+            Some(Ended {
+                at: from_pg(at),
+                outcome,
+            })
+        }
+        _ => None,
+    };
+    Ok(Some(Attempt {
+        epoch,
+        node: NodeId(r.node_id),
+        leased_at: from_pg(r.leased_at),
+        expires_at: from_pg(r.expires_at),
+        commit,
+        ended,
+        result: hash_of(r.result_hash),
+    }))
+}
+
+/// Records the first commit of an attempt.
+#[tracing::instrument(name = "db.attempt.record_commit", skip_all, err, fields(task.id = %task))]
+pub async fn commit_record(
+    tx: &mut Tx,
+    task: TaskId,
+    epoch: u64,
+    commit: &Commit,
+    envelope: &Envelope,
+) -> Result<(), StoreError> {
+    let done = sqlx::query!(
+        "UPDATE task_attempts SET committed_at = $3, commit_hash = $4, commit_envelope = $5, on_time = $6
+         WHERE task_id = $1 AND epoch = $2 AND committed_at IS NULL",
+        task.0,
+        epoch.cast_signed(),
+        to_pg(commit.at),
+        commit.result.as_bytes().to_vec(),
+        envelope.to_stored(),
+        commit.on_time
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    one_row(done.rows_affected(), "task_attempts", task)
+}
+
+/// How an attempt ends.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptEnd<'a> {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, in words.
+    pub reason: &'a str,
+    /// For [`Outcome::HandedBack`].
+    pub hand_back: Option<HandBackReason>,
+    /// The result that was decided on, with its hash.
+    pub result: Option<(Sha256, &'a Envelope)>,
+}
+
+impl AttemptEnd<'_> {
+    /// Whether it counts for the node's reliability, and as what. Giving back before any work doesn't.
+    const fn counts(&self) -> Option<bool> {
+        match (self.outcome, self.hand_back) {
+            (Outcome::Accepted | Outcome::Late, _) => Some(true),
+            (Outcome::Rejected | Outcome::Expired | Outcome::Lost, _)
+            | (Outcome::HandedBack, Some(HandBackReason::Failed)) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// Ends an attempt and counts it for its node. An on-time commit keeps an attempt open for its result
+/// through expiry, loss and the task's end by others.
+#[tracing::instrument(name = "db.attempt.end", skip_all, err, fields(task.id = %task))]
+pub async fn attempt_end(
+    tx: &mut Tx,
+    task: TaskId,
+    attempt: &Attempt,
+    end: &AttemptEnd<'_>,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    let waits_for_result = attempt.commit.is_some_and(|commit| commit.on_time)
+        && matches!(
+            end.outcome,
+            Outcome::Expired | Outcome::Lost | Outcome::Cancelled
+        );
+    if waits_for_result || (attempt.ended.is_some() && end.result.is_none()) {
+        return Ok(());
+    }
+    let done = sqlx::query!(
+        "UPDATE task_attempts SET ended_at = COALESCE(ended_at, $3), outcome = $4, reason = $5, late = $6,
+             hand_back_reason = $7, result_hash = $8, result_envelope = $9,
+             result_at = CASE WHEN $8::bytea IS NULL THEN NULL ELSE $3::timestamptz END
+         WHERE task_id = $1 AND epoch = $2 AND result_hash IS NULL",
+        task.0,
+        attempt.epoch.cast_signed(),
+        to_pg(now),
+        end.outcome.as_str(),
+        end.reason,
+        end.outcome == Outcome::Late,
+        end.hand_back.map(HandBackReason::as_str),
+        end.result.map(|(hash, _)| hash.as_bytes().to_vec()),
+        end.result.map(|(_, envelope)| envelope.to_stored())
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    one_row(done.rows_affected(), "task_attempts", task)?;
+    let Some(succeeded) = end.counts() else {
+        return Ok(());
+    };
+    let done = sqlx::query!(
+        "UPDATE nodes SET tasks_total = tasks_total + 1,
+             tasks_succeeded = tasks_succeeded + CASE WHEN $2 THEN 1 ELSE 0 END
+         WHERE node_id = $1",
+        attempt.node.0,
+        succeeded
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    one_row(done.rows_affected(), "nodes", attempt.node)
+}
