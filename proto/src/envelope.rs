@@ -298,7 +298,7 @@ impl Verified<'_> {
 }
 
 /// A state or request message may be from this far in the future: clocks differ.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(120);
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_mins(2);
 
 /// Checks the times that state and request bodies carry against `now`.
 pub fn check_time(

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct UnixMillis(pub u64);
 
 /// State envelopes carry a time rounded down to this, so that no clock's fingerprint leaks (spec §5).
-pub const STATE_ROUNDING: Duration = Duration::from_secs(60);
+pub const STATE_ROUNDING: Duration = Duration::from_mins(1);
 
 impl UnixMillis {
     /// Later by `span`; stays at the end of time rather than wrapping.
