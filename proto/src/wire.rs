@@ -10,7 +10,13 @@ use crate::{
     missing_docs,
     reason = "generated: the comments are in the .proto file"
 )]
-#[expect(clippy::pedantic, clippy::all, reason = "generated")]
+#[expect(
+    clippy::pedantic,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod coordinator {
     include!("gen/owm.coordinator.v1.rs");
 }

@@ -3,6 +3,8 @@
 //! `OWM_WRITE_VECTORS=1 cargo test -p owm-proto --test vectors` adds a new message; a changed one is a
 //! broken contract.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::path::Path;
 
 use data_encoding::HEXLOWER;

@@ -44,7 +44,7 @@ pub struct TelemetryOptions {
 impl Default for TelemetryOptions {
     fn default() -> Self {
         Self {
-            default_filter: "info".to_owned(),
+            default_filter: "info,sqlx::postgres::notice=warn".to_owned(),
             format: None,
         }
     }

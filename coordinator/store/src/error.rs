@@ -69,6 +69,10 @@ impl From<sqlx::Error> for StoreError {
 
 impl StoreError {
     /// A row that can't be.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers pass what they have at hand"
+    )]
     pub(crate) fn inconsistent(
         table: &'static str,
         column: &'static str,

@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// An answer is deleted this long after it was first delivered (spec §5).
-pub const DELIVERED_KEPT_FOR: Duration = Duration::from_secs(600);
+pub const DELIVERED_KEPT_FOR: Duration = Duration::from_mins(10);
 
 /// An answer that nobody fetches is deleted after this.
-pub const UNDELIVERED_KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+pub const UNDELIVERED_KEPT_FOR: Duration = Duration::from_hours(24);
 
 /// A failure holds no text; it is kept as long as an undelivered answer.
 pub const FAILED_KEPT_FOR: Duration = UNDELIVERED_KEPT_FOR;

@@ -114,10 +114,12 @@ fn an_answer_of_two_nodes_verifies() {
     assert_eq!(verified.result.output_tokens, 4);
 }
 
+type Change = fn(&mut Receipt);
+
 #[test]
 fn a_changed_receipt_does_not_verify_even_when_countersigned_anew() {
     let world = world();
-    let changes: [(&str, fn(&mut Receipt)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("weights", |r| r.files[0].sha256 = Sha256::of(b"x")),
         ("seed", |r| r.seed = 8),
         ("answer", |r| r.output_sha256 = Sha256::of(b"x")),

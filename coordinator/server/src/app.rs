@@ -1,0 +1,163 @@
+//! What every door of the coordinator shares: store, keys, sessions, followers. `App` is cheap to
+//! clone; starting and stopping is in `serve`.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use owm_coordinator_store::{
+    Store, StoreError, Vault,
+    model::{ModelVersion, model_lookup},
+};
+use owm_proto::{PublicKey, UnixMillis, genesis::NetworkId};
+use owm_service::{clock::SharedClock, rng::Seed};
+use rand_chacha::ChaCha20Rng;
+
+use crate::{
+    answers::Answers, blobs::Blobs, config::Config, dispatch::DispatchHandle, identity::Authority,
+    rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
+};
+
+#[cfg(test)]
+pub mod testing;
+
+/// How long the current model is remembered before the database is asked again.
+const MODEL_REMEMBERED_MS: u64 = 1_000;
+
+/// The parts of a coordinator.
+#[derive(Debug)]
+pub struct Parts {
+    /// As read from `coordinator.toml`.
+    pub config: Arc<Config>,
+    /// Postgres.
+    pub store: Store,
+    /// Users' text at rest.
+    pub vault: Vault,
+    /// The network's documents and this instance's key.
+    pub authority: Arc<Authority>,
+    /// Published files.
+    pub blobs: Blobs,
+    /// Connected nodes.
+    pub sessions: Sessions,
+    /// Who waits for which answer.
+    pub answers: Answers,
+    /// Wakes the dispatcher.
+    pub dispatcher: DispatchHandle,
+    /// Takes chunks to be journalled.
+    pub chunks: ChunkSender,
+    /// Takes signs of life to be folded.
+    pub signs: SignSender,
+    /// The time.
+    pub clock: SharedClock,
+    /// The root of this process's randomness.
+    pub seed: Seed,
+    requests: AtomicU64,
+    model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
+}
+
+/// A coordinator.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Parts>);
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What an [`App`] is made of.
+#[derive(Debug)]
+pub struct Ingredients {
+    /// As read from `coordinator.toml`.
+    pub config: Arc<Config>,
+    /// Postgres.
+    pub store: Store,
+    /// Users' text at rest.
+    pub vault: Vault,
+    /// Documents and keys.
+    pub authority: Arc<Authority>,
+    /// Published files.
+    pub blobs: Blobs,
+    /// Wakes the dispatcher.
+    pub dispatcher: DispatchHandle,
+    /// Takes chunks.
+    pub chunks: ChunkSender,
+    /// Takes signs of life.
+    pub signs: SignSender,
+    /// The time.
+    pub clock: SharedClock,
+    /// Randomness.
+    pub seed: Seed,
+}
+
+impl App {
+    /// Puts the parts together; nothing runs yet.
+    pub fn new(with: Ingredients) -> Self {
+        Self(Arc::new(Parts {
+            config: with.config,
+            store: with.store,
+            vault: with.vault,
+            authority: with.authority,
+            blobs: with.blobs,
+            sessions: Sessions::default(),
+            answers: Answers::default(),
+            dispatcher: with.dispatcher,
+            chunks: with.chunks,
+            signs: with.signs,
+            clock: with.clock,
+            seed: with.seed,
+            requests: AtomicU64::new(0),
+            model: Mutex::new(None),
+        }))
+    }
+
+    /// The time.
+    pub fn now(&self) -> UnixMillis {
+        UnixMillis(self.clock.now_ms())
+    }
+
+    /// The network.
+    pub fn network(&self) -> NetworkId {
+        self.authority.trust.id()
+    }
+
+    /// This process's name in the network.
+    pub fn instance(&self) -> PublicKey {
+        self.authority.instance.public()
+    }
+
+    /// Randomness for one request; every call another stream of the process's seed.
+    pub fn request_rng(&self) -> ChaCha20Rng {
+        let nr = self.requests.fetch_add(1, Ordering::Relaxed);
+        self.seed.rng(&format!("request.{nr}"))
+    }
+
+    /// How stake is looked at, for people.
+    pub fn stake_policy_str(&self) -> &'static str {
+        self.config.policy.stake_policy().as_str()
+    }
+
+    /// The version that new tasks use; at most a second old.
+    pub async fn current_model(&self) -> Result<Option<Arc<ModelVersion>>, StoreError> {
+        let now = self.now().0;
+        let remembered = self
+            .model
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((at, model)) = remembered
+            && now.saturating_sub(at) < MODEL_REMEMBERED_MS
+        {
+            return Ok(model);
+        }
+        let mut tx = self.store.begin("model.current").await?;
+        let model = model_lookup(&mut tx, None).await?.map(Arc::new);
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, model.clone()));
+        Ok(model)
+    }
+}

@@ -1,0 +1,123 @@
+//! The object store of published files, named by their SHA-256: a local folder now, S3 later behind
+//! the same crate.
+
+use std::{ops::Range, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::BoxStream};
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, local::LocalFileSystem,
+    path::Path as Key,
+};
+use owm_proto::Sha256;
+
+/// The store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    dir: Arc<std::path::PathBuf>,
+}
+
+/// A file's bytes, or a range of them.
+pub struct BlobStream {
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// What was asked for.
+    pub stream: BoxStream<'static, Result<Bytes, BlobError>>,
+}
+
+impl std::fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobStream({} bytes)", self.size)
+    }
+}
+
+/// Why a file can't be had or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The store.
+    #[error("the object store failed: {0}")]
+    Store(#[from] object_store::Error),
+    /// The folder.
+    #[error("the object store's folder {path}: {source}")]
+    Folder {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn key(sha256: &Sha256) -> Key {
+    Key::from(sha256.to_string())
+}
+
+impl Blobs {
+    /// A store in the folder `dir`, made if it is absent.
+    pub fn in_folder(dir: &Path) -> Result<Self, BlobError> {
+        let folder = |source| BlobError::Folder {
+            path: dir.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(dir).map_err(folder)?;
+        let store = LocalFileSystem::new_with_prefix(dir)?.with_fsync(true);
+        Ok(Self {
+            store: Arc::new(store),
+            dir: Arc::new(dir.to_owned()),
+        })
+    }
+
+    /// Where a local store is, for space checks.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Streams a file or a range of it; `None` if there is no such file.
+    pub async fn open(
+        &self,
+        sha256: &Sha256,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<BlobStream>, BlobError> {
+        let options = GetOptions {
+            range: range.map(GetRange::Bounded),
+            ..GetOptions::default()
+        };
+        match self.store.get_opts(&key(sha256), options).await {
+            Ok(found) => Ok(Some(BlobStream {
+                size: found.meta.size,
+                stream: found
+                    .into_stream()
+                    .map(|part| part.map_err(BlobError::from))
+                    .boxed(),
+            })),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a file of this size is there.
+    pub async fn has(&self, sha256: &Sha256, size: u64) -> Result<bool, BlobError> {
+        match self.store.head(&key(sha256)).await {
+            Ok(meta) => Ok(meta.size == size),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Copies a file in, under its hash; the caller has hashed it. Never a partial file.
+    pub async fn put_file(&self, sha256: &Sha256, path: &Path) -> Result<(), BlobError> {
+        let folder = |source| BlobError::Folder {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = tokio::fs::File::open(path).await.map_err(folder)?;
+        let mut writer =
+            object_store::buffered::BufWriter::new(Arc::clone(&self.store), key(sha256));
+        tokio::io::copy(&mut file, &mut writer)
+            .await
+            .map_err(folder)?;
+        tokio::io::AsyncWriteExt::shutdown(&mut writer)
+            .await
+            .map_err(folder)
+    }
+}

@@ -1,0 +1,169 @@
+//! `coordinator.toml`: one struct per section, every key documented; `owm-coordinator init` writes the
+//! generated sample.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use owm_coordinator_domain::node::{AdmissionPolicy, StakePolicy, TierMinima};
+use owm_proto::{Msat, Sats, Tier};
+use owm_service::config::HumanDuration;
+use serde::{Deserialize, Serialize};
+
+owm_service::config! {
+    /// A coordinator's configuration.
+    pub struct Config {
+        /// Where its keys and documents are.
+        pub identity: IdentitySection,
+        /// Its Postgres.
+        pub database: DatabaseSection,
+        /// gRPC for nodes.
+        pub rpc: RpcSection,
+        /// The public HTTP API.
+        pub api: ApiSection,
+        /// The object store of published files.
+        pub blobs: BlobsSection,
+        /// The loopback port for `/livez`, `/readyz` and `/metrics`.
+        pub health: HealthSection,
+        /// What invites say.
+        pub invite: InviteSection,
+        /// Who is admitted.
+        pub policy: PolicySection,
+        /// How work is handed out.
+        pub scheduler: SchedulerSection,
+        /// What work earns.
+        pub rewards: RewardsSection,
+    }
+
+    /// Where its keys and documents are.
+    pub struct IdentitySection {
+        /// The folder that `owm-coordinator init` made.
+        pub dir: PathBuf = PathBuf::from("."),
+    }
+
+    /// Its Postgres.
+    pub struct DatabaseSection {
+        /// Connection URL, for one without a password.
+        pub url: String = "postgres:///owm".to_owned(),
+        /// A file (mode 0600) that holds the URL, for one with a password; wins over `url`.
+        pub url_file: Option<PathBuf> = None,
+        /// Connections at once.
+        pub connections_max: u32 = 16,
+    }
+
+    /// gRPC for nodes (mutual TLS 1.3).
+    pub struct RpcSection {
+        /// Address and port to listen on.
+        pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000)),
+    }
+
+    /// The public HTTP API.
+    pub struct ApiSection {
+        /// Address and port to listen on.
+        pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// No API key asked. Devnet only: refused off loopback and for forwarded requests.
+        pub open: bool = false,
+    }
+
+    /// The object store of published files.
+    pub struct BlobsSection {
+        /// A local folder; files are named by their SHA-256.
+        pub dir: PathBuf = PathBuf::from("blobs"),
+    }
+
+    /// The loopback health port.
+    pub struct HealthSection {
+        /// Address and port to listen on; loopback only.
+        pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9090)),
+    }
+
+    /// What invites say.
+    pub struct InviteSection {
+        /// `host:port` of gRPC as nodes reach it.
+        pub addresses: Vec<String> = vec!["127.0.0.1:9000".to_owned()],
+        /// Base URL of the public API as nodes reach it; published files are fetched from there.
+        pub web_seed: String = "http://127.0.0.1:8080".to_owned(),
+    }
+
+    /// Who is admitted.
+    pub struct PolicySection {
+        /// Admits nodes without a GPU, as t1, for tasks that a CPU can do.
+        pub allow_cpu: bool = false,
+        /// `required` or `not required`. Until a treasury is connected only `not required` works, and
+        /// it is shown in status and API.
+        pub stake: StakeSetting = StakeSetting::NotRequired,
+        /// Where stake channels go (pubkey@host:port); with `required`.
+        pub treasury_uri: String = String::new(),
+        /// Overrides of the tiers' minima: `minima.t1 = { vram_bytes = 0, ram_bytes = 0, bandwidth_kbps = 0 }`.
+        pub minima: BTreeMap<Tier, TierMinima> = BTreeMap::new(),
+    }
+
+    /// How work is handed out.
+    pub struct SchedulerSection {
+        /// How long a node may take for one attempt.
+        pub lease: HumanDuration = HumanDuration::from_secs(60),
+        /// When a question fails for good.
+        pub deadline: HumanDuration = HumanDuration::from_secs(180),
+        /// How long a lost Work stream may take to come back before its leases move on.
+        pub stream_lost: HumanDuration = HumanDuration::from_secs(30),
+        /// How often nodes send a heartbeat.
+        pub heartbeat: HumanDuration = HumanDuration::from_secs(60),
+    }
+
+    /// What work earns. Booked as owed; nothing is paid yet.
+    pub struct RewardsSection {
+        /// Satoshi for one unit of t1 inference at full quality.
+        pub base_rate_sats: u64 = 10,
+    }
+}
+
+/// Whether stake is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StakeSetting {
+    /// No stake is looked at.
+    #[serde(rename = "not required")]
+    NotRequired,
+    /// The tier's minimum must be staked.
+    #[serde(rename = "required")]
+    Required,
+}
+
+impl PolicySection {
+    /// As the domain takes it.
+    pub fn admission(&self) -> AdmissionPolicy {
+        AdmissionPolicy {
+            allow_cpu: self.allow_cpu,
+            minima: self.minima.clone(),
+        }
+    }
+
+    /// As the domain takes it.
+    pub fn stake_policy(&self) -> StakePolicy {
+        match self.stake {
+            StakeSetting::NotRequired => StakePolicy::NotRequired,
+            StakeSetting::Required => StakePolicy::Required {
+                treasury_uri: self.treasury_uri.clone(),
+            },
+        }
+    }
+}
+
+impl RewardsSection {
+    /// In millisatoshi; saturates far beyond all bitcoin.
+    pub fn base_rate(&self) -> Msat {
+        Sats(self.base_rate_sats)
+            .to_msat()
+            .unwrap_or(Msat(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_reads_back_as_the_defaults() {
+        let sample = owm_service::config::sample::<Config>();
+        let parsed: Config = owm_service::config::parse(&sample, "OWM", []).unwrap();
+        assert_eq!(parsed.api.listen, ApiSection::default().listen);
+        assert!(!parsed.api.open);
+    }
+}

@@ -1,0 +1,177 @@
+//! The dispatcher: whenever work or a free slot appears, queued tasks are claimed, the domain chooses
+//! nodes, the leases are written in one transaction, and only then sent.
+
+use std::{sync::Arc, time::Duration};
+
+use owm_coordinator_domain::{
+    schedule::{TaskNeed, assign},
+    task::Attempt,
+};
+use owm_coordinator_store::{
+    StoreError,
+    chunk::chunk_load,
+    lease::{LeaseGrant, QueuedTask, lease_claim, lease_grant},
+};
+use owm_proto::{Role, Sha256, TaskType, seal, wire::coordinator as wire};
+use owm_service::CancellationToken;
+use prost::Message as _;
+use rand::RngCore as _;
+use tokio::sync::Notify;
+
+use crate::{app::App, sessions::Connected};
+
+owm_service::failpoints! {
+    /// Leases are written, not yet sent.
+    pub const LEASE_WRITTEN = "coordinator.lease.written";
+}
+
+/// Without a wake-up, work of other coordinators' making is seen after this.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Tasks leased in one transaction: enough to amortise the commit, few enough to hold locks briefly.
+const BATCH_MAX: u32 = 64;
+
+/// Wakes the dispatcher. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct DispatchHandle(Arc<Notify>);
+
+impl DispatchHandle {
+    /// There may be something to do.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Runs until `stop`. A database that is away is waited for.
+pub async fn run(app: App, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut failures = 0_u32;
+    while !stop.is_cancelled() {
+        let mut busy = false;
+        for role in Role::ALL {
+            match dispatch(&app, *role).await {
+                Ok(leased) => {
+                    busy |= leased == BATCH_MAX as usize;
+                    failures = 0;
+                }
+                Err(error) => {
+                    failures += 1;
+                    // Logged once per outage, not four times a second.
+                    if failures == 1 {
+                        tracing::warn!(%error, "cannot hand out work, trying on");
+                    }
+                }
+            }
+        }
+        if busy {
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = app.dispatcher.0.notified() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Leases what can be leased of one role; returns how many.
+pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
+    let nodes = app.sessions.candidates();
+    let free: u32 = nodes.iter().map(|n| n.candidate.credits.of(role)).sum();
+    if free == 0 {
+        return Ok(0);
+    }
+    let now = app.now();
+    let mut tx = app.store.begin("task.lease").await?;
+    // More than there are slots, so that a task nobody here can do does not hold up the rest.
+    let limit = free.saturating_mul(2).min(BATCH_MAX);
+    let queued = lease_claim(&mut tx, &app.vault, role, now, limit).await?;
+    if queued.is_empty() {
+        return Ok(0);
+    }
+    let mut seed = [0; 32];
+    app.request_rng().fill_bytes(&mut seed);
+    let needs: Vec<TaskNeed> = queued.iter().map(need).collect();
+    let candidates: Vec<_> = nodes.iter().map(|n| n.candidate.clone()).collect();
+    let mut grants = vec![];
+    let mut leases = vec![];
+    for (task_index, node_index) in assign(&needs, &candidates, seed) {
+        let (queued, node) = (&queued[task_index], &nodes[node_index]);
+        let granted = queued.loaded.task.lease(node.candidate.node, now);
+        let Ok((_, attempt)) = granted else { continue };
+        let forced = if queued.loaded.facts.streaming && attempt.epoch > 1 {
+            chunk_load(&mut tx, &app.vault, queued.loaded.facts.task_id)
+                .await?
+                .tokens
+        } else {
+            vec![]
+        };
+        let Some(lease) = sealed_lease(queued, &attempt, node, forced, now.0) else {
+            continue;
+        };
+        grants.push(LeaseGrant {
+            task_id: queued.loaded.facts.task_id,
+            attempt,
+        });
+        leases.push(lease);
+    }
+    if grants.is_empty() {
+        return Ok(0);
+    }
+    lease_grant(&mut tx, &grants, now).await?;
+    tx.commit().await?;
+    owm_service::failpoint::hit(LEASE_WRITTEN);
+    for (grant, lease) in grants.iter().zip(leases) {
+        let (id, attempt) = (grant.task_id, &grant.attempt);
+        if !app
+            .sessions
+            .lease(attempt.node, id, attempt.epoch, role, lease)
+        {
+            // The node went away in between: its session's loss takes the lease back.
+            tracing::debug!(task.id = %id, node.id = %attempt.node, "leased node is gone");
+        }
+    }
+    Ok(grants.len())
+}
+
+fn need(queued: &QueuedTask) -> TaskNeed {
+    let facts = &queued.loaded.facts;
+    TaskNeed {
+        task_type: facts.task_type,
+        min_tier: facts.min_tier,
+        cpu_capable: true,
+        models: facts.model_sha256.clone(),
+        only_holders: facts.task_type == TaskType::Inference,
+        tried: queued.loaded.task.tried.clone(),
+    }
+}
+
+/// The lease as it is sent; `None` if the node's key can't be sealed to.
+fn sealed_lease(
+    queued: &QueuedTask,
+    attempt: &Attempt,
+    node: &Connected,
+    forced_prefix: Vec<u32>,
+    now_ms: u64,
+) -> Option<wire::Lease> {
+    let facts = &queued.loaded.facts;
+    let sealed = wire::SealedTask {
+        payload: queued.payload.clone(),
+        forced_prefix,
+    };
+    let sealed_payload = seal::seal(&node.key, &sealed.encode_to_vec())
+        .inspect_err(|error| tracing::warn!(%error, node.id = %node.candidate.node, "cannot seal"))
+        .ok()?;
+    Some(wire::Lease {
+        task_id: facts.task_id.to_string(),
+        epoch: attempt.epoch,
+        task_type: facts.task_type.to_string(),
+        deadline_ms: attempt.expires_at.0,
+        lease_ms: u32::try_from(attempt.expires_at.0.saturating_sub(now_ms)).unwrap_or(u32::MAX),
+        model_version: facts.model_version.to_string(),
+        sub_model: facts.sub_model.to_string(),
+        model_sha256: facts.model_sha256.iter().map(Sha256::to_string).collect(),
+        input_hash: facts.input_sha256.to_string(),
+        sealed_payload,
+    })
+}

@@ -1,0 +1,260 @@
+//! The coordinator's documents and keys on disk: the genesis document, delegations, and the keys that
+//! `owm-coordinator init` makes. The root key is written to `offline/` and never read again by a
+//! running coordinator.
+
+use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use owm_coordinator_store::Vault;
+use owm_proto::{
+    Envelope, EnvelopeError, KeyError, NodeKey, UnixMillis,
+    genesis::{DelegatedRole, Delegation, Genesis, GenesisError, TrustRoot, network_id},
+};
+use owm_service::{rng::Seed, secret};
+use rand::Rng as _;
+use zeroize::Zeroizing;
+
+/// A delegation's default life: a year (spec §5).
+pub const DELEGATION_LIFE: Duration = Duration::from_hours(365 * 24);
+
+/// What a coordinator acts with.
+#[derive(Debug)]
+pub struct Authority {
+    /// The network and who may speak for it.
+    pub trust: TrustRoot,
+    /// The genesis document's exact bytes.
+    pub genesis: Vec<u8>,
+    /// The root key's delegations, as signed.
+    pub delegations: Vec<Envelope>,
+    /// The root key's revocations, as signed.
+    pub revocations: Vec<Envelope>,
+    /// This process's key: TLS, memberships, receipts.
+    pub instance: NodeKey,
+    /// Where all of it is.
+    pub dir: PathBuf,
+}
+
+/// Why the documents or keys can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is a network here already.
+    #[error("{0} holds a network already; `init` never overwrites one. Choose another --dir")]
+    Exists(PathBuf),
+    /// No network is here.
+    #[error("{0} holds no network (no genesis.json); run `owm-coordinator init --dir {0}` first")]
+    Missing(PathBuf),
+    /// A file can't be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key file.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The data key.
+    #[error("data key: {0}")]
+    Secret(#[from] secret::SecretFileError),
+    /// The data key has a wrong length.
+    #[error(
+        "data key {0} does not hold 32 bytes; restore it from a backup, without it stored answers can't be read"
+    )]
+    DataKey(PathBuf),
+    /// A document of the network.
+    #[error(transparent)]
+    Genesis(#[from] GenesisError),
+    /// A stored statement.
+    #[error("{path}: {source}")]
+    Statement {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: EnvelopeError,
+    },
+    /// The instance key may not speak for the network.
+    #[error(
+        "the instance key {0} is not delegated by the root key, or its delegation has expired; delegate it anew with the root key"
+    )]
+    NotDelegated(owm_proto::PublicKey),
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> IdentityError {
+    let path = path.to_owned();
+    move |source| IdentityError::Io { path, source }
+}
+
+/// What a new network is called.
+#[derive(Clone, Debug)]
+pub struct NewNetwork {
+    /// For people.
+    pub name: String,
+    /// `main`, `test`, `signet` or `regtest`.
+    pub bitcoin_chain: String,
+}
+
+/// Makes a network in `dir`: genesis, root, release and instance keys, delegations, data key.
+pub fn create(
+    dir: &Path,
+    new: &NewNetwork,
+    seed: &Seed,
+    now: UnixMillis,
+) -> Result<(), IdentityError> {
+    if dir.join("genesis.json").exists() {
+        return Err(IdentityError::Exists(dir.to_owned()));
+    }
+    for folder in [dir.to_owned(), dir.join("offline"), dir.join("delegations")] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(io(&folder))?;
+    }
+    let make = |stream: &str, file: &str| -> Result<NodeKey, IdentityError> {
+        let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(seed.rng(stream).random());
+        let key = NodeKey::from_seed(&bytes);
+        key.create(&dir.join(file))?;
+        Ok(key)
+    };
+    let root = make("init.root", "offline/root.pem")?;
+    let release = make("init.release", "release.pem")?;
+    let instance = make("init.instance", "instance.pem")?;
+    let genesis = Genesis {
+        name: new.name.clone(),
+        bitcoin_chain: new.bitcoin_chain.clone(),
+        root_public_key: root.public(),
+        created_at: now,
+    }
+    .to_bytes();
+    let network = network_id(&genesis);
+    for (role, key, file) in [
+        (DelegatedRole::Release, &release, "release.bin"),
+        (DelegatedRole::Instance, &instance, "instance.bin"),
+    ] {
+        let delegation = Delegation {
+            role,
+            key: key.public(),
+            issued_at_ms: now,
+            expires_at_ms: now.after(DELEGATION_LIFE),
+        };
+        let path = dir.join("delegations").join(file);
+        fs::write(&path, delegation.sign(&root, &network).to_stored()).map_err(io(&path))?;
+    }
+    let data_key: Zeroizing<[u8; 32]> = Zeroizing::new(seed.rng("init.data").random());
+    let path = dir.join("data.key");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&path);
+    file.and_then(|mut f| std::io::Write::write_all(&mut f, &data_key[..]))
+        .map_err(io(&path))?;
+    // Last: its presence says that the rest is complete.
+    let path = dir.join("genesis.json");
+    fs::write(&path, genesis).map_err(io(&path))
+}
+
+fn statements(folder: &Path) -> Result<Vec<Envelope>, IdentityError> {
+    if !folder.exists() {
+        return Ok(vec![]);
+    }
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(io(folder))?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "bin"))
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let bytes = fs::read(&path).map_err(io(&path))?;
+            Envelope::from_stored(&bytes)
+                .map_err(|source| IdentityError::Statement { path, source })
+        })
+        .collect()
+}
+
+impl Authority {
+    /// Loads what `init` made and checks that the instance key may speak.
+    pub fn load(dir: &Path, now: UnixMillis) -> Result<Self, IdentityError> {
+        let path = dir.join("genesis.json");
+        let genesis = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(IdentityError::Missing(dir.to_owned()));
+            }
+            Err(error) => return Err(io(&path)(error)),
+        };
+        let delegations = statements(&dir.join("delegations"))?;
+        let revocations = statements(&dir.join("revocations"))?;
+        let trust = TrustRoot::from_documents(None, &genesis, &delegations, &revocations)?;
+        let instance = NodeKey::load(&dir.join("instance.pem"))?;
+        if !trust.is_delegated(DelegatedRole::Instance, &instance.public(), now) {
+            return Err(IdentityError::NotDelegated(instance.public()));
+        }
+        Ok(Self {
+            trust,
+            genesis,
+            delegations,
+            revocations,
+            instance,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// The key that signs manifests; only publishing needs it.
+    pub fn release_key(&self) -> Result<NodeKey, IdentityError> {
+        Ok(NodeKey::load(&self.dir.join("release.pem"))?)
+    }
+
+    /// What users' text is encrypted with at rest.
+    pub fn vault(&self) -> Result<Vault, IdentityError> {
+        let path = self.dir.join("data.key");
+        let bytes = secret::read_file(&path)?;
+        let key: &[u8; 32] = bytes
+            .expose()
+            .as_slice()
+            .try_into()
+            .map_err(|_| IdentityError::DataKey(path))?;
+        Ok(Vault::new(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_made_once_and_loads() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("net");
+        let new = NewNetwork {
+            name: "test".into(),
+            bitcoin_chain: "regtest".into(),
+        };
+        let now = UnixMillis(1_800_000_000_000);
+        create(&dir, &new, &Seed::from_u64(1), now).unwrap();
+        let authority = Authority::load(&dir, now).unwrap();
+        assert_eq!(authority.trust.genesis().name, "test");
+        authority.vault().unwrap();
+        let again = create(&dir, &new, &Seed::from_u64(2), now);
+        assert!(matches!(again, Err(IdentityError::Exists(_))));
+        let late = now.after(DELEGATION_LIFE);
+        assert!(matches!(
+            Authority::load(&dir, late),
+            Err(IdentityError::NotDelegated(_))
+        ));
+    }
+
+    #[test]
+    fn an_empty_folder_says_what_to_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Authority::load(folder.path(), UnixMillis(0)).unwrap_err();
+        assert!(
+            error.to_string().contains("owm-coordinator init"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,207 @@
+//! Publishing a model: foreign weights become a model directory, its files go into the object store,
+//! and a manifest signed by the release key makes them a version.
+
+use std::path::{Path, PathBuf};
+
+use owm_coordinator_store::{
+    Store, StoreError,
+    model::{ModelVersion, model_lookup, model_publish, model_sequence_max},
+};
+use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, tiny};
+use owm_proto::{
+    Envelope, Purpose, Sha256, SubModelId, UnixMillis, VersionId,
+    manifest::{Manifest, ManifestFile, SubModel},
+};
+
+use crate::{
+    blobs::{BlobError, Blobs},
+    identity::{Authority, IdentityError},
+};
+
+/// What is to be published as what.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// A `.gguf` file, a Hugging Face style directory, or the word `tiny`.
+    pub source: String,
+    /// The version's name.
+    pub version: VersionId,
+    /// The sub-models that use it.
+    pub sub_models: Vec<SubModelId>,
+    /// What a request gets that names none.
+    pub default_sub_model: SubModelId,
+}
+
+/// Why nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The source.
+    #[error("{0}")]
+    Import(#[from] owm_model_import::ImportError),
+    /// The release contradicts itself.
+    #[error("{0}")]
+    Release(String),
+    /// The version exists with other bytes.
+    #[error("{0} is published already with other files; versions never change, choose a new one")]
+    Taken(VersionId),
+    /// The object store.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The release key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The import named a hash that is none.
+    #[error("the importer reported a malformed hash: {0}")]
+    Hash(#[from] owm_proto::hash::ParseError),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Published {
+    /// A new version.
+    New(Manifest),
+    /// This very version with these very files was there.
+    Already(Manifest),
+}
+
+/// Imports, stores, signs and publishes.
+pub async fn publish(
+    store: &Store,
+    blobs: &Blobs,
+    authority: &Authority,
+    release: &Release,
+    now: UnixMillis,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Published, PublishError> {
+    if !release.sub_models.contains(&release.default_sub_model) {
+        let id = &release.default_sub_model;
+        return Err(PublishError::Release(format!(
+            "the default {id} is not among the sub-models"
+        )));
+    }
+    let folder = |source| PublishError::Io {
+        path: blobs.dir().to_owned(),
+        source,
+    };
+    // Beside the blobs, so that there is room for both or for neither.
+    let scratch = tempfile::Builder::new()
+        .prefix(".import-")
+        .tempdir_in(blobs.dir().parent().unwrap_or(blobs.dir()))
+        .map_err(folder)?;
+    let out = scratch.path().join("model");
+    let imported = import(&release.source, &out, progress)?;
+    let files = manifest_files(&imported)?;
+    let known = version_of(store, &release.version).await?;
+    if let Some(known) = known {
+        return if known.manifest.files == files {
+            Ok(Published::Already(known.manifest))
+        } else {
+            Err(PublishError::Taken(release.version.clone()))
+        };
+    }
+    for file in &files {
+        if !blobs.has(&file.sha256, file.size).await? {
+            blobs.put_file(&file.sha256, &out.join(&file.name)).await?;
+        }
+    }
+    let manifest = sign_and_record(store, authority, release, &imported, files, now).await?;
+    Ok(Published::New(manifest))
+}
+
+async fn version_of(
+    store: &Store,
+    version: &VersionId,
+) -> Result<Option<ModelVersion>, StoreError> {
+    let mut tx = store.begin("publish.lookup").await?;
+    model_lookup(&mut tx, Some(version)).await
+}
+
+fn import(
+    source: &str,
+    out: &Path,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Imported, PublishError> {
+    if source == "tiny" {
+        return Ok(tiny::write_tiny(out)?);
+    }
+    let path = Path::new(source);
+    if path.is_dir() {
+        return Ok(import_hf_dir(path, out, progress)?);
+    }
+    if path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+    {
+        return Ok(import_gguf(path, out, progress)?);
+    }
+    Err(PublishError::Release(format!(
+        "{source} is neither a .gguf file nor a directory with config.json and *.safetensors nor the word `tiny`"
+    )))
+}
+
+fn manifest_files(imported: &Imported) -> Result<Vec<ManifestFile>, PublishError> {
+    imported
+        .files
+        .iter()
+        .map(|file| {
+            Ok(ManifestFile {
+                name: file.name.clone(),
+                size: file.size,
+                sha256: file.sha256.parse::<Sha256>()?,
+                piece_len: None,
+                ladder_sha256: None,
+            })
+        })
+        .collect()
+}
+
+async fn sign_and_record(
+    store: &Store,
+    authority: &Authority,
+    release: &Release,
+    imported: &Imported,
+    files: Vec<ManifestFile>,
+    now: UnixMillis,
+) -> Result<Manifest, PublishError> {
+    let key = authority.release_key()?;
+    let sub_model = SubModel {
+        architecture: imported.architecture.clone(),
+        tokenizer: imported.tokenizer.clone(),
+        files: files.iter().map(|file| file.name.clone()).collect(),
+    };
+    let mut tx = store.begin("model.publish").await?;
+    let manifest = Manifest {
+        sequence: model_sequence_max(&mut tx).await? + 1,
+        version: release.version.clone(),
+        round: None,
+        created_at: now,
+        parent: None,
+        default_sub_model: release.default_sub_model.clone(),
+        sub_models: release
+            .sub_models
+            .iter()
+            .map(|id| (id.clone(), sub_model.clone()))
+            .collect(),
+        files,
+        note: imported.note.clone(),
+        release_notes: String::new(),
+    };
+    // What we publish must pass the check that every reader makes.
+    let manifest = Manifest::from_bytes(&manifest.to_bytes())
+        .map_err(|error| PublishError::Release(error.to_string()))?;
+    let network = authority.trust.id();
+    let envelope = Envelope::sign(&key, Purpose::Manifest, &network, manifest.to_bytes());
+    model_publish(&mut tx, &manifest, &envelope, now).await?;
+    tx.commit().await?;
+    Ok(manifest)
+}

@@ -1,0 +1,233 @@
+//! Start and stop of a coordinator: everything is bound before anything is announced, and stopped in
+//! the opposite order.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use owm_coordinator_store::Store;
+use owm_proto::UnixMillis;
+use owm_service::{
+    Context, RunError,
+    health::Readiness,
+    reconcile::{self, Schedule},
+    secret,
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    api,
+    app::{App, Ingredients},
+    blobs::Blobs,
+    config::Config,
+    dispatch::{self, DispatchHandle},
+    identity::Authority,
+    rpc::{self, chunks},
+    tasks::{alive, announce, due, gone, purge, signs, standing},
+};
+
+/// Between two tries to reach a database that is not there yet.
+const DATABASE_RETRY: Duration = Duration::from_secs(1);
+
+/// A configuration that can't be served with.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// `api.open` off loopback.
+    #[error(
+        "api.open = true is for a devnet: it needs api.listen on a loopback address, not {0}; set api.open = false and make keys with `owm-coordinator api-key create`"
+    )]
+    OpenApi(SocketAddr),
+    /// Stake without a treasury.
+    #[error(
+        "policy.stake = \"required\" needs a treasury, which this release can't connect to yet; set policy.stake = \"not required\""
+    )]
+    Stake,
+    /// A port is taken, or may not be used.
+    #[error(
+        "cannot listen on {addr} ({what}): {source}; is another coordinator running? Change [{what}] listen in the config"
+    )]
+    Listen {
+        /// Which address.
+        addr: SocketAddr,
+        /// Which section.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database URL's file.
+    #[error("database.url_file: {0}")]
+    UrlFile(#[from] secret::SecretFileError),
+    /// The database URL's file holds no text.
+    #[error("database.url_file holds no UTF-8 text")]
+    UrlText,
+}
+
+/// Connects (lazily) to the configured database.
+pub fn store(config: &Config) -> Result<Store, RunError> {
+    let url = match &config.database.url_file {
+        None => config.database.url.clone(),
+        Some(path) => {
+            let bytes = secret::read_file(path).map_err(ServeError::from)?;
+            let text = std::str::from_utf8(bytes.expose()).map_err(|_| ServeError::UrlText)?;
+            text.trim().to_owned()
+        }
+    };
+    Ok(Store::connect(&url, config.database.connections_max)?)
+}
+
+/// Checks what can be checked without starting anything.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    if config.api.open && !config.api.listen.ip().is_loopback() {
+        return Err(ServeError::OpenApi(config.api.listen));
+    }
+    if config.policy.stake == crate::config::StakeSetting::Required {
+        return Err(ServeError::Stake);
+    }
+    Ok(())
+}
+
+async fn listen(addr: SocketAddr, what: &'static str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| ServeError::Listen { addr, what, source })
+}
+
+/// Runs a coordinator until it is told to stop.
+pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
+    check(&config).map_err(RunError::usage)?;
+    let readiness = Readiness::default();
+    let (db_ready, rpc_ready, api_ready) = (
+        readiness.check("database"),
+        readiness.check("rpc"),
+        readiness.check("api"),
+    );
+    let rpc_listener = listen(config.rpc.listen, "rpc").await?;
+    let api_listener = listen(config.api.listen, "api").await?;
+    let _health = context.health(readiness).bind(config.health.listen).await?;
+    let now = UnixMillis(context.clock.now_ms());
+    let authority = Authority::load(&config.identity.dir, now)?;
+    let store = store(&config)?;
+    wait_for_database(&context, &store, &db_ready).await?;
+    if context.lifecycle.is_shutting_down() {
+        return Ok(());
+    }
+    let (chunks, chunk_receiver) = chunks::channel();
+    let (signs, sign_receiver) = signs::channel();
+    let app = App::new(Ingredients {
+        vault: authority.vault()?,
+        authority: Arc::new(authority),
+        blobs: Blobs::in_folder(Path::new(&config.blobs.dir))?,
+        config: Arc::new(config),
+        store,
+        dispatcher: DispatchHandle::default(),
+        chunks,
+        signs,
+        clock: context.clock.clone(),
+        seed: context.seed.clone(),
+    });
+    // Before anything judges a lease: a silence of all coordinators extends them.
+    alive::mark(&app).await?;
+    start_loops(&context, &app, chunk_receiver, sign_receiver);
+    start_listeners(&context, &app, rpc_listener, api_listener);
+    rpc_ready.ready();
+    api_ready.ready();
+    tracing::info!(
+        network = %app.network(),
+        rpc = %app.config.rpc.listen,
+        api = %app.config.api.listen,
+        stake = app.stake_policy_str(),
+        "coordinator is up"
+    );
+    context.lifecycle.shutdown_requested().await;
+    Ok(())
+}
+
+/// A database that is not there yet is waited for; readiness says so.
+async fn wait_for_database(
+    context: &Context,
+    store: &Store,
+    ready: &owm_service::health::Check,
+) -> Result<(), RunError> {
+    let mut told = false;
+    while let Err(error) = store.ping().await {
+        ready.not_ready(error.to_string());
+        if !told {
+            tracing::warn!(%error, "waiting for the database");
+            told = true;
+        }
+        tokio::select! {
+            () = context.lifecycle.shutdown_requested() => return Ok(()),
+            () = tokio::time::sleep(DATABASE_RETRY) => {}
+        }
+    }
+    store.migrate().await?;
+    ready.ready();
+    Ok(())
+}
+
+fn start_loops(
+    context: &Context,
+    app: &App,
+    chunk_receiver: chunks::ChunkReceiver,
+    sign_receiver: signs::SignReceiver,
+) {
+    let lifecycle = &context.lifecycle;
+    let soft = || lifecycle.soft();
+    lifecycle.spawn("dispatch", dispatch::run(app.clone(), soft()));
+    lifecycle.spawn("chunks", chunks::run(app.clone(), chunk_receiver, soft()));
+    lifecycle.spawn("signs", signs::run(app.clone(), sign_receiver, soft()));
+    macro_rules! reconciler {
+        ($what:expr, $period_ms:expr) => {{
+            let what = $what;
+            let rng = context.seed.rng(reconciler_name(&what));
+            let schedule = Schedule::every(Duration::from_millis($period_ms));
+            reconcile::spawn(lifecycle, context.clock.clone(), rng, schedule, what);
+        }};
+    }
+    reconciler!(alive::Alive(app.clone()), 1_000);
+    reconciler!(announce::Announce::new(app.clone()), 1_000);
+    reconciler!(due::Due(app.clone()), 500);
+    reconciler!(gone::Gone(app.clone()), 1_000);
+    reconciler!(standing::Standing(app.clone()), 10_000);
+    reconciler!(purge::Purge(app.clone()), 30_000);
+}
+
+fn reconciler_name<R: reconcile::Reconciler>(_: &R) -> &'static str {
+    R::NAME
+}
+
+fn start_listeners(
+    context: &Context,
+    app: &App,
+    rpc_listener: TcpListener,
+    api_listener: TcpListener,
+) {
+    let soft = context.lifecycle.soft();
+    let stop = soft.clone();
+    let rpc_app = app.clone();
+    context.lifecycle.spawn("rpc", async move {
+        // Work streams never end by themselves: they are cut at the soft stop, and nodes come back.
+        tokio::select! {
+            served = rpc::serve(rpc_app, rpc_listener, stop.cancelled()) => served,
+            () = async { soft.cancelled().await; tokio::time::sleep(RPC_DRAIN).await } => Ok(()),
+        }
+    });
+    let router = api::router(app.clone());
+    let stop = context.lifecycle.soft();
+    context.lifecycle.spawn("api", async move {
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let ended = stop.clone();
+        tokio::select! {
+            served = async {
+                axum::serve(api_listener, service)
+                    .with_graceful_shutdown(async move { stop.cancelled().await })
+                    .await
+            } => served,
+            () = async { ended.cancelled().await; tokio::time::sleep(API_DRAIN).await } => Ok(()),
+        }
+    });
+}
+
+/// Unary calls get this long to end after the soft stop.
+const RPC_DRAIN: Duration = Duration::from_secs(2);
+
+/// Answers in flight get this long to end after the soft stop; who misses it fetches the answer later.
+const API_DRAIN: Duration = Duration::from_secs(10);

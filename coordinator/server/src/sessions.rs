@@ -1,0 +1,305 @@
+//! Which nodes are connected right now and what they offer: the in-memory side of sessions. The
+//! database knows which session counts; here are its credits and the way to its node.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use owm_coordinator_domain::schedule::{Candidate, Credits};
+use owm_coordinator_store::node::Node;
+use owm_proto::{
+    NodeId, PublicKey, Role, SessionId, Sha256, TaskId, UnixMillis, limits::CREDITS_MAX,
+    wire::coordinator as wire,
+};
+use tokio::sync::mpsc;
+
+/// Messages waiting for one node: a node that takes none for this long is treated as lost.
+pub const DOWN_PENDING_MAX: usize = 1_024;
+
+/// The way down to a node.
+pub type Down = mpsc::Sender<wire::WorkDown>;
+
+/// One connected session.
+#[derive(Debug)]
+struct Session {
+    run: SessionId,
+    key: PublicKey,
+    facts: Candidate,
+    down: Option<Down>,
+    /// Leases the node works on.
+    running: HashMap<TaskId, (u64, Role)>,
+    /// Since when it has no stream; polls come and go.
+    lost_at: Option<UnixMillis>,
+    last_sign_at: UnixMillis,
+    polls: bool,
+}
+
+/// All connected sessions. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    inner: Arc<Mutex<HashMap<NodeId, Session>>>,
+}
+
+/// What a session is opened with.
+#[derive(Debug)]
+pub struct Opening {
+    /// The node's row.
+    pub node: Node,
+    /// This run of its process.
+    pub session: SessionId,
+    /// The way down to it.
+    pub down: Option<Down>,
+    /// Whether it polls.
+    pub polls: bool,
+    /// Leases it still works on, as the database has them.
+    pub running: Vec<(TaskId, u64, Role)>,
+    /// Now.
+    pub now: UnixMillis,
+}
+
+/// A node as the dispatcher and the public see it.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// For the scheduling rules.
+    pub candidate: Candidate,
+    /// Its identity: what payloads are sealed to.
+    pub key: PublicKey,
+}
+
+impl Sessions {
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<NodeId, Session>) -> T) -> T {
+        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a session. An older one of the same node is told that it is fenced, unless it is the same
+    /// process coming back, whose credits then start anew.
+    pub fn open(&self, opening: Opening) {
+        let id = opening.node.node_id;
+        let node = opening.node;
+        let running: HashMap<_, _> = opening
+            .running
+            .into_iter()
+            .map(|(task, epoch, role)| (task, (epoch, role)))
+            .collect();
+        let facts = Candidate {
+            node: id,
+            status: node.status,
+            tier: node.effective_tier,
+            cpu_only: node.cpu_only,
+            reliability: node.reliability,
+            stake_bonus: node.stake_bonus,
+            credits: Credits::default(),
+            infer_slots: running
+                .values()
+                .filter(|(_, role)| *role == Role::Infer)
+                .count() as u32,
+            training: running.values().any(|(_, role)| *role == Role::Train),
+            loaded: vec![],
+        };
+        let new = Session {
+            run: opening.session,
+            key: node.public_key,
+            facts,
+            down: opening.down,
+            running,
+            lost_at: None,
+            last_sign_at: opening.now,
+            polls: opening.polls,
+        };
+        let old = self.with(|all| all.insert(id, new));
+        if let Some(old) = old.filter(|old| old.run != opening.session) {
+            let reason = "another process runs with this node's key".to_owned();
+            let message = wire::work_down::Message::Fenced(wire::Fenced { reason });
+            if let Some(down) = old.down {
+                drop(down.try_send(wire::WorkDown {
+                    message: Some(message),
+                }));
+            }
+        }
+    }
+
+    /// Whether `session` is the one that counts for `node`.
+    pub fn is_current(&self, node: NodeId, session: SessionId) -> bool {
+        self.with(|all| all.get(&node).is_some_and(|s| s.run == session))
+    }
+
+    /// Adds credits for a role and replaces the set of loaded weights.
+    pub fn offer(
+        &self,
+        node: NodeId,
+        session: SessionId,
+        role: Role,
+        credits: u32,
+        loaded: Vec<Sha256>,
+    ) {
+        self.with(|all| {
+            let Some(s) = all.get_mut(&node).filter(|s| s.run == session) else {
+                return;
+            };
+            let free = s.facts.credits.of_mut(role);
+            *free = free.saturating_add(credits).min(CREDITS_MAX);
+            s.facts.loaded = loaded;
+            s.count_slots();
+        });
+    }
+
+    /// Any sign of life.
+    pub fn touch(&self, node: NodeId, now: UnixMillis) {
+        self.with(|all| {
+            if let Some(s) = all.get_mut(&node) {
+                s.last_sign_at = now;
+            }
+        });
+    }
+
+    /// The stream broke; the session may come back.
+    pub fn lose_stream(&self, node: NodeId, session: SessionId, now: UnixMillis) {
+        self.with(|all| {
+            let Some(s) = all.get_mut(&node).filter(|s| s.run == session) else {
+                return;
+            };
+            s.down = None;
+            s.facts.credits = Credits::default();
+            s.lost_at = s.lost_at.or(Some(now));
+        });
+    }
+
+    /// Forgets sessions that `gone` says are gone; returns their nodes.
+    pub fn remove_gone(
+        &self,
+        gone: impl Fn(bool, UnixMillis, Option<UnixMillis>) -> bool,
+    ) -> Vec<NodeId> {
+        self.with(|all| {
+            let ids: Vec<NodeId> = all
+                .iter()
+                .filter(|(_, s)| gone(s.polls, s.last_sign_at, s.lost_at))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in &ids {
+                all.remove(id);
+            }
+            ids
+        })
+    }
+
+    /// All nodes that can be sent work now.
+    pub fn candidates(&self) -> Vec<Connected> {
+        self.with(|all| {
+            let mut connected: Vec<Connected> = all
+                .values()
+                .filter(|s| s.down.is_some())
+                .map(|s| Connected {
+                    candidate: s.facts.clone(),
+                    key: s.key,
+                })
+                .collect();
+            // The map's order is random; the scheduling rules are replayable.
+            connected.sort_by_key(|c| c.candidate.node);
+            connected
+        })
+    }
+
+    /// Sends a lease down and takes a credit for it. `false`: the node is not there any more.
+    pub fn lease(
+        &self,
+        node: NodeId,
+        task: TaskId,
+        epoch: u64,
+        role: Role,
+        lease: wire::Lease,
+    ) -> bool {
+        self.with(|all| {
+            let Some(s) = all.get_mut(&node) else {
+                return false;
+            };
+            let Some(down) = &s.down else { return false };
+            let message = wire::WorkDown {
+                message: Some(wire::work_down::Message::Lease(lease)),
+            };
+            if down.try_send(message).is_err() {
+                return false;
+            }
+            let free = s.facts.credits.of_mut(role);
+            *free = free.saturating_sub(1);
+            s.running.insert(task, (epoch, role));
+            s.count_slots();
+            true
+        })
+    }
+
+    /// A lease ended, whoever ended it.
+    pub fn release(&self, node: NodeId, task: TaskId, epoch: u64) {
+        self.with(|all| {
+            let Some(s) = all.get_mut(&node) else { return };
+            if s.running.get(&task).is_some_and(|(e, _)| *e == epoch) {
+                s.running.remove(&task);
+                s.count_slots();
+            }
+        });
+    }
+
+    /// Sends a message to one node, if it is there and keeps up.
+    pub fn send(&self, node: NodeId, message: wire::work_down::Message) {
+        self.with(|all| {
+            if let Some(down) = all.get(&node).and_then(|s| s.down.as_ref()) {
+                drop(down.try_send(wire::WorkDown {
+                    message: Some(message),
+                }));
+            }
+        });
+    }
+
+    /// Sends a message to everybody.
+    pub fn broadcast(&self, message: &wire::work_down::Message) {
+        self.with(|all| {
+            for down in all.values().filter_map(|s| s.down.as_ref()) {
+                drop(down.try_send(wire::WorkDown {
+                    message: Some(message.clone()),
+                }));
+            }
+        });
+    }
+
+    /// Inference slots, busy ones included, of active nodes that have all of `weights` loaded.
+    pub fn slots_holding(&self, weights: &[Sha256]) -> u32 {
+        self.with(|all| {
+            all.values()
+                .filter(|s| s.facts.status == owm_proto::NodeStatus::Active)
+                .filter(|s| weights.iter().all(|w| s.facts.loaded.contains(w)))
+                .map(|s| s.facts.infer_slots)
+                .sum()
+        })
+    }
+
+    /// Nodes with a session.
+    pub fn connected_nodes(&self) -> Vec<NodeId> {
+        let mut ids: Vec<NodeId> = self.with(|all| all.keys().copied().collect());
+        ids.sort();
+        ids
+    }
+
+    /// Takes over what the reconcilers made of a node's row.
+    pub fn refresh(&self, node: &Node) {
+        self.with(|all| {
+            if let Some(s) = all.get_mut(&node.node_id) {
+                s.facts.status = node.status;
+                s.facts.tier = node.effective_tier;
+                s.facts.reliability = node.reliability;
+                s.facts.stake_bonus = node.stake_bonus;
+            }
+        });
+    }
+}
+
+impl Session {
+    fn count_slots(&mut self) {
+        let busy = self
+            .running
+            .values()
+            .filter(|(_, role)| *role == Role::Infer)
+            .count() as u32;
+        self.facts.infer_slots = self.facts.credits.infer.saturating_add(busy);
+        self.facts.training = self.running.values().any(|(_, role)| *role == Role::Train);
+    }
+}

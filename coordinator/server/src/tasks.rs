@@ -1,0 +1,9 @@
+//! Long work: one file per reconciler or loop, each idempotent and woken by time.
+
+pub mod alive;
+pub mod announce;
+pub mod due;
+pub mod gone;
+pub mod purge;
+pub mod signs;
+pub mod standing;

@@ -1,0 +1,48 @@
+//! Says every second that this coordinator lives. After a silence of all coordinators, leases and
+//! deadlines move by its length, once.
+
+use owm_coordinator_domain::task::Outage;
+use owm_coordinator_store::{
+    StoreError,
+    instance::{instance_last_alive, instance_mark_alive, leases_extend},
+};
+use owm_service::reconcile::{Reconciler, Status};
+
+use crate::app::App;
+
+/// The reconciler.
+#[derive(Debug)]
+pub struct Alive(pub App);
+
+impl Reconciler for Alive {
+    const NAME: &'static str = "alive";
+    type Error = StoreError;
+
+    async fn run(&self) -> Result<Status, StoreError> {
+        let extended = mark(&self.0).await?;
+        Ok(Status(serde_json::json!({ "leases_extended": extended })))
+    }
+}
+
+/// Says that this coordinator lives; first of all it makes good for a silence before.
+pub async fn mark(app: &App) -> Result<Option<u64>, StoreError> {
+    let now = app.now();
+    let mut tx = app.store.begin("instance.alive").await?;
+    let mut extended = None;
+    if let Some(last) = instance_last_alive(&mut tx).await?
+        && let Some(outage) = Outage::ending(last, now)
+    {
+        extended = leases_extend(&mut tx, outage.from, outage.to).await?;
+        if let Some(tasks) = extended {
+            let secs = outage.length().as_secs();
+            tracing::warn!(
+                secs,
+                tasks,
+                "no coordinator was alive; leases and deadlines are extended"
+            );
+        }
+    }
+    instance_mark_alive(&mut tx, &app.instance(), now).await?;
+    tx.commit().await?;
+    Ok(extended)
+}

@@ -1,0 +1,428 @@
+//! Commits and results: opened, judged by the domain, written. The first valid one answers the task.
+
+use owm_coordinator_domain::{
+    check::{Expected, Given, check_inference},
+    reward::{RewardFactors, Work},
+    task::{
+        Attempt, CommitDecision, GivenResult, Next, Outcome, Phase, RejectReason, ResultDecision,
+        Task, decide_result,
+    },
+};
+use owm_coordinator_store::{
+    StoreError, Tx,
+    chunk::{Delivered, chunk_load},
+    ledger::{LedgerEvent, LedgerKind, ledger_book},
+    node::Node,
+    outcome::{AttemptEnd, attempt_end, attempt_load, commit_record},
+    task::{Ending, LoadedTask, task_load, task_save},
+};
+use owm_proto::{
+    Envelope, Msat, NodeId, Permille, PublicKey, Sha256, SignerRule, TaskId,
+    statement::{Commit as CommitStatement, Segment, Statement as _, TaskResultStatement},
+    wire::coordinator as wire,
+};
+
+use super::{RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT, VerdictError, failure_of};
+use crate::{
+    app::App,
+    ask::{Answer, AnswerFailure},
+};
+
+/// A node's work, opened: every signature verified.
+pub(super) struct Opened {
+    commit: CommitStatement,
+    commit_envelope: Envelope,
+    pub(super) statement: TaskResultStatement,
+    pub(super) result_envelope: Envelope,
+    pub(super) segment: Segment,
+    pub(super) segment_envelope: Envelope,
+    pub(super) text: String,
+    pub(super) tokens: Vec<u32>,
+}
+
+impl Opened {
+    fn open(app: &App, key: &PublicKey, wire: wire::TaskResult) -> Result<Self, VerdictError> {
+        let (network, signer) = (app.network(), SignerRule::Exactly(key));
+        let output = wire
+            .output
+            .ok_or(VerdictError::Malformed("the output is missing"))?;
+        let commit_envelope = Envelope::from_wire(wire.commit)?;
+        let result_envelope = Envelope::from_wire(wire.result)?;
+        let segment_envelope = Envelope::from_wire(output.segment)?;
+        Ok(Self {
+            commit: CommitStatement::open(&commit_envelope, &network, signer)?,
+            statement: TaskResultStatement::open(&result_envelope, &network, signer)?,
+            segment: Segment::open(&segment_envelope, &network, signer)?,
+            commit_envelope,
+            result_envelope,
+            segment_envelope,
+            text: output.text,
+            tokens: output.tokens,
+        })
+    }
+}
+
+/// What a judged result is answered with, and what has to be told.
+struct Judged {
+    ack: wire::ResultAck,
+    task: TaskId,
+    epoch: u64,
+    /// The answer, where this result was the first.
+    answer: Option<Answer>,
+    /// The failure, where a bad result used up the last attempt.
+    failure: Option<AnswerFailure>,
+    /// Nodes whose attempts are moot now.
+    cancelled: Option<NodeId>,
+}
+
+impl App {
+    /// Records a commit that came ahead of its result.
+    pub async fn commit_take(
+        &self,
+        node: NodeId,
+        key: &PublicKey,
+        envelope: Envelope,
+    ) -> Result<(), VerdictError> {
+        let said = CommitStatement::open(&envelope, &self.network(), SignerRule::Exactly(key))?;
+        let mut tx = self.store.begin("task.commit").await?;
+        let Some(_locked) = task_load(&mut tx, said.task_id).await? else {
+            return Ok(());
+        };
+        let found = attempt_load(&mut tx, said.task_id, said.epoch).await?;
+        let Some(attempt) = found.filter(|a| a.node == node) else {
+            return Ok(());
+        };
+        if let CommitDecision::Recorded(commit) = attempt.commit(said.result_sha256, self.now()) {
+            commit_record(&mut tx, said.task_id, said.epoch, &commit, &envelope).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Judges a result; the first valid one answers the task.
+    pub async fn result_take(
+        &self,
+        node: NodeId,
+        key: &PublicKey,
+        wire: wire::TaskResult,
+    ) -> Result<wire::ResultAck, VerdictError> {
+        let opened = Opened::open(self, key, wire)?;
+        let judged = self.result_judge(node, &opened).await?;
+        owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
+        self.sessions.release(node, judged.task, judged.epoch);
+        if let Some(answer) = judged.answer {
+            self.answers.done(judged.task, answer);
+        }
+        if let Some(failure) = judged.failure {
+            self.answers.failed(judged.task, failure);
+        }
+        if let Some(other) = judged.cancelled {
+            self.tell_cancelled(other, judged.task, "another node was first");
+        }
+        self.dispatcher.wake();
+        Ok(judged.ack)
+    }
+
+    async fn result_judge(&self, node: NodeId, opened: &Opened) -> Result<Judged, VerdictError> {
+        let said = &opened.statement;
+        let (id, epoch) = (said.task_id, said.epoch);
+        let refuse = |reason: &str| Judged {
+            ack: ack(id, epoch, wire::Verdict::Rejected, reason, Msat::ZERO),
+            task: id,
+            epoch,
+            answer: None,
+            failure: None,
+            cancelled: None,
+        };
+        let now = self.now();
+        let mut tx = self.store.begin("task.result").await?;
+        let Some(loaded) = task_load(&mut tx, id).await? else {
+            return Ok(refuse("there is no such task"));
+        };
+        let found = attempt_load(&mut tx, id, epoch).await?;
+        let Some(mut attempt) = found.filter(|a| a.node == node) else {
+            return Ok(refuse("this node never had a lease under this epoch"));
+        };
+        let decided = attempt.commit(opened.commit.result_sha256, now);
+        if let CommitDecision::Recorded(commit) = &decided {
+            commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
+        }
+        attempt.commit = Some(*decided.standing());
+        let delivered = if loaded.facts.streaming {
+            chunk_load(&mut tx, &self.vault, id).await?
+        } else {
+            Delivered::default()
+        };
+        let given = GivenResult {
+            hash: Sha256::of(opened.result_envelope.unverified_payload()),
+            checked: check(&loaded, epoch, &delivered, opened),
+        };
+        let judged = match decide_result(&loaded.task, &attempt, &given, now) {
+            ResultDecision::First { task, .. } => {
+                let work = Accepted {
+                    loaded: &loaded,
+                    task: &task,
+                    attempt: &attempt,
+                    delivered,
+                };
+                self.accept(&mut tx, work, opened, given.hash).await?
+            }
+            ResultDecision::Late { .. } => {
+                self.accept_late(&mut tx, &loaded, &attempt, opened, given.hash)
+                    .await?
+            }
+            ResultDecision::Duplicate { outcome } => {
+                let verdict = match outcome {
+                    Outcome::Accepted | Outcome::Late => wire::Verdict::Duplicate,
+                    _ => wire::Verdict::Rejected,
+                };
+                Judged {
+                    ack: ack(
+                        id,
+                        epoch,
+                        verdict,
+                        "this result was judged before",
+                        Msat::ZERO,
+                    ),
+                    ..refuse("")
+                }
+            }
+            ResultDecision::Rejected { reason, ended } => {
+                let failure = match ended {
+                    None => None,
+                    Some((_, then)) => {
+                        let hash = given.hash;
+                        self.reject(&mut tx, &loaded, &attempt, opened, &reason, hash, then)
+                            .await?
+                    }
+                };
+                tracing::warn!(task.id = %id, node.id = %node, %reason, "result rejected");
+                Judged {
+                    failure,
+                    ..refuse(&reason.to_string())
+                }
+            }
+        };
+        owm_service::failpoint::hit(RESULT_BEFORE_COMMIT);
+        tx.commit().await?;
+        Ok(judged)
+    }
+
+    async fn accept(
+        &self,
+        tx: &mut Tx,
+        work: Accepted<'_>,
+        opened: &Opened,
+        hash: Sha256,
+    ) -> Result<Judged, StoreError> {
+        let (facts, attempt, now) = (&work.loaded.facts, work.attempt, self.now());
+        let id = facts.task_id;
+        let node = self.node_of(tx, attempt.node).await?;
+        let (factors, reward) = self.reward(&node, facts.task_type, false);
+        let end = AttemptEnd {
+            outcome: Outcome::Accepted,
+            reason: "",
+            hand_back: None,
+            result: Some((hash, &opened.result_envelope)),
+        };
+        attempt_end(tx, id, attempt, &end, now).await?;
+        let ending = Ending::Done {
+            statement: &opened.statement,
+            reward,
+        };
+        task_save(tx, id, work.task, ending, now).await?;
+        self.book(tx, work.attempt, id, LedgerKind::Reward, reward, &factors)
+            .await?;
+        let answer = self.answer_write(tx, &work, opened).await?;
+        // The live lease may be another node's: its work is moot.
+        let other = match work.loaded.task.phase {
+            Phase::Leased { node, .. } if node != attempt.node => Some(node),
+            _ => None,
+        };
+        Ok(Judged {
+            ack: ack(id, attempt.epoch, wire::Verdict::Accepted, "", reward),
+            task: id,
+            epoch: attempt.epoch,
+            answer,
+            failure: None,
+            cancelled: other,
+        })
+    }
+
+    async fn accept_late(
+        &self,
+        tx: &mut Tx,
+        loaded: &LoadedTask,
+        attempt: &Attempt,
+        opened: &Opened,
+        hash: Sha256,
+    ) -> Result<Judged, StoreError> {
+        let id = loaded.facts.task_id;
+        let node = self.node_of(tx, attempt.node).await?;
+        let (factors, reward) = self.reward(&node, loaded.facts.task_type, true);
+        let end = AttemptEnd {
+            outcome: Outcome::Late,
+            reason: "another was first",
+            hand_back: None,
+            result: Some((hash, &opened.result_envelope)),
+        };
+        attempt_end(tx, id, attempt, &end, self.now()).await?;
+        self.book(tx, attempt, id, LedgerKind::LateShare, reward, &factors)
+            .await?;
+        Ok(Judged {
+            ack: ack(
+                id,
+                attempt.epoch,
+                wire::Verdict::Late,
+                "another was first",
+                reward,
+            ),
+            task: id,
+            epoch: attempt.epoch,
+            answer: None,
+            failure: None,
+            cancelled: None,
+        })
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that a rejection is recorded with"
+    )]
+    async fn reject(
+        &self,
+        tx: &mut Tx,
+        loaded: &LoadedTask,
+        attempt: &Attempt,
+        opened: &Opened,
+        reason: &RejectReason,
+        hash: Sha256,
+        then: Option<(Task, Next)>,
+    ) -> Result<Option<AnswerFailure>, StoreError> {
+        let id = loaded.facts.task_id;
+        let reason = reason.to_string();
+        let end = AttemptEnd {
+            outcome: Outcome::Rejected,
+            reason: &reason,
+            hand_back: None,
+            result: Some((hash, &opened.result_envelope)),
+        };
+        attempt_end(tx, id, attempt, &end, self.now()).await?;
+        let Some((task, next)) = then else {
+            return Ok(None);
+        };
+        let failure = failure_of(next, "a node's result was not valid");
+        self.save_next(tx, id, &task, failure.as_ref()).await?;
+        Ok(failure)
+    }
+
+    fn reward(
+        &self,
+        node: &Node,
+        task_type: owm_proto::TaskType,
+        late: bool,
+    ) -> (RewardFactors, Msat) {
+        let work = Work {
+            task_type,
+            tier: node.effective_tier,
+            quality: Permille::ONE,
+            uptime: node.uptime,
+            stake_bonus: node.stake_bonus,
+        };
+        let base = self.config.rewards.base_rate();
+        let factors = if late {
+            RewardFactors::of_late(base, &work)
+        } else {
+            RewardFactors::of(base, &work)
+        };
+        // Only an absurd base rate overflows; nothing is then owed rather than a wrong amount.
+        let amount = factors.amount().unwrap_or(Msat::ZERO);
+        (factors, amount)
+    }
+
+    async fn book(
+        &self,
+        tx: &mut Tx,
+        attempt: &Attempt,
+        task_id: TaskId,
+        kind: LedgerKind,
+        amount: Msat,
+        factors: &RewardFactors,
+    ) -> Result<(), StoreError> {
+        if amount == Msat::ZERO {
+            return Ok(());
+        }
+        let event = LedgerEvent {
+            kind,
+            task_id,
+            epoch: attempt.epoch,
+            node: attempt.node,
+            amount,
+            factors: serde_json::to_value(factors).unwrap_or_default(),
+        };
+        ledger_book(tx, &event, self.now()).await
+    }
+}
+
+/// A first valid result on its way to be written.
+pub(super) struct Accepted<'a> {
+    pub(super) loaded: &'a LoadedTask,
+    task: &'a Task,
+    pub(super) attempt: &'a Attempt,
+    pub(super) delivered: Delivered,
+}
+
+fn check(
+    loaded: &LoadedTask,
+    epoch: u64,
+    delivered: &Delivered,
+    opened: &Opened,
+) -> Result<(), owm_coordinator_domain::check::Fault> {
+    let facts = &loaded.facts;
+    let expected = Expected {
+        task_id: facts.task_id,
+        epoch,
+        model_sha256: &facts.model_sha256,
+        input_sha256: facts.input_sha256,
+        seed: facts.seed,
+        max_tokens: facts.max_tokens,
+        context_tokens: None,
+        share_from: share_from(delivered, epoch),
+        delivered_tokens: &delivered.tokens,
+        delivered_text: &delivered.text,
+    };
+    let given = Given {
+        statement: &opened.statement,
+        text: &opened.text,
+        tokens: &opened.tokens,
+        segment: &opened.segment,
+    };
+    check_inference(&expected, &given)
+}
+
+/// Where the share of the attempt under `epoch` begins: after what earlier attempts had delivered.
+pub(crate) fn share_from(delivered: &Delivered, epoch: u64) -> u32 {
+    delivered
+        .segments
+        .iter()
+        .filter(|s| s.epoch < epoch)
+        .map(|s| s.to)
+        .max()
+        .unwrap_or(0)
+}
+
+fn ack(
+    task: TaskId,
+    epoch: u64,
+    verdict: wire::Verdict,
+    reason: &str,
+    reward: Msat,
+) -> wire::ResultAck {
+    wire::ResultAck {
+        task_id: task.to_string(),
+        epoch,
+        verdict: verdict.into(),
+        reason: reason.to_owned(),
+        reward_msat: reward.0,
+    }
+}
