@@ -1,0 +1,121 @@
+//! `owm-node start`: loads the configuration and the key, probes the machine, runs the daemon.
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Args;
+use owm_proto::{NodeKey, invite::Invite};
+use owm_service::{
+    Context, Program, RunError,
+    dialer::{Dialer, NetworkPolicy},
+    health::Readiness,
+    telemetry::{LogFormat, TelemetryOptions},
+};
+
+use super::{ConfigArg, Output, finish};
+use crate::{
+    config::{self, NodeConfig},
+    daemon::{self, Parts},
+    engine::EngineLoader,
+    hardware::{Backend, Hardware},
+    home::Home,
+};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  owm-node start --config ~/.owm/node/owm.toml\n\n\
+    Exit codes: 0 stopped as asked, 1 failed, 2 configuration wrong, 78 another process has this \
+    node's key (do not restart)."
+)]
+pub(super) struct StartArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+pub(super) fn run(arguments: &StartArgs, output: Output) -> ExitCode {
+    let (path, config) = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(error) => return finish(Err(error), output),
+    };
+    let format = match config.log.format {
+        config::LogFormat::Auto => None,
+        config::LogFormat::Human => Some(LogFormat::Human),
+        config::LogFormat::Json => Some(LogFormat::Json),
+    };
+    let telemetry = TelemetryOptions {
+        default_filter: config.log.filter.clone(),
+        format,
+    };
+    let program = Program {
+        name: "owm-node",
+        version: crate::VERSION,
+        telemetry,
+    };
+    owm_service::run(program, async move |context| {
+        let home = Home::open(&config.data_folder(&path))?;
+        serve(context, config, home).await
+    })
+}
+
+async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), RunError> {
+    let _lock = home.lock()?;
+    if config.coordinator.invite.is_empty() {
+        return Err(RunError::usage(
+            "[coordinator] invite is empty; run owm-node init --join <invite>",
+        ));
+    }
+    let invite: Invite = config.coordinator.invite.parse().map_err(RunError::usage)?;
+    let key = Arc::new(NodeKey::load(&home.key())?);
+    let readiness = Readiness::default();
+    let _health = match config.health.listen.as_str() {
+        "off" => None,
+        listen => {
+            let addr = listen.parse().map_err(|_| {
+                RunError::usage(format!(
+                    "[health] listen = `{listen}` is no address; write 127.0.0.1:9091 or off"
+                ))
+            })?;
+            let running = context.health(readiness.clone()).bind(addr).await?;
+            tracing::info!(health.addr = %running.addr, "health checks");
+            Some(running)
+        }
+    };
+    let hardware = Hardware::probe(home.path()).await;
+    let lines = hardware.lines();
+    for line in &lines {
+        tracing::info!("{line}");
+    }
+    let (loader, backend) = engine(&config)?;
+    tracing::info!(node.key = %key.public(), data = %home.path().display(), "node starts");
+    let parts = Parts {
+        capabilities: hardware.capabilities(backend),
+        hardware: lines,
+        config,
+        home,
+        key,
+        invite,
+        dialer: Dialer::new(NetworkPolicy::Clearnet),
+        loader,
+        readiness,
+    };
+    daemon::run(context.into(), parts).await
+}
+
+#[cfg(feature = "burn")]
+fn engine(config: &NodeConfig) -> Result<(Arc<dyn EngineLoader>, Backend), RunError> {
+    use crate::engine::burn::{BurnLoader, set_threads};
+    set_threads(config.model.threads).map_err(RunError::usage)?;
+    let device = config.model.device;
+    let can_use_gpu = cfg!(feature = "gpu") && device != config::Device::Cpu;
+    let backend = if can_use_gpu {
+        Backend::Gpu
+    } else {
+        Backend::Cpu
+    };
+    Ok((Arc::new(BurnLoader { device }), backend))
+}
+
+#[cfg(not(feature = "burn"))]
+#[expect(clippy::unnecessary_wraps, reason = "the other build's can fail")]
+fn engine(_: &NodeConfig) -> Result<(Arc<dyn EngineLoader>, Backend), RunError> {
+    Ok((Arc::new(crate::engine::NoEngine), Backend::None))
+}

@@ -1,0 +1,234 @@
+//! The daemon: everything that lives while `owm-node start` runs, in its start order. `cli` calls
+//! [`run`]; tests do with parts of their own.
+//! Must stay true: all state of the conversation is in `session`; nothing under here decides when.
+
+mod calls;
+mod effects;
+mod inputs;
+mod join;
+mod serve;
+
+use std::{sync::Arc, time::Duration};
+
+pub(crate) use calls::{JoinError, fetch_network};
+use owm_proto::{NodeKey, UnixMillis, invite::Invite, wire::coordinator::Capabilities};
+use owm_service::{
+    Context, RunError,
+    clock::SharedClock,
+    dialer::Dialer,
+    health::{Check, Readiness},
+    lifecycle::Lifecycle,
+    metrics::Registry,
+    rng::Seed,
+    tls::Identity,
+};
+use serve::{Daemon, Setup};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    caps::Caps,
+    config::NodeConfig,
+    control,
+    engine::EngineLoader,
+    home::Home,
+    link::Coordinator,
+    models::{Fetcher, Keeper, KeeperSettings, Limits, Shelf},
+    network::Network,
+    session::Phase,
+    status::Status,
+    tasklog::TaskLog,
+};
+
+/// Keeper events that wait.
+const MODEL_QUEUE: usize = 16;
+/// Above the drain time, before tasks are dropped: results are flushed, the link says goodbye.
+const GRACE_EXTRA: Duration = Duration::from_secs(12);
+
+/// What every daemon gets from `owm_service::run`, as far as this one needs it.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The time.
+    pub clock: SharedClock,
+    /// The root of this process's randomness.
+    pub seed: Seed,
+    /// Shutdown.
+    pub lifecycle: Lifecycle,
+    /// Where metrics go.
+    pub metrics: Registry,
+}
+
+impl From<Context> for Frame {
+    fn from(context: Context) -> Self {
+        let Context {
+            clock,
+            seed,
+            lifecycle,
+            metrics,
+            ..
+        } = context;
+        Self {
+            clock,
+            seed,
+            lifecycle,
+            metrics,
+        }
+    }
+}
+
+/// What a daemon is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: NodeConfig,
+    /// The data folder; the caller holds its lock.
+    pub home: Home,
+    /// The identity.
+    pub key: Arc<NodeKey>,
+    /// The network.
+    pub invite: Invite,
+    /// Makes all connections.
+    pub dialer: Dialer,
+    /// Loads models.
+    pub loader: Arc<dyn EngineLoader>,
+    /// What this machine has.
+    pub capabilities: Capabilities,
+    /// The same for people, one line each.
+    pub hardware: Vec<String>,
+    /// Conditions of being ready.
+    pub readiness: Readiness,
+}
+
+/// Runs until stopped, fenced or refused.
+pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
+    let config = &parts.config;
+    frame
+        .lifecycle
+        .set_grace(config.node.drain.get() + GRACE_EXTRA);
+    let caps = Caps::parse(&config.caps).map_err(RunError::usage)?;
+    let log = TaskLog::open(&parts.home.tasks())?;
+    let now = UnixMillis(frame.clock.now_ms());
+    let unacked = log
+        .run(move |log| log.close_interrupted(now).and_then(|_| log.unacked()))
+        .await?;
+    let identity = Identity::from_pkcs8_der(&parts.key.to_pkcs8_der())?;
+    let timeout = config.coordinator.call_timeout.get();
+    let coordinator = Coordinator::new(&parts.dialer, &identity, &parts.invite, timeout)
+        .map_err(RunError::usage)?;
+    let checks = Checks::new(&parts.readiness);
+    let (status, shown) = watch::channel(first_picture(&parts, coordinator.target(), now));
+    let control = control::serve(&parts.home.control(), shown, log.clone())?;
+    let _control = AbortOnDrop(tokio::spawn(control));
+    let Some(network) = join::join(&frame, &parts, &coordinator, &status).await? else {
+        return Ok(());
+    };
+    let (hints, hint) = watch::channel(None);
+    let (model_events, models) = mpsc::channel(MODEL_QUEUE);
+    let settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &network)?;
+    let _keeper = AbortOnDrop(tokio::spawn(
+        Keeper::new(settings, hint, model_events).run(),
+    ));
+    let owner_binding = join::owner_binding(&parts.home)?;
+    let setup = Setup {
+        caps,
+        log,
+        unacked,
+        coordinator,
+        network,
+        owner_binding,
+        checks,
+        hints,
+        models,
+        status,
+    };
+    Daemon::new(&frame, &parts, setup).serve(&frame).await
+}
+
+/// Ends a task with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The conditions shown at `/readyz`.
+#[derive(Debug)]
+struct Checks {
+    registered: Check,
+    linked: Check,
+    model: Check,
+}
+
+impl Checks {
+    fn new(readiness: &Readiness) -> Self {
+        let check = |name| readiness.check(name);
+        Self {
+            registered: check("registered"),
+            linked: check("work_link"),
+            model: check("model"),
+        }
+    }
+}
+
+fn keeper_settings(
+    frame: &Frame,
+    parts: &Parts,
+    caps: &Caps,
+    log: &TaskLog,
+    coordinator: &Coordinator,
+    network: &Network,
+) -> Result<KeeperSettings, RunError> {
+    let section = &parts.config.model;
+    let wanted = section.sub_models.iter().map(|id| id.parse());
+    let web_seed = Some(network.web_seed.clone())
+        .filter(|url| !url.is_empty())
+        .or_else(|| parts.invite.web_seed.clone())
+        .unwrap_or_default();
+    Ok(KeeperSettings {
+        coordinator: coordinator.clone(),
+        network: network.clone(),
+        fetcher: Fetcher {
+            http: parts.dialer.http(),
+            web_seed,
+            shelf: Shelf::new(parts.home.models(), caps.disk),
+            limits: Limits {
+                stall: section.stall.get(),
+            },
+        },
+        loader: Arc::clone(&parts.loader),
+        wanted: wanted.collect::<Result<_, _>>().map_err(RunError::usage)?,
+        ram: caps.ram,
+        log: log.clone(),
+        clock: Arc::clone(&frame.clock),
+        seed: frame.seed.child("models"),
+    })
+}
+
+/// What is known before anything has happened.
+fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> Status {
+    Status {
+        phase: Phase::Unregistered,
+        software_version: crate::VERSION.to_owned(),
+        pid: std::process::id(),
+        started_at_ms: started_at.0,
+        node_key: parts.key.public().to_string(),
+        network: String::new(),
+        network_id: parts.invite.genesis.to_string(),
+        coordinator: coordinator.to_owned(),
+        linked: false,
+        link_error: None,
+        node_id: None,
+        tier: None,
+        stake_policy: None,
+        node_status: None,
+        reasons: Vec::new(),
+        model: None,
+        model_state: None,
+        slots: parts.config.roles.infer,
+        running: 0,
+        unacknowledged: 0,
+        open: true,
+        hardware: parts.hardware.clone(),
+    }
+}

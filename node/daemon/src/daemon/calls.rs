@@ -1,0 +1,82 @@
+//! The calls the loop starts and hears of later: joining, registering, handing in, heartbeats.
+
+use owm_proto::{
+    UnixMillis,
+    invite::Invite,
+    wire::coordinator::{
+        GetNetworkRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ResultAck,
+        SignedEnvelope, TaskResult,
+    },
+};
+use owm_service::clock::SharedClock;
+use prost::Message as _;
+
+use crate::{
+    link::{CallError, Coordinator, heartbeat_request},
+    network::{Network, NetworkError},
+    tasklog::{LeaseKey, TaskLog},
+};
+
+/// A call has ended.
+#[derive(Debug)]
+pub(super) enum CallDone {
+    Registered(Result<Box<RegisterNodeResponse>, CallError>),
+    Submitted(LeaseKey, Result<ResultAck, SubmitError>),
+    Heartbeat(Result<HeartbeatResponse, CallError>),
+}
+
+/// Why a result could not be handed in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SubmitError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the logged result cannot be read; it is given up")]
+    Unreadable,
+}
+
+/// Why the network is not known yet.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoinError {
+    /// No answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// An answer that does not hold.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// Asks for the network's documents and verifies them against the invite.
+pub(crate) async fn fetch_network(
+    coordinator: &Coordinator,
+    invite: &Invite,
+    clock: &SharedClock,
+) -> Result<Network, JoinError> {
+    let documents = coordinator.get_network(GetNetworkRequest {}).await?;
+    let network = Network::verify(Some(invite.genesis), documents)?;
+    network.check_instance(invite, UnixMillis(clock.now_ms()))?;
+    Ok(network)
+}
+
+/// Registers.
+pub(super) async fn register(coordinator: Coordinator, request: RegisterNodeRequest) -> CallDone {
+    CallDone::Registered(coordinator.register_node(request).await.map(Box::new))
+}
+
+/// Hands in a result from the log.
+pub(super) async fn submit(coordinator: Coordinator, log: TaskLog, key: LeaseKey) -> CallDone {
+    let read = log.run(move |log| log.unacked_result(key)).await;
+    let decoded = read
+        .ok()
+        .flatten()
+        .and_then(|bytes| TaskResult::decode(bytes.as_slice()).ok());
+    let outcome = match decoded {
+        Some(result) => coordinator.submit(result).await.map_err(SubmitError::Call),
+        None => Err(SubmitError::Unreadable),
+    };
+    CallDone::Submitted(key, outcome)
+}
+
+/// A heartbeat without a link.
+pub(super) async fn heartbeat(coordinator: Coordinator, envelope: SignedEnvelope) -> CallDone {
+    CallDone::Heartbeat(coordinator.heartbeat(heartbeat_request(envelope)).await)
+}

@@ -1,0 +1,225 @@
+//! The one loop: something comes in (`inputs`), the session says what to do, it is done (`effects`).
+//! Must stay true: events are handled in the order they came, effects in the order they were said.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use owm_proto::{
+    Envelope, NodeKey, SessionId, UnixMillis,
+    statement::Membership,
+    wire::coordinator::{Chunk, Lease, SignedEnvelope, TaskResult},
+};
+use owm_service::{CancellationToken, RunError, clock::SharedClock};
+use rand::RngCore as _;
+use rand_chacha::ChaCha20Rng;
+use tokio::sync::{mpsc, watch};
+
+use super::{Checks, Frame, Parts, calls::CallDone, inputs::Input};
+use crate::{
+    caps::Caps,
+    config::{NodeConfig, Transport},
+    link::{Coordinator, WorkLink},
+    metrics::Metrics,
+    models::{LoadedModel, ModelEvent},
+    network::Network,
+    register::Application,
+    roles::infer::{JobContext, JobEvent},
+    session::{Event, Over, Session, Settings},
+    status::Status,
+    tasklog::{LeaseKey, TaskLog},
+};
+
+/// How often the session looks at the time.
+const TICK: Duration = Duration::from_millis(200);
+/// Job events that wait: a chunk every 50 ms per slot; full means the engine waits.
+const JOB_QUEUE: usize = 256;
+/// Time to say goodbye.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// What has been made before the loop starts.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) caps: Caps,
+    pub(super) log: TaskLog,
+    pub(super) unacked: Vec<LeaseKey>,
+    pub(super) coordinator: Coordinator,
+    pub(super) network: Network,
+    pub(super) owner_binding: Vec<SignedEnvelope>,
+    pub(super) checks: Checks,
+    pub(super) hints: watch::Sender<Option<String>>,
+    pub(super) models: mpsc::Receiver<ModelEvent>,
+    pub(super) status: watch::Sender<Status>,
+}
+
+/// A task under way here.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) stop: CancellationToken,
+    /// Chunks so far, to be sent again with the same boundaries after a reconnect.
+    pub(super) chunks: Vec<Chunk>,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) key: Arc<NodeKey>,
+    pub(super) network: Network,
+    pub(super) coordinator: Coordinator,
+    pub(super) clock: SharedClock,
+    pub(super) log: TaskLog,
+    pub(super) caps: Caps,
+    pub(super) application: Application,
+    pub(super) transport: Transport,
+    pub(super) session_id: SessionId,
+    pub(super) started_at: UnixMillis,
+    pub(super) rng: ChaCha20Rng,
+    pub(super) session: Session,
+    pub(super) link: Option<WorkLink>,
+    pub(super) leases: BTreeMap<LeaseKey, Lease>,
+    pub(super) jobs: BTreeMap<LeaseKey, Job>,
+    /// Fresh results, until they are sent; the log has them too.
+    pub(super) results: BTreeMap<LeaseKey, TaskResult>,
+    pub(super) job_context: JobContext,
+    pub(super) job_events: mpsc::Receiver<JobEvent>,
+    pub(super) calls: tokio::task::JoinSet<CallDone>,
+    pub(super) models: mpsc::Receiver<ModelEvent>,
+    pub(super) hints: watch::Sender<Option<String>>,
+    pub(super) loaded: Option<Arc<LoadedModel>>,
+    pub(super) membership: Option<(Membership, Envelope)>,
+    pub(super) membership_file: PathBuf,
+    pub(super) renewing: bool,
+    pub(super) events: VecDeque<Event>,
+    pub(super) over: Option<Over>,
+    pub(super) metrics: Metrics,
+    pub(super) checks: Checks,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) picture: Status,
+}
+
+impl Daemon {
+    pub(super) fn new(frame: &Frame, parts: &Parts, setup: Setup) -> Self {
+        let mut rng = frame.seed.rng("daemon");
+        let mut session_id = [0; 16];
+        rng.fill_bytes(&mut session_id);
+        let (job_tx, job_events) = mpsc::channel(JOB_QUEUE);
+        let settings = settings(&parts.config);
+        let mut picture = setup.status.borrow().clone();
+        picture
+            .network
+            .clone_from(&setup.network.trust.genesis().name);
+        picture.link_error = None;
+        Self {
+            application: Application {
+                capabilities: setup.caps.limit(parts.capabilities.clone()),
+                ln_node_uri: parts.config.node.ln_node_uri.clone(),
+                owner_binding: setup.owner_binding,
+            },
+            job_context: JobContext {
+                node: Arc::clone(&parts.key),
+                network: setup.network.trust.id(),
+                clock: Arc::clone(&frame.clock),
+                log: setup.log.clone(),
+                events: job_tx,
+            },
+            key: Arc::clone(&parts.key),
+            clock: Arc::clone(&frame.clock),
+            transport: parts.config.coordinator.transport,
+            session_id: SessionId(session_id),
+            started_at: UnixMillis(picture.started_at_ms),
+            session: Session::new(settings, frame.seed.rng("session"), setup.unacked),
+            link: None,
+            leases: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            results: BTreeMap::new(),
+            job_events,
+            calls: tokio::task::JoinSet::new(),
+            models: setup.models,
+            hints: setup.hints,
+            loaded: None,
+            membership: None,
+            membership_file: parts.home.membership(),
+            renewing: false,
+            events: VecDeque::new(),
+            over: None,
+            metrics: Metrics::new(&frame.metrics),
+            status: setup.status,
+            picture,
+            checks: setup.checks,
+            rng,
+            caps: setup.caps,
+            log: setup.log,
+            coordinator: setup.coordinator,
+            network: setup.network,
+        }
+    }
+
+    pub(super) async fn serve(mut self, frame: &Frame) -> Result<(), RunError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let soft = frame.lifecycle.soft();
+        let mut stopping = false;
+        while self.over.is_none() {
+            let input = tokio::select! {
+                () = soft.cancelled(), if !stopping => {
+                    stopping = true;
+                    tracing::info!("stopping: no new tasks, finishing what runs");
+                    Input::Stop
+                }
+                input = self.next() => input,
+                _ = tick.tick() => Input::Tick,
+            };
+            self.take(input).await?;
+            while let Some(event) = self.events.pop_front() {
+                let now = self.clock.monotonic();
+                for effect in self.session.on(now, event) {
+                    self.perform(effect).await?;
+                }
+            }
+            self.show();
+        }
+        self.break_all_off();
+        if let Some(link) = self.link.take() {
+            link.close(CLOSE_TIME).await;
+        }
+        match self.over.take() {
+            None | Some(Over::Stopped) => Ok(()),
+            Some(Over::Refused(reason)) => Err(RunError::failed(format!(
+                "the coordinator refused this node: {reason}"
+            ))),
+            Some(Over::Fenced(reason)) => {
+                tracing::error!(%reason, "fenced");
+                let text = "another process runs with this node's key; only one may: stop the other, or \
+                            give this one a key of its own (owm-node init --dir)";
+                Err(RunError::do_not_restart(text))
+            }
+        }
+    }
+
+    fn break_all_off(&self) {
+        for job in self.jobs.values() {
+            job.stop.cancel();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // The hard shutdown drops it too: blocking threads must hear of it.
+        self.break_all_off();
+    }
+}
+
+fn settings(config: &NodeConfig) -> Settings {
+    let section = &config.coordinator;
+    Settings {
+        slots: config.roles.infer,
+        ping: (section.transport == Transport::Stream).then(|| section.ping.get()),
+        drain: config.node.drain.get(),
+        reconnect: (section.reconnect_min.get(), section.reconnect_max.get()),
+        register: (section.register_min.get(), section.register_max.get()),
+    }
+}

@@ -1,0 +1,189 @@
+//! What the daemon needs of a model engine, as a trait: `roles::infer` computes through it, `models`
+//! loads through it. The real one is [`burn`] (cargo feature `burn`); tests bring their own.
+
+use std::{collections::BTreeMap, fmt::Debug, ops::ControlFlow, path::Path, sync::Arc};
+
+use owm_proto::statement::Finish;
+
+#[cfg(feature = "burn")]
+pub mod burn;
+
+/// What is loaded and where it computes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct EngineDescription {
+    /// `burn-flex/f32`: part of every signed result.
+    pub backend: String,
+    /// The device's name.
+    pub device: String,
+    /// Why this device.
+    pub device_reason: String,
+    /// Longest sequence, prompt and answer, in tokens.
+    pub context_length: u32,
+    /// Trained values.
+    pub parameters: u64,
+}
+
+/// A question before it is tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Question {
+    /// Text to be continued.
+    Raw(String),
+    /// (role, content) of a conversation.
+    Chat(Vec<(String, String)>),
+}
+
+impl Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Question(…)")
+    }
+}
+
+/// Why a question can't be tokens. No text of the question is in here.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// Longer than the model's context.
+    #[error("the prompt has {tokens} tokens, the model takes {max} minus max_tokens")]
+    TooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Most that fit.
+        max: usize,
+    },
+    /// Nothing a node could do anything about.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// One answer to compute.
+#[derive(Clone, PartialEq)]
+pub struct GenerateJob {
+    /// The encoded prompt.
+    pub prompt: Vec<u32>,
+    /// Tokens that a predecessor has delivered.
+    pub forced_prefix: Vec<u32>,
+    /// Most tokens of the answer, forced prefix included.
+    pub max_tokens: u32,
+    /// 0: greedy.
+    pub temperature: f32,
+    /// 1: off.
+    pub top_p: f32,
+    /// 0: off.
+    pub top_k: u32,
+    /// Counter-based: (seed, token index) decides.
+    pub seed: u64,
+    /// Strings before which the answer ends.
+    pub stop: Vec<String>,
+}
+
+impl Debug for GenerateJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "GenerateJob({} prompt tokens, at most {})",
+            self.prompt.len(),
+            self.max_tokens
+        )
+    }
+}
+
+/// A token came out.
+#[derive(Clone, Copy, Debug)]
+pub struct Token<'a> {
+    /// Index in the whole answer.
+    pub index: u32,
+    /// Its id.
+    pub token: u32,
+    /// Text that became certain; whole characters.
+    pub text: &'a str,
+}
+
+/// A finished answer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// All tokens, forced prefix included.
+    pub tokens: Vec<u32>,
+    /// The whole text, forced prefix included.
+    pub text: String,
+    /// The end of the text that no token carried.
+    pub flush: String,
+    /// Why it ended; `None`: the callback broke it off.
+    pub finish: Option<Finish>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+}
+
+impl Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answer({} tokens, {:?})", self.tokens.len(), self.finish)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// No node could: bad parameters, too long.
+    #[error("{0}")]
+    Input(String),
+    /// This engine or device failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Called for every token; `Break` ends the answer.
+pub type OnToken<'a> = dyn FnMut(Token<'_>) -> ControlFlow<()> + 'a;
+
+/// A loaded model. Called from blocking threads, several at once.
+pub trait InferenceEngine: Send + Sync + Debug {
+    /// What it is.
+    fn description(&self) -> EngineDescription;
+    /// Text to tokens.
+    fn encode(&self, question: &Question) -> Result<Vec<u32>, EncodeError>;
+    /// Computes one answer.
+    fn generate(
+        &self,
+        job: &GenerateJob,
+        on_token: &mut OnToken<'_>,
+    ) -> Result<Answer, AnswerError>;
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The bytes on disk are not the manifest's: fetching again helps.
+    #[error("{file} on disk is damaged ({reason}); it is fetched again")]
+    Damaged {
+        /// Its name in the manifest.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Anything else; trying again at once does not help.
+    #[error("the model cannot be loaded: {0}")]
+    Unusable(String),
+}
+
+/// Loads models.
+pub trait EngineLoader: Send + Sync + Debug {
+    /// Loads the directory; every file it reads must have the SHA-256 given under its name. Blocks.
+    fn load(
+        &self,
+        folder: &Path,
+        expected: &BTreeMap<String, [u8; 32]>,
+    ) -> Result<Arc<dyn InferenceEngine>, LoadError>;
+}
+
+/// Stands in where no engine was built in: says so.
+#[derive(Clone, Copy, Debug)]
+pub struct NoEngine;
+
+impl EngineLoader for NoEngine {
+    fn load(
+        &self,
+        _: &Path,
+        _: &BTreeMap<String, [u8; 32]>,
+    ) -> Result<Arc<dyn InferenceEngine>, LoadError> {
+        let why =
+            "this owm-node was built without a model engine; build it with the feature `burn`";
+        Err(LoadError::Unusable(why.into()))
+    }
+}

@@ -1,0 +1,154 @@
+//! The engine of `owm-model` behind [`InferenceEngine`]. Nothing else names that crate.
+
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};
+
+use owm_model::{
+    ChatMessage, DeviceChoice, Engine, FinishReason, GenerateError, LoadOptions, Prompt,
+    PromptError, Sampling, TokenEvent,
+};
+use owm_proto::statement::Finish;
+use owm_service::report::Chain;
+
+use super::{
+    Answer, AnswerError, EncodeError, EngineDescription, EngineLoader, GenerateJob,
+    InferenceEngine, LoadError, OnToken, Question, Token,
+};
+use crate::config::Device;
+
+/// Loads Hugging Face directories.
+#[derive(Clone, Copy, Debug)]
+pub struct BurnLoader {
+    /// Where to compute.
+    pub device: Device,
+}
+
+#[derive(Debug)]
+struct BurnEngine(Engine);
+
+impl EngineLoader for BurnLoader {
+    fn load(
+        &self,
+        folder: &Path,
+        expected: &BTreeMap<String, [u8; 32]>,
+    ) -> Result<Arc<dyn InferenceEngine>, LoadError> {
+        let options = LoadOptions {
+            device: match self.device {
+                Device::Auto => DeviceChoice::Auto,
+                Device::Cpu => DeviceChoice::Cpu,
+                Device::Gpu => DeviceChoice::Gpu,
+            },
+            expected_sha256: Some(expected.clone()),
+        };
+        match Engine::load(folder, &options) {
+            Ok(engine) => Ok(Arc::new(BurnEngine(engine))),
+            Err(owm_model::LoadError::HashMismatch {
+                file,
+                expected,
+                found,
+            }) => Err(LoadError::Damaged {
+                file,
+                reason: format!("SHA-256 {found}, not {expected}"),
+            }),
+            Err(error) => Err(LoadError::Unusable(Chain(&error).to_string())),
+        }
+    }
+}
+
+impl InferenceEngine for BurnEngine {
+    fn description(&self) -> EngineDescription {
+        let said = self.0.description();
+        EngineDescription {
+            backend: said.backend.to_owned(),
+            device: said.device,
+            device_reason: said.device_reason,
+            context_length: said.context_length,
+            parameters: said.parameters,
+        }
+    }
+
+    fn encode(&self, question: &Question) -> Result<Vec<u32>, EncodeError> {
+        let prompt = match question {
+            Question::Raw(text) => Prompt::Raw(text.clone()),
+            Question::Chat(messages) => Prompt::Chat(
+                messages
+                    .iter()
+                    .map(|(role, content)| {
+                        Ok(ChatMessage {
+                            role: role.parse()?,
+                            content: content.clone(),
+                        })
+                    })
+                    .collect::<Result<_, PromptError>>()
+                    .map_err(|_| EncodeError::Refused("a message has an unknown role".into()))?,
+            ),
+        };
+        self.0.encode_prompt(&prompt).map_err(|error| match error {
+            // The engine leaves room for one token; the context is one more.
+            PromptError::TooLong { tokens, max } => EncodeError::TooLong {
+                tokens,
+                max: max + 1,
+            },
+            // These two may quote the text: only the outer message, which does not, is passed on.
+            PromptError::Template(_) | PromptError::Tokenize(_) => {
+                EncodeError::Refused(error.to_string())
+            }
+            error => EncodeError::Refused(Chain(&error).to_string()),
+        })
+    }
+
+    fn generate(
+        &self,
+        job: &GenerateJob,
+        on_token: &mut OnToken<'_>,
+    ) -> Result<Answer, AnswerError> {
+        let job = owm_model::GenerateJob {
+            prompt: job.prompt.clone(),
+            forced_prefix: job.forced_prefix.clone(),
+            max_tokens: job.max_tokens,
+            sampling: Sampling {
+                temperature: job.temperature,
+                top_p: job.top_p,
+                top_k: job.top_k,
+                seed: job.seed,
+            },
+            stop: job.stop.clone(),
+        };
+        let mut pass_on = |event: TokenEvent<'_>| -> ControlFlow<()> {
+            on_token(Token {
+                index: event.index,
+                token: event.token,
+                text: event.text,
+            })
+        };
+        let made = self
+            .0
+            .generate(&job, &mut pass_on)
+            .map_err(|error| match error {
+                GenerateError::NotFinite { .. } | GenerateError::Device(_) => {
+                    AnswerError::Failed(Chain(&error).to_string())
+                }
+                error => AnswerError::Input(Chain(&error).to_string()),
+            })?;
+        Ok(Answer {
+            tokens: made.tokens,
+            text: made.text,
+            flush: made.flush,
+            finish: match made.finish {
+                FinishReason::Stop => Some(Finish::Stop),
+                FinishReason::Length => Some(Finish::Length),
+                FinishReason::Cancelled => None,
+            },
+            prompt_tokens: made.prompt_tokens,
+        })
+    }
+}
+
+/// How many threads the CPU engine uses; 0: one per core. Once per process, before anything is loaded.
+pub fn set_threads(threads: u32) -> Result<(), rayon::ThreadPoolBuildError> {
+    if threads == 0 {
+        return Ok(());
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads as usize)
+        .build_global()
+}

@@ -1,0 +1,75 @@
+//! Models on this node: which version is wanted, its verified manifest, its files on the shelf, and the
+//! engine that has loaded them. `daemon` runs [`Keeper`] as a task and hears [`ModelEvent`]s.
+//! Must stay true: nothing is loaded whose manifest does not verify; a node never goes back to a lower
+//! sequence by itself; a version that is loaded stays loaded until the next one is.
+
+mod download;
+mod keeper;
+mod manifest;
+mod shelf;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+pub use download::{DownloadError, Fetcher, Limits};
+pub use keeper::{Keeper, KeeperSettings};
+pub use manifest::{ManifestRefused, SignedManifest};
+use owm_proto::{Sha256, SubModelId, VersionId};
+pub use shelf::{Shelf, ShelfError};
+
+use crate::engine::{EngineDescription, InferenceEngine};
+
+/// A version in memory.
+#[derive(Clone, Debug)]
+pub struct LoadedModel {
+    /// Which.
+    pub version: VersionId,
+    /// Its manifest's sequence.
+    pub sequence: u64,
+    /// What has to be said wherever it is shown.
+    pub note: String,
+    /// What can be asked.
+    pub sub_models: BTreeMap<SubModelId, LoadedSubModel>,
+}
+
+/// One sub-model in memory; two that share their files share the engine.
+#[derive(Clone, Debug)]
+pub struct LoadedSubModel {
+    /// SHA-256s of the weights, in manifest order.
+    pub weights: Vec<Sha256>,
+    /// What computes.
+    pub engine: Arc<dyn InferenceEngine>,
+}
+
+impl LoadedModel {
+    /// SHA-256s of all loaded weights, each once, as hex.
+    pub fn weights_hex(&self) -> Vec<String> {
+        let all: BTreeSet<Sha256> = self
+            .sub_models
+            .values()
+            .flat_map(|sub_model| sub_model.weights.clone())
+            .collect();
+        all.iter().map(Sha256::to_string).collect()
+    }
+
+    /// Where it computes.
+    pub fn engine(&self) -> Option<EngineDescription> {
+        self.sub_models
+            .values()
+            .next()
+            .map(|sub_model| sub_model.engine.description())
+    }
+}
+
+/// What the keeper says.
+#[derive(Clone, Debug)]
+pub enum ModelEvent {
+    /// It is doing this (shown in `status`).
+    Busy(String),
+    /// This failed; it is tried again.
+    Failed(String),
+    /// This version is loaded now.
+    Loaded(Arc<LoadedModel>),
+}

@@ -1,0 +1,389 @@
+//! The task that keeps the newest version loaded: asks for the manifest, fetches what is missing, loads,
+//! and starts over when the coordinator names a newer one. `daemon` starts it and feeds it hints.
+//! Must stay true: a failure is told, waited out and tried again; it never ends the process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use owm_proto::{
+    Sha256, SubModelId, UnixMillis, VersionId,
+    manifest::{Manifest, ManifestFile},
+    wire::coordinator::GetModelVersionRequest,
+};
+use owm_service::{
+    backoff::Backoff, clock::SharedClock, progress::Progress, report::Chain, rng::Seed,
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    DownloadError, Fetcher, LoadedModel, LoadedSubModel, ManifestRefused, ModelEvent, ShelfError,
+    SignedManifest, shelf::sub_model_files,
+};
+use crate::{
+    engine::{EngineLoader, InferenceEngine, LoadError},
+    link::{CallError, Coordinator},
+    network::Network,
+    tasklog::{TaskLog, TaskLogError},
+};
+
+/// First and longest wait after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Between two lines in the log while something is fetched.
+const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+/// The name of the highest manifest sequence in the log.
+const SEQUENCE: &str = "sequence owm/manifest/v1";
+/// Memory a loaded model takes at most, per byte of its files: f16 weights become f32.
+const RAM_PER_BYTE: u64 = 2;
+
+/// What the keeper needs.
+#[derive(Clone, Debug)]
+pub struct KeeperSettings {
+    /// Asks for manifests.
+    pub coordinator: Coordinator,
+    /// Verifies them.
+    pub network: Network,
+    /// Fetches files.
+    pub fetcher: Fetcher,
+    /// Loads them.
+    pub loader: Arc<dyn EngineLoader>,
+    /// Sub-models to load; empty: all.
+    pub wanted: Vec<SubModelId>,
+    /// Bytes of memory a model may take.
+    pub ram: Option<u64>,
+    /// Remembers sequences.
+    pub log: TaskLog,
+    /// The time.
+    pub clock: SharedClock,
+    /// For the waits.
+    pub seed: Seed,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum KeeperError {
+    #[error("cannot get the model's manifest")]
+    Call(#[from] CallError),
+    #[error("the model's manifest is refused")]
+    Manifest(#[from] ManifestRefused),
+    #[error("no room for the model")]
+    Shelf(#[from] ShelfError),
+    #[error("the download failed")]
+    Download(#[from] DownloadError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Log(#[from] TaskLogError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The running keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    settings: KeeperSettings,
+    /// The newest version as the coordinator named it last.
+    newest: watch::Receiver<Option<String>>,
+    events: mpsc::Sender<ModelEvent>,
+    loaded: Option<Arc<LoadedModel>>,
+}
+
+impl Keeper {
+    /// Made with where hints come from and where events go.
+    pub fn new(
+        settings: KeeperSettings,
+        newest: watch::Receiver<Option<String>>,
+        events: mpsc::Sender<ModelEvent>,
+    ) -> Self {
+        Self {
+            settings,
+            newest,
+            events,
+            loaded: None,
+        }
+    }
+
+    /// Runs until nobody listens.
+    pub async fn run(mut self) {
+        let mut rng = self.settings.seed.rng("models");
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1, 2);
+        self.start_with_what_is_there().await;
+        while !self.events.is_closed() {
+            let hint = self.newest.borrow_and_update().clone();
+            match self.bring_up_to_date(hint.as_deref()).await {
+                Ok(()) => {
+                    backoff.reset();
+                    if self.newest.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let wait = backoff.next(&mut rng);
+                    let error = Chain(&error).to_string();
+                    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "no model yet, trying again");
+                    self.tell(ModelEvent::Failed(error)).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        changed = self.newest.changed() => if changed.is_err() { return },
+                    }
+                }
+            }
+        }
+    }
+
+    /// A version that is on the disk is loaded without asking anyone.
+    async fn start_with_what_is_there(&mut self) {
+        let path = self.settings.fetcher.shelf.newest();
+        let kept = SignedManifest::load(&path, &self.settings.network.trust);
+        let signed = match kept {
+            Ok(Some(signed)) => signed,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the kept manifest is not used");
+                return;
+            }
+        };
+        let shelf = &self.settings.fetcher.shelf;
+        let is_whole = self
+            .files(&signed.manifest)
+            .is_ok_and(|f| f.iter().all(|f| shelf.has(f)));
+        if is_whole && let Err(error) = self.load(&signed).await {
+            tracing::warn!(error = %Chain(&error), "the model on the disk cannot be used");
+        }
+    }
+
+    async fn bring_up_to_date(&mut self, hint: Option<&str>) -> Result<(), KeeperError> {
+        let is_loaded = self
+            .loaded
+            .as_ref()
+            .is_some_and(|l| hint.is_some_and(|hint| hint == l.version.as_str()));
+        if is_loaded {
+            return Ok(());
+        }
+        // Empty asks for the newest; a hint is only a reason to ask.
+        let request = GetModelVersionRequest {
+            version: String::new(),
+        };
+        let answer = self.settings.coordinator.get_model_version(request).await?;
+        let known = self.settings.log.run(|log| log.number(SEQUENCE)).await?;
+        let now = UnixMillis(self.settings.clock.now_ms());
+        let signed = SignedManifest::verify(answer, &self.settings.network.trust, now, known)?;
+        if self
+            .loaded
+            .as_ref()
+            .is_some_and(|l| l.sequence == signed.manifest.sequence)
+        {
+            return Ok(());
+        }
+        let (version, note) = (&signed.manifest.version, &signed.note);
+        tracing::info!(model.version = %version, model.note = %note, "model version found");
+        self.fetch(&signed).await?;
+        signed.store(&self.settings.fetcher.shelf.newest())?;
+        let sequence = signed.manifest.sequence;
+        self.settings
+            .log
+            .run(move |log| log.raise_number(SEQUENCE, sequence))
+            .await?;
+        self.load(&signed).await
+    }
+
+    fn wanted(&self, manifest: &Manifest) -> Result<Vec<SubModelId>, KeeperError> {
+        let there = |id: &SubModelId| manifest.sub_models.contains_key(id);
+        let ids: Vec<_> = if self.settings.wanted.is_empty() {
+            manifest.sub_models.keys().cloned().collect()
+        } else {
+            self.settings
+                .wanted
+                .iter()
+                .filter(|id| there(id))
+                .cloned()
+                .collect()
+        };
+        if ids.is_empty() {
+            let text = "none of [model] sub_models is in this version; change or empty the list";
+            return Err(KeeperError::Refused(text.into()));
+        }
+        Ok(ids)
+    }
+
+    /// All files of the wanted sub-models, each once.
+    fn files<'a>(&self, manifest: &'a Manifest) -> Result<Vec<&'a ManifestFile>, KeeperError> {
+        let ids = self.wanted(manifest)?;
+        let mut files: BTreeMap<Sha256, &ManifestFile> = BTreeMap::new();
+        for id in &ids {
+            files.extend(
+                sub_model_files(manifest, id)
+                    .into_iter()
+                    .map(|f| (f.sha256, f)),
+            );
+        }
+        Ok(files.into_values().collect())
+    }
+
+    async fn fetch(&self, signed: &SignedManifest) -> Result<(), KeeperError> {
+        let files = self.files(&signed.manifest)?;
+        let keep: BTreeSet<Sha256> = files.iter().map(|file| file.sha256).collect();
+        self.settings.fetcher.shelf.make_room(&files, &keep)?;
+        if files
+            .iter()
+            .all(|file| self.settings.fetcher.shelf.has(file))
+        {
+            return Ok(());
+        }
+        if self.settings.fetcher.web_seed.is_empty() {
+            let text = "the coordinator names no web seed to fetch models from";
+            return Err(KeeperError::Refused(text.into()));
+        }
+        let total: u64 = files.iter().map(|file| file.size).sum();
+        let version = &signed.manifest.version;
+        self.tell(ModelEvent::Busy(format!(
+            "fetching {version} ({total} bytes)"
+        )))
+        .await;
+        let bar = Progress::bytes(total, format!("fetching {version}"));
+        let mut before = 0;
+        for file in files {
+            let teller = Teller::new(&self.settings.clock, &bar, version, before, total);
+            self.settings
+                .fetcher
+                .fetch(file, &|got| teller.got(got))
+                .await?;
+            before += file.size;
+        }
+        bar.clear();
+        tracing::info!(model.version = %version, bytes = total, "model fetched and verified");
+        Ok(())
+    }
+
+    async fn load(&mut self, signed: &SignedManifest) -> Result<(), KeeperError> {
+        let manifest = &signed.manifest;
+        self.tell(ModelEvent::Busy(format!("loading {}", manifest.version)))
+            .await;
+        let mut engines = BTreeMap::new();
+        let mut sub_models = BTreeMap::new();
+        for id in self.wanted(manifest)? {
+            let files = sub_model_files(manifest, &id);
+            let set: Vec<Sha256> = files.iter().map(|file| file.sha256).collect();
+            let weights = manifest.weights_sha256(&id);
+            let laid_out = self.settings.fetcher.shelf.lay_out(manifest, &id)?;
+            if !engines.contains_key(&set) {
+                self.check_memory(manifest, &id)?;
+                engines.insert(set.clone(), self.load_one(manifest, laid_out).await?);
+            }
+            let engine = Arc::clone(&engines[&set]);
+            sub_models.insert(id, LoadedSubModel { weights, engine });
+        }
+        let (version, sequence) = (manifest.version.clone(), manifest.sequence);
+        let loaded = LoadedModel {
+            version,
+            sequence,
+            note: signed.note.clone(),
+            sub_models,
+        };
+        announce(&loaded);
+        let loaded = Arc::new(loaded);
+        self.loaded = Some(Arc::clone(&loaded));
+        self.tell(ModelEvent::Loaded(loaded)).await;
+        if let Err(error) = self.settings.fetcher.shelf.forget_others(manifest) {
+            tracing::warn!(%error, "links of former versions stay");
+        }
+        Ok(())
+    }
+
+    fn check_memory(&self, manifest: &Manifest, id: &SubModelId) -> Result<(), KeeperError> {
+        let bytes: u64 = manifest.weights(id).map(|file| file.size).sum();
+        let needed = bytes.saturating_mul(RAM_PER_BYTE);
+        match self.settings.ram {
+            Some(cap) if needed > cap => Err(KeeperError::Refused(format!(
+                "{id} may need {needed} bytes of memory, [caps] ram allows {cap}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn load_one(
+        &self,
+        manifest: &Manifest,
+        (folder, expected): (PathBuf, BTreeMap<String, [u8; 32]>),
+    ) -> Result<Arc<dyn InferenceEngine>, KeeperError> {
+        let shelf = &self.settings.fetcher.shelf;
+        let loader = Arc::clone(&self.settings.loader);
+        let loading = tokio::task::spawn_blocking(move || loader.load(&folder, &expected)).await;
+        let outcome = loading.unwrap_or_else(|error| {
+            Err(LoadError::Unusable(format!("the engine panicked: {error}")))
+        });
+        if let Err(LoadError::Damaged { file, .. }) = &outcome
+            && let Some(file) = manifest.file(file)
+        {
+            shelf.discard(&file.sha256)?;
+        }
+        Ok(outcome?)
+    }
+
+    async fn tell(&self, event: ModelEvent) {
+        // Without a receiver `run` ends.
+        drop(self.events.send(event).await);
+    }
+}
+
+fn announce(loaded: &LoadedModel) {
+    let Some(engine) = loaded.engine() else {
+        return;
+    };
+    tracing::info!(
+        model.version = %loaded.version,
+        model.sha256 = %loaded.weights_hex().join(","),
+        model.parameters = engine.parameters,
+        engine.backend = %engine.backend,
+        engine.device = %engine.device,
+        engine.device_reason = %engine.device_reason,
+        "model loaded"
+    );
+    if !loaded.note.is_empty() {
+        tracing::info!(model.version = %loaded.version, "about this model: {}", loaded.note);
+    }
+}
+
+/// Tells a person how far a download is: a bar, and a line in the log every few seconds.
+struct Teller<'a> {
+    clock: &'a SharedClock,
+    bar: &'a Progress,
+    version: &'a VersionId,
+    before: u64,
+    total: u64,
+    said_ms: std::sync::atomic::AtomicU64,
+}
+
+impl<'a> Teller<'a> {
+    fn new(
+        clock: &'a SharedClock,
+        bar: &'a Progress,
+        version: &'a VersionId,
+        before: u64,
+        total: u64,
+    ) -> Self {
+        let said_ms = std::sync::atomic::AtomicU64::new(clock.monotonic().as_millis() as u64);
+        Self {
+            clock,
+            bar,
+            version,
+            before,
+            total,
+            said_ms,
+        }
+    }
+
+    fn got(&self, got: u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let done = self.before + got;
+        self.bar.set(done);
+        let now = self.clock.monotonic().as_millis() as u64;
+        if now.saturating_sub(self.said_ms.load(Relaxed)) >= PROGRESS_EVERY.as_millis() as u64 {
+            self.said_ms.store(now, Relaxed);
+            let percent = done.saturating_mul(100) / self.total.max(1);
+            tracing::info!(model.version = %self.version, bytes = done, of = self.total, percent, "fetching");
+        }
+    }
+}

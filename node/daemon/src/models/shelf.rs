@@ -1,0 +1,267 @@
+//! The shelf: `blobs/<sha256>` with every file once, `<version>/<sub-model>/<name>` as hard links to
+//! them, `newest.pb` with the signed manifest. Knows what there is and what room is left.
+//! Must stay true: a file under `blobs/<sha256>` was whole and right when it got that name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use owm_proto::{
+    Sha256, SubModelId,
+    manifest::{Manifest, ManifestFile},
+};
+
+use crate::home::sync_folder;
+
+/// Room that is left for everything else on the disk, in bytes.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// What can go wrong on the shelf.
+#[derive(Debug, thiserror::Error)]
+pub enum ShelfError {
+    /// A file or folder can't be used.
+    #[error("{}: {source}; check that the folder belongs to this user and has room", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The disk is too full.
+    #[error(
+        "not enough disk: {needed} bytes are needed, {free} are free under {}: {missing} bytes are \
+         missing; make room, or move the data folder ([node] data)", folder.display()
+    )]
+    DiskFull {
+        /// Bytes still to be fetched, and what is spared.
+        needed: u64,
+        /// Bytes there are.
+        free: u64,
+        /// The difference.
+        missing: u64,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The operator's cap is too low.
+    #[error(
+        "the disk cap is too low: with this model {needed} bytes would be used, [caps] disk allows \
+         {cap}: raise it by {missing} bytes"
+    )]
+    Quota {
+        /// Bytes used afterwards.
+        needed: u64,
+        /// The cap.
+        cap: u64,
+        /// The difference.
+        missing: u64,
+    },
+}
+
+/// The folder with models.
+#[derive(Clone, Debug)]
+pub struct Shelf {
+    folder: PathBuf,
+    quota: Option<u64>,
+}
+
+impl Shelf {
+    /// The shelf in `folder`, using at most `quota` bytes.
+    pub fn new(folder: PathBuf, quota: Option<u64>) -> Self {
+        Self { folder, quota }
+    }
+
+    /// Where a whole file lies.
+    pub fn blob(&self, sha256: &Sha256) -> PathBuf {
+        self.folder.join("blobs").join(sha256.to_string())
+    }
+
+    /// Where it grows.
+    pub fn part(&self, sha256: &Sha256) -> PathBuf {
+        self.folder.join("blobs").join(format!("{sha256}.part"))
+    }
+
+    /// The newest manifest that was taken.
+    pub fn newest(&self) -> PathBuf {
+        self.folder.join("newest.pb")
+    }
+
+    /// Whether the file is there, whole.
+    pub fn has(&self, file: &ManifestFile) -> bool {
+        std::fs::metadata(self.blob(&file.sha256)).is_ok_and(|found| found.len() == file.size)
+    }
+
+    /// Takes a damaged file off the shelf.
+    pub fn discard(&self, sha256: &Sha256) -> Result<(), ShelfError> {
+        remove(&self.blob(sha256))
+    }
+
+    /// Makes sure there is room for what is missing of `files`; if the quota is short, files that
+    /// `keep` does not name go first, the oldest before the newer.
+    pub fn make_room(
+        &self,
+        files: &[&ManifestFile],
+        keep: &BTreeSet<Sha256>,
+    ) -> Result<(), ShelfError> {
+        let blobs = self.folder.join("blobs");
+        std::fs::create_dir_all(&blobs).map_err(|source| io_error(&blobs, source))?;
+        let size_of = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let missing: u64 = files
+            .iter()
+            .filter(|file| !self.has(file))
+            .map(|file| file.size.saturating_sub(size_of(&self.part(&file.sha256))))
+            .sum();
+        if let Some(cap) = self.quota {
+            let mut used = self.used()?;
+            for (path, size) in self.idle(keep)? {
+                if used.saturating_add(missing) <= cap {
+                    break;
+                }
+                remove(&path)?;
+                used = used.saturating_sub(size);
+            }
+            let needed = used.saturating_add(missing);
+            if needed > cap {
+                return Err(ShelfError::Quota {
+                    needed,
+                    cap,
+                    missing: needed - cap,
+                });
+            }
+        }
+        let stat =
+            nix::sys::statvfs::statvfs(&blobs).map_err(|errno| io_error(&blobs, errno.into()))?;
+        #[expect(clippy::useless_conversion, reason = "these are u32 on some systems")]
+        let free =
+            u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+        let needed = if missing == 0 {
+            0
+        } else {
+            missing.saturating_add(SPARE_BYTES)
+        };
+        if needed > free {
+            let (folder, missing) = (self.folder.clone(), needed - free);
+            return Err(ShelfError::DiskFull {
+                needed,
+                free,
+                missing,
+                folder,
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes under `blobs`.
+    pub fn used(&self) -> Result<u64, ShelfError> {
+        Ok(self.blobs()?.into_iter().map(|(_, size, _)| size).sum())
+    }
+
+    fn idle(&self, keep: &BTreeSet<Sha256>) -> Result<Vec<(PathBuf, u64)>, ShelfError> {
+        let kept = |path: &Path| {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let hex = name.strip_suffix(".part").unwrap_or(name);
+            hex.parse::<Sha256>()
+                .is_ok_and(|sha256| keep.contains(&sha256))
+        };
+        let mut idle = self.blobs()?;
+        idle.retain(|(path, ..)| !kept(path));
+        idle.sort_by_key(|(_, _, modified)| *modified);
+        Ok(idle
+            .into_iter()
+            .map(|(path, size, _)| (path, size))
+            .collect())
+    }
+
+    fn blobs(&self) -> Result<Vec<(PathBuf, u64, std::time::SystemTime)>, ShelfError> {
+        let folder = self.folder.join("blobs");
+        let failed = |source| io_error(&folder, source);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let read = |entry: io::Result<std::fs::DirEntry>| {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            Ok((entry.path(), found.len(), found.modified()?))
+        };
+        entries.map(read).collect::<io::Result<_>>().map_err(failed)
+    }
+
+    /// Links a sub-model's files into a folder of their own, under their names in the manifest, and
+    /// gives it with their SHA-256s. Links of other versions go.
+    pub fn lay_out(
+        &self,
+        manifest: &Manifest,
+        id: &SubModelId,
+    ) -> Result<(PathBuf, BTreeMap<String, [u8; 32]>), ShelfError> {
+        let folder = self
+            .folder
+            .join(manifest.version.as_str())
+            .join(id.as_str());
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|source| io_error(&folder, source))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, source))?;
+        let mut expected = BTreeMap::new();
+        for file in sub_model_files(manifest, id) {
+            let link = folder.join(&file.name);
+            std::fs::hard_link(self.blob(&file.sha256), &link)
+                .map_err(|source| io_error(&link, source))?;
+            expected.insert(file.name.clone(), file.sha256.0);
+        }
+        sync_folder(&folder).map_err(|source| io_error(&folder, source))?;
+        Ok((folder, expected))
+    }
+
+    /// Takes the links of versions other than `keep` away, so that their blobs can be freed.
+    pub fn forget_others(&self, keep: &Manifest) -> Result<(), ShelfError> {
+        let failed = |source| io_error(&self.folder, source);
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let is_version = name
+                .to_str()
+                .is_some_and(|n| n.parse::<owm_proto::VersionId>().is_ok());
+            if is_version && name != keep.version.as_str() {
+                std::fs::remove_dir_all(entry.path())
+                    .map_err(|source| io_error(&entry.path(), source))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files a sub-model is loaded from, in manifest order.
+pub(super) fn sub_model_files<'a>(
+    manifest: &'a Manifest,
+    id: &SubModelId,
+) -> Vec<&'a ManifestFile> {
+    let names = manifest
+        .sub_models
+        .get(id)
+        .map_or(&[][..], |sub_model| &sub_model.files);
+    manifest
+        .files
+        .iter()
+        .filter(|file| names.contains(&file.name))
+        .collect()
+}
+
+fn remove(path: &Path) -> Result<(), ShelfError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> ShelfError {
+    ShelfError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}

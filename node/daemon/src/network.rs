@@ -1,0 +1,203 @@
+//! What network this is: fetches genesis, delegations and revocations, verifies them against the
+//! invite, and keeps them for checking receipts offline. `daemon` and `cli` call it.
+//! Must stay true: nothing is kept or used that does not verify.
+
+use std::path::Path;
+
+use owm_proto::{
+    Envelope, UnixMillis,
+    envelope::EnvelopeError,
+    genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
+    invite::Invite,
+    wire::coordinator::{GetNetworkResponse, SignedEnvelope},
+};
+use prost::Message as _;
+
+use crate::home::{HomeError, read_small, write_atomically};
+
+/// All documents together: genesis and a few hundred root statements.
+const DOCUMENTS_BYTES_MAX: u64 = 1 << 20;
+/// Root statements that are looked at: each costs a signature check.
+const STATEMENTS_MAX: usize = 512;
+const DOCUMENTS: &str = "documents.pb";
+const GENESIS: &str = "genesis.json";
+
+/// Why a network can't be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A document does not hold.
+    #[error(transparent)]
+    Documents(#[from] GenesisError),
+    /// A statement is malformed.
+    #[error("a root statement is malformed: {0}")]
+    Statement(#[from] EnvelopeError),
+    /// Too much of it.
+    #[error("the coordinator sent {0} root statements, more than {STATEMENTS_MAX}")]
+    TooMany(usize),
+    /// The server's key is no instance key (any more).
+    #[error(
+        "the invite's coordinator key is not delegated by the network's root key now (expired, \
+         revoked, or this machine's clock is wrong): ask for a new invite"
+    )]
+    NotDelegated,
+    /// The files can't be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The stored file is damaged.
+    #[error("{file} does not decode; start the node once to fetch it again")]
+    Damaged {
+        /// Which file.
+        file: String,
+    },
+    /// Nothing is stored.
+    #[error(
+        "no documents of the network are in {folder}; start the node once while the coordinator can be reached"
+    )]
+    Missing {
+        /// Where they were looked for.
+        folder: String,
+    },
+}
+
+/// A verified network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// What everything is verified with.
+    pub trust: TrustRoot,
+    /// Where blobs are; may be empty.
+    pub web_seed: String,
+    documents: GetNetworkResponse,
+}
+
+impl Network {
+    /// Verifies what a coordinator or a file says.
+    pub fn verify(
+        expected: Option<NetworkId>,
+        documents: GetNetworkResponse,
+    ) -> Result<Self, NetworkError> {
+        let count = documents.delegations.len() + documents.revocations.len();
+        if count > STATEMENTS_MAX {
+            return Err(NetworkError::TooMany(count));
+        }
+        let parse = |wire: &[SignedEnvelope]| {
+            wire.iter()
+                .cloned()
+                .map(Envelope::try_from)
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (delegations, revocations) = (
+            parse(&documents.delegations)?,
+            parse(&documents.revocations)?,
+        );
+        let trust =
+            TrustRoot::from_documents(expected, &documents.genesis, &delegations, &revocations)?;
+        Ok(Self {
+            trust,
+            web_seed: documents.web_seed.clone(),
+            documents,
+        })
+    }
+
+    /// That the invite's coordinator may speak for the network now.
+    pub fn check_instance(&self, invite: &Invite, now: UnixMillis) -> Result<(), NetworkError> {
+        if self
+            .trust
+            .is_delegated(DelegatedRole::Instance, &invite.instance_key, now)
+        {
+            Ok(())
+        } else {
+            Err(NetworkError::NotDelegated)
+        }
+    }
+
+    /// Keeps the documents: the genesis as exact bytes for `sha256sum`, and all of it.
+    pub fn store(&self, folder: &Path) -> Result<(), NetworkError> {
+        write_atomically(&folder.join(GENESIS), &self.documents.genesis)?;
+        write_atomically(&folder.join(DOCUMENTS), &self.documents.encode_to_vec())?;
+        Ok(())
+    }
+
+    /// Reads what [`Network::store`] kept.
+    pub fn load(folder: &Path, expected: Option<NetworkId>) -> Result<Self, NetworkError> {
+        let path = folder.join(DOCUMENTS);
+        let bytes =
+            read_small(&path, DOCUMENTS_BYTES_MAX)?.ok_or_else(|| NetworkError::Missing {
+                folder: folder.display().to_string(),
+            })?;
+        let documents =
+            GetNetworkResponse::decode(bytes.as_slice()).map_err(|_| NetworkError::Damaged {
+                file: path.display().to_string(),
+            })?;
+        Self::verify(expected, documents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::{
+        NodeKey,
+        genesis::{Delegation, Genesis, network_id},
+    };
+
+    use super::*;
+
+    fn documents(expires: u64) -> (GetNetworkResponse, Invite) {
+        let [root, instance] = [1, 2].map(|n| NodeKey::from_seed(&[n; 32]));
+        let genesis = Genesis {
+            name: "t".into(),
+            bitcoin_chain: "regtest".into(),
+            root_public_key: root.public(),
+            created_at: UnixMillis(0),
+        }
+        .to_bytes();
+        let id = network_id(&genesis);
+        let delegation = Delegation {
+            role: DelegatedRole::Instance,
+            key: instance.public(),
+            issued_at_ms: UnixMillis(0),
+            expires_at_ms: UnixMillis(expires),
+        };
+        let delegations = vec![SignedEnvelope::from(&delegation.sign(&root, &id))];
+        let invite = Invite {
+            genesis: id,
+            instance_key: instance.public(),
+            addresses: vec![],
+            onion: None,
+            peers: vec![],
+            web_seed: None,
+        };
+        let web_seed = "http://127.0.0.1:1".into();
+        (
+            GetNetworkResponse {
+                genesis,
+                delegations,
+                revocations: vec![],
+                web_seed,
+            },
+            invite,
+        )
+    }
+
+    #[test]
+    fn documents_survive_the_disk_and_name_the_instance() {
+        let (documents, invite) = documents(1_000);
+        let network = Network::verify(Some(invite.genesis), documents).unwrap();
+        network.check_instance(&invite, UnixMillis(10)).unwrap();
+        let late = network.check_instance(&invite, UnixMillis(1_000));
+        assert!(matches!(late, Err(NetworkError::NotDelegated)));
+        let folder = tempfile::tempdir().unwrap();
+        network.store(folder.path()).unwrap();
+        let again = Network::load(folder.path(), Some(invite.genesis)).unwrap();
+        assert_eq!(again.trust.id(), invite.genesis);
+        assert_eq!(again.web_seed, "http://127.0.0.1:1");
+    }
+
+    #[test]
+    fn another_network_or_a_changed_statement_is_refused() {
+        let (mut documents, invite) = documents(1_000);
+        let other = NetworkId(owm_proto::Sha256::of(b"other"));
+        assert!(Network::verify(Some(other), documents.clone()).is_err());
+        documents.delegations[0].payload[0] ^= 1;
+        assert!(Network::verify(Some(invite.genesis), documents).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! What this node can do with a lease: one room per role.
+
+pub mod infer;

@@ -1,0 +1,233 @@
+//! The part of the machine about tasks: which run, until when, what is free, what waits for its
+//! acknowledgement, and how it all ends when the process stops.
+
+use std::time::Duration;
+
+use owm_proto::wire::coordinator::HandBackReason;
+
+use super::{ACK_WAIT, Effect, Ending, FLUSH_TIME, Over, Session};
+use crate::tasklog::LeaseKey;
+
+/// A task under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Monotonic.
+    pub(super) deadline: Duration,
+    broken: Option<Broken>,
+}
+
+/// Why a task is being broken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    Cancelled,
+    OutOfTime,
+    ShuttingDown,
+}
+
+/// A result that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    submit_at: Duration,
+    submitting: bool,
+}
+
+impl Waiting {
+    /// To be handed in at `at`.
+    pub(super) fn due_at(at: Duration) -> Self {
+        Self {
+            submit_at: at,
+            submitting: false,
+        }
+    }
+
+    /// To be handed in now, unless that is under way.
+    pub(super) fn due(&mut self, now: Duration) {
+        self.submit_at = self.submit_at.min(now);
+    }
+}
+
+impl Session {
+    /// Slots that nobody uses and nobody has been offered.
+    pub(super) fn free(&self) -> u32 {
+        let used = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        self.settings
+            .slots
+            .saturating_sub(used)
+            .saturating_sub(self.outstanding)
+    }
+
+    pub(super) fn may_offer(&self) -> bool {
+        self.is_linked() && self.open && self.draining.is_none() && !self.weights.is_empty()
+    }
+
+    pub(super) fn offer_what_is_free(&mut self, effects: &mut Vec<Effect>) {
+        let credits = self.free();
+        if self.may_offer() && credits > 0 && !self.over {
+            self.outstanding += credits;
+            effects.push(Effect::Offer {
+                credits,
+                sha256: self.weights.clone(),
+            });
+        }
+    }
+
+    pub(super) fn on_lease(
+        &mut self,
+        now: Duration,
+        key: LeaseKey,
+        time: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.running.contains_key(&key) {
+            return;
+        }
+        if let Some(waiting) = self.unacked.get_mut(&key) {
+            waiting.due(now);
+            return;
+        }
+        // A newer attempt at a task that still runs here: the older one has lost its lease.
+        let older = self
+            .running()
+            .find(|other| other.task == key.task && other.epoch < key.epoch);
+        if let Some(older) = older {
+            self.break_off(older, effects);
+        }
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let refusal = if self.draining.is_some() {
+            Some((HandBackReason::ShuttingDown, "this node is stopping"))
+        } else if !self.open {
+            Some((HandBackReason::CannotDo, "outside the operator's hours"))
+        } else if self.running.len() >= self.settings.slots as usize {
+            Some((HandBackReason::CannotDo, "no slot is free"))
+        } else {
+            None
+        };
+        if let Some((reason, message)) = refusal {
+            effects.push(Effect::HandBack {
+                key,
+                reason,
+                message: message.to_owned(),
+            });
+        } else {
+            self.running.insert(
+                key,
+                Running {
+                    deadline: now + time,
+                    broken: None,
+                },
+            );
+            effects.push(Effect::Run(key));
+        }
+    }
+
+    pub(super) fn break_off(&mut self, key: LeaseKey, effects: &mut Vec<Effect>) {
+        self.break_for(key, Broken::Cancelled, effects);
+    }
+
+    fn break_for(&mut self, key: LeaseKey, why: Broken, effects: &mut Vec<Effect>) {
+        if let Some(task) = self.running.get_mut(&key)
+            && task.broken.is_none()
+        {
+            task.broken = Some(why);
+            effects.push(Effect::Break(key));
+        }
+    }
+
+    pub(super) fn on_ended(
+        &mut self,
+        now: Duration,
+        key: LeaseKey,
+        ending: Ending,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(task) = self.running.remove(&key) else {
+            return;
+        };
+        let hand_back = |reason, message: &str| Effect::HandBack {
+            key,
+            reason,
+            message: message.into(),
+        };
+        match (ending, task.broken) {
+            (Ending::Result, _) => {
+                // Also after a cancel: it is in the log, and the coordinator decides what it is worth.
+                let linked = self.is_linked();
+                let wait = if linked { ACK_WAIT } else { Duration::ZERO };
+                self.unacked.insert(key, Waiting::due_at(now + wait));
+                if linked {
+                    effects.push(Effect::SendResult(key));
+                }
+            }
+            (_, Some(Broken::ShuttingDown)) => effects.push(hand_back(
+                HandBackReason::ShuttingDown,
+                "this node is stopping and could not finish in time",
+            )),
+            (_, Some(Broken::OutOfTime)) => {
+                effects.push(hand_back(
+                    HandBackReason::Failed,
+                    "the lease's time is over",
+                ));
+            }
+            (_, Some(Broken::Cancelled)) | (Ending::Stopped, None) => {}
+            (Ending::HandBack { reason, message }, None) => {
+                effects.push(Effect::HandBack {
+                    key,
+                    reason,
+                    message,
+                });
+            }
+        }
+    }
+
+    pub(super) fn on_submit_failed(&mut self, now: Duration, key: LeaseKey) {
+        let wait = self.reconnect.next(&mut self.rng);
+        if let Some(waiting) = self.unacked.get_mut(&key) {
+            *waiting = Waiting::due_at(now + wait);
+        }
+    }
+
+    /// Leases whose time is over; it stands still while there is no link.
+    pub(super) fn watch_leases(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if !self.is_linked() {
+            return;
+        }
+        let late: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(_, t)| now >= t.deadline)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in late {
+            self.break_for(key, Broken::OutOfTime, effects);
+        }
+    }
+
+    /// Results whose acknowledgement is overdue.
+    pub(super) fn hand_in(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if !self.is_linked() {
+            return;
+        }
+        for (key, waiting) in &mut self.unacked {
+            if now >= waiting.submit_at && !waiting.submitting {
+                waiting.submitting = true;
+                effects.push(Effect::Submit(*key));
+            }
+        }
+    }
+
+    pub(super) fn drain(&mut self, now: Duration, until: Duration, effects: &mut Vec<Effect>) {
+        self.keep_link(now, effects);
+        self.watch_leases(now, effects);
+        if now >= until {
+            for key in self.running().collect::<Vec<_>>() {
+                self.break_for(key, Broken::ShuttingDown, effects);
+            }
+        }
+        self.hand_in(now, effects);
+        let flushed = self.unacked.is_empty() || !self.is_linked();
+        let in_vain = now >= until + FLUSH_TIME;
+        if (self.running.is_empty() && flushed) || in_vain {
+            self.end(Over::Stopped, effects);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What a running node says about itself: the control socket shows it, `daemon` keeps it up to date.
+//! Must stay true: no prompt, no answer, no key, no address of others in it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{engine::EngineDescription, session::Phase};
+
+/// The whole picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Where the conversation stands.
+    pub phase: Phase,
+    /// This program's version.
+    pub software_version: String,
+    /// This process.
+    pub pid: u32,
+    /// When it started, Unix milliseconds.
+    pub started_at_ms: u64,
+    /// The node's public key.
+    pub node_key: String,
+    /// The network's name.
+    pub network: String,
+    /// SHA-256 of its genesis document.
+    pub network_id: String,
+    /// The coordinator's address in use.
+    pub coordinator: String,
+    /// Whether the work link stands.
+    pub linked: bool,
+    /// Why not.
+    pub link_error: Option<String>,
+    /// Our id in the coordinator's database.
+    pub node_id: Option<String>,
+    /// As what we were admitted.
+    pub tier: Option<String>,
+    /// What the coordinator says about stake.
+    pub stake_policy: Option<String>,
+    /// Our standing, as the coordinator says.
+    pub node_status: Option<String>,
+    /// Pending: what is missing and what to do.
+    pub reasons: Vec<String>,
+    /// What is loaded.
+    pub model: Option<ModelStatus>,
+    /// What the model keeper does, or what failed.
+    pub model_state: Option<String>,
+    /// Slots configured.
+    pub slots: u32,
+    /// Tasks under way.
+    pub running: u32,
+    /// Results waiting for the coordinator.
+    pub unacknowledged: u32,
+    /// Whether the operator's hours are open.
+    pub open: bool,
+    /// Hardware, as found: one line each.
+    pub hardware: Vec<String>,
+}
+
+/// The loaded model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// Which version.
+    pub version: String,
+    /// SHA-256s of the weights.
+    pub sha256: Vec<String>,
+    /// What can be asked.
+    pub sub_models: Vec<String>,
+    /// What has to be said wherever it is shown.
+    pub note: String,
+    /// The timestamp policy it was loaded under (spec §8): none is checked yet.
+    pub timestamps: String,
+    /// Where it computes.
+    pub engine: Option<EngineDescription>,
+}

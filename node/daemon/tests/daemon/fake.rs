@@ -1,0 +1,555 @@
+//! A coordinator that does what the test says: real TLS and gRPC, a network of its own, files over HTTP.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use owm_proto::{
+    Envelope, NodeKey, Purpose, Sha256, TaskId, UnixMillis,
+    genesis::{DelegatedRole, Delegation, Genesis, NetworkId, network_id},
+    invite::Invite,
+    manifest::{Manifest, ManifestFile, SubModel},
+    seal,
+    wire::coordinator::{
+        Cancel, Chunk, GetModelVersionRequest, GetModelVersionResponse, GetNetworkRequest,
+        GetNetworkResponse, HandBack, HeartbeatRequest, HeartbeatResponse, Hello, InferencePayload,
+        Lease, PollWorkRequest, PollWorkResponse, RegisterNodeRequest, RegisterNodeResponse,
+        RegistrationOutcome, ResultAck, SealedTask, SignedEnvelope, SubmitTaskResultRequest,
+        SubmitTaskResultResponse, TaskPayload, TaskResult, Verdict, Welcome, WorkDown, WorkUp,
+        coordinator_server::{Coordinator, CoordinatorServer},
+        task_payload::Task,
+        work_down, work_up,
+    },
+};
+use owm_service::tls::{Identity, TlsLimits, serve_tls, server_config};
+use prost::Message as _;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{PATIENCE, task_id};
+
+const WEIGHTS: &[u8] = b"weights that nobody reads";
+const VERSION: &str = "owm-v0.1.0";
+
+#[derive(Debug)]
+struct State {
+    network: GetNetworkResponse,
+    manifest: SignedEnvelope,
+    outcomes: Mutex<VecDeque<RegistrationOutcome>>,
+    submitted: Mutex<(Verdict, u64)>,
+    streams: mpsc::Sender<Stream>,
+    seen: mpsc::Sender<TaskResult>,
+    polls: Mutex<Option<Poll>>,
+    refusal: Mutex<Option<&'static str>>,
+}
+
+/// The poll session that stands in for a stream.
+#[derive(Debug)]
+struct Poll {
+    up: mpsc::Sender<WorkUp>,
+    down: Arc<tokio::sync::Mutex<mpsc::Receiver<Result<WorkDown, Status>>>>,
+}
+
+/// The running fake.
+pub(crate) struct Fake {
+    /// How to join.
+    pub(crate) invite: Invite,
+    state: Arc<State>,
+    streams: mpsc::Receiver<Stream>,
+    seen: mpsc::Receiver<TaskResult>,
+}
+
+/// A work stream, from the coordinator's side.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    up: mpsc::Receiver<WorkUp>,
+    down: mpsc::Sender<Result<WorkDown, Status>>,
+}
+
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("model.safetensors", WEIGHTS.to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("config.json", b"{\"a\": 1}".to_vec()),
+    ]
+}
+
+fn manifest() -> Manifest {
+    let file = |(name, bytes): &(&str, Vec<u8>)| ManifestFile {
+        name: (*name).into(),
+        size: bytes.len() as u64,
+        sha256: Sha256::of(bytes),
+        piece_len: None,
+        ladder_sha256: None,
+    };
+    let files: Vec<_> = files().iter().map(file).collect();
+    let sub_model = SubModel {
+        architecture: "llama".into(),
+        tokenizer: "tokenizer.json".into(),
+        files: files.iter().map(|file| file.name.clone()).collect(),
+    };
+    Manifest {
+        sequence: 1,
+        version: VERSION.parse().unwrap(),
+        round: None,
+        created_at: UnixMillis(1),
+        parent: None,
+        default_sub_model: "owm-geo".parse().unwrap(),
+        sub_models: ["owm-code", "owm-geo"]
+            .map(|id| (id.parse().unwrap(), sub_model.clone()))
+            .into(),
+        files,
+        note: "echoes only".into(),
+        release_notes: String::new(),
+    }
+}
+
+async fn serve_blobs() -> String {
+    let blobs: HashMap<String, Vec<u8>> = files()
+        .into_iter()
+        .map(|(_, bytes)| (format!("/v1/blobs/{}", Sha256::of(&bytes)), bytes))
+        .collect();
+    let blobs = Arc::new(blobs);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let blobs = Arc::clone(&blobs);
+            let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                let _: &hyper::body::Incoming = request.body();
+                let (status, body) = match blobs.get(request.uri().path()) {
+                    Some(bytes) => (200, bytes.clone()),
+                    None => (404, Vec::new()),
+                };
+                let response = http::Response::builder()
+                    .status(status)
+                    .body(Full::new(Bytes::from(body)));
+                async move { Ok::<_, Infallible>(response.unwrap()) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
+    format!("http://{address}")
+}
+
+impl Fake {
+    /// A network, its coordinator, its files.
+    pub(crate) async fn start() -> Self {
+        let [root, instance, release] = [1, 2, 3].map(|n| NodeKey::from_seed(&[n; 32]));
+        let genesis = Genesis {
+            name: "fake".into(),
+            bitcoin_chain: "regtest".into(),
+            root_public_key: root.public(),
+            created_at: UnixMillis(0),
+        }
+        .to_bytes();
+        let id = network_id(&genesis);
+        let delegate = |role, key: &NodeKey| {
+            let said = Delegation {
+                role,
+                key: key.public(),
+                issued_at_ms: UnixMillis(0),
+                expires_at_ms: UnixMillis(u64::MAX),
+            };
+            SignedEnvelope::from(&said.sign(&root, &id))
+        };
+        let delegations = vec![
+            delegate(DelegatedRole::Instance, &instance),
+            delegate(DelegatedRole::Release, &release),
+        ];
+        let web_seed = serve_blobs().await;
+        let network = GetNetworkResponse {
+            genesis,
+            delegations,
+            revocations: vec![],
+            web_seed,
+        };
+        let signed = Envelope::sign(&release, Purpose::Manifest, &id, manifest().to_bytes());
+        let (streams_tx, streams) = mpsc::channel(8);
+        let (seen_tx, seen) = mpsc::channel(8);
+        let state = Arc::new(State {
+            network,
+            manifest: (&signed).into(),
+            outcomes: Mutex::default(),
+            submitted: Mutex::new((Verdict::Accepted, 0)),
+            streams: streams_tx,
+            seen: seen_tx,
+            polls: Mutex::default(),
+            refusal: Mutex::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let identity = Identity::from_pkcs8_der(&instance.to_pkcs8_der()).unwrap();
+        let incoming = serve_tls(listener, server_config(&identity), TlsLimits::default());
+        let service = CoordinatorServer::new(Service(Arc::clone(&state)));
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
+        let invite = Invite {
+            genesis: id,
+            instance_key: instance.public(),
+            addresses: vec![address.to_string()],
+            onion: None,
+            peers: vec![],
+            web_seed: None,
+        };
+        Self {
+            invite,
+            state,
+            streams,
+            seen,
+        }
+    }
+
+    pub(crate) fn network_id(&self) -> NetworkId {
+        self.invite.genesis
+    }
+
+    pub(crate) fn weights() -> Sha256 {
+        Sha256::of(WEIGHTS)
+    }
+
+    pub(crate) fn answer_registration(
+        &self,
+        outcomes: impl IntoIterator<Item = RegistrationOutcome>,
+    ) {
+        self.state.outcomes.lock().unwrap().extend(outcomes);
+    }
+
+    pub(crate) fn refuse_streams(&self, why: &'static str) {
+        *self.state.refusal.lock().unwrap() = Some(why);
+    }
+
+    pub(crate) fn acknowledge_submitted(&self, verdict: Verdict, reward_msat: u64) {
+        *self.state.submitted.lock().unwrap() = (verdict, reward_msat);
+    }
+
+    /// The next work stream.
+    pub(crate) async fn stream(&mut self) -> Stream {
+        let next = tokio::time::timeout(PATIENCE, self.streams.recv());
+        next.await.expect("the node opens a stream").unwrap()
+    }
+
+    /// The next result that came by a call.
+    pub(crate) async fn submitted(&mut self) -> TaskResult {
+        let next = tokio::time::timeout(PATIENCE, self.seen.recv());
+        next.await.expect("the node calls").unwrap()
+    }
+}
+
+impl Stream {
+    async fn next(&mut self) -> work_up::Message {
+        let next = tokio::time::timeout(PATIENCE, self.up.recv()).await;
+        next.expect("the node says something")
+            .expect("the stream stands")
+            .message
+            .unwrap()
+    }
+
+    /// The next message that is neither a ping, a heartbeat nor a chunk.
+    pub(crate) async fn next_of_work(&mut self) -> work_up::Message {
+        use work_up::Message;
+        loop {
+            match self.next().await {
+                Message::Ping(n) => self.send(work_down::Message::Pong(n)).await,
+                Message::Heartbeat(_) | Message::Chunk(_) => {}
+                // A new set of weights without credits says nothing about slots.
+                Message::Offer(offer) if offer.credits == 0 => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) async fn hello(&mut self) -> Hello {
+        match self.next().await {
+            work_up::Message::Hello(hello) => hello,
+            other => panic!("not a hello first: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn heartbeat(&mut self) -> SignedEnvelope {
+        loop {
+            if let work_up::Message::Heartbeat(envelope) = self.next().await {
+                return envelope;
+            }
+        }
+    }
+
+    pub(crate) async fn offer(&mut self) -> u32 {
+        match self.next_of_work().await {
+            work_up::Message::Offer(offer) => offer.credits,
+            other => panic!("not an offer: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn offer_with_weights(&mut self) -> u32 {
+        match self.next_of_work().await {
+            work_up::Message::Offer(offer) => {
+                assert_eq!(offer.sha256, [Sha256::of(WEIGHTS).to_string()]);
+                assert_eq!(offer.role, "infer");
+                offer.credits
+            }
+            other => panic!("not an offer: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn hand_back(&mut self) -> HandBack {
+        match self.next_of_work().await {
+            work_up::Message::HandBack(back) => back,
+            other => panic!("not handed back: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn chunk(&mut self) -> Chunk {
+        loop {
+            if let work_up::Message::Chunk(chunk) = self.next().await {
+                return chunk;
+            }
+        }
+    }
+
+    pub(crate) async fn until_result(&mut self) -> (Vec<Chunk>, TaskResult) {
+        let mut chunks = Vec::new();
+        loop {
+            match self.next().await {
+                work_up::Message::Chunk(chunk) => chunks.push(chunk),
+                work_up::Message::Result(result) => return (chunks, result),
+                work_up::Message::HandBack(back) => panic!("handed back: {back:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) async fn send(&self, message: work_down::Message) {
+        self.down
+            .send(Ok(WorkDown {
+                message: Some(message),
+            }))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn welcome(&self) {
+        let welcome = Welcome {
+            node_status: "active".into(),
+            session_epoch: 1,
+            ping_secs: 10,
+            newest_version: VERSION.into(),
+        };
+        self.send(work_down::Message::Welcome(welcome)).await;
+    }
+
+    pub(crate) async fn cancel(&self, task: TaskId, epoch: u64) {
+        let (task_id, reason) = (task.to_string(), "the client is gone".into());
+        self.send(work_down::Message::Cancel(Cancel {
+            task_id,
+            epoch,
+            reason,
+        }))
+        .await;
+    }
+
+    pub(crate) async fn ack(&self, task: TaskId, epoch: u64, verdict: Verdict, reward_msat: u64) {
+        let ack = ResultAck {
+            task_id: task.to_string(),
+            epoch,
+            verdict: verdict.into(),
+            reason: String::new(),
+            reward_msat,
+        };
+        self.send(work_down::Message::ResultAck(ack)).await;
+    }
+
+    /// Leases a question to `node`.
+    pub(crate) async fn lease(
+        &self,
+        node: &NodeKey,
+        epoch: u64,
+        prompt: &str,
+        stream: bool,
+        forced_prefix: &[u32],
+    ) -> TaskId {
+        let inference = InferencePayload {
+            prompt: prompt.into(),
+            max_tokens: 100,
+            top_p: 1.0,
+            seed: 7,
+            stream,
+            ..InferencePayload::default()
+        };
+        let payload = TaskPayload {
+            task: Some(Task::Inference(inference)),
+        }
+        .encode_to_vec();
+        let input_hash = Sha256::of(&payload).to_string();
+        let sealed = SealedTask {
+            payload,
+            forced_prefix: forced_prefix.to_vec(),
+        };
+        let task = task_id(9);
+        let lease = Lease {
+            task_id: task.to_string(),
+            epoch,
+            task_type: "inference".into(),
+            deadline_ms: 0,
+            lease_ms: 60_000,
+            model_version: VERSION.into(),
+            sub_model: "owm-geo".into(),
+            model_sha256: vec![Fake::weights().to_string()],
+            input_hash,
+            sealed_payload: seal::seal(&node.public(), &sealed.encode_to_vec()).unwrap(),
+        };
+        self.send(work_down::Message::Lease(lease)).await;
+        task
+    }
+}
+
+struct Service(Arc<State>);
+
+#[tonic::async_trait]
+impl Coordinator for Service {
+    type WorkStream = Pin<Box<dyn futures::Stream<Item = Result<WorkDown, Status>> + Send>>;
+
+    async fn get_network(
+        &self,
+        _: Request<GetNetworkRequest>,
+    ) -> Result<Response<GetNetworkResponse>, Status> {
+        Ok(Response::new(self.0.network.clone()))
+    }
+
+    async fn register_node(
+        &self,
+        _: Request<RegisterNodeRequest>,
+    ) -> Result<Response<RegisterNodeResponse>, Status> {
+        let next = self.0.outcomes.lock().unwrap().pop_front();
+        Ok(Response::new(RegisterNodeResponse {
+            outcome: next.unwrap_or(RegistrationOutcome::Active).into(),
+            node_id: "n".into(),
+            tier: "t1".into(),
+            membership: None,
+            reasons: vec!["banned".into()],
+            heartbeat_secs: 60,
+            stake_policy: "not required".into(),
+            coordinator_time_ms: 0,
+        }))
+    }
+
+    async fn heartbeat(
+        &self,
+        _: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        Ok(Response::new(HeartbeatResponse::default()))
+    }
+
+    async fn work(
+        &self,
+        request: Request<Streaming<WorkUp>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let refusal = *self.0.refusal.lock().unwrap();
+        if let Some(why) = refusal {
+            return Err(Status::aborted(why));
+        }
+        let mut incoming = request.into_inner();
+        let (up_tx, up) = mpsc::channel(256);
+        let (down, down_rx) = mpsc::channel(256);
+        let (ended, goodbye) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                if up_tx.send(message).await.is_err() {
+                    break;
+                }
+            }
+            drop(ended);
+        });
+        self.0.streams.send(Stream { up, down }).await.unwrap();
+        // A node that has said all it had to say is let go.
+        let down = futures::StreamExt::take_until(ReceiverStream::new(down_rx), goodbye);
+        Ok(Response::new(Box::pin(down)))
+    }
+
+    async fn poll_work(
+        &self,
+        request: Request<PollWorkRequest>,
+    ) -> Result<Response<PollWorkResponse>, Status> {
+        let PollWorkRequest { messages, wait_ms } = request.into_inner();
+        let (hello, rest) = messages.split_first().expect("a hello first");
+        let fresh = {
+            let mut polls = self.0.polls.lock().unwrap();
+            let is_fresh = polls.is_none();
+            let (up_tx, up) = mpsc::channel(256);
+            let (down, down_rx) = mpsc::channel(256);
+            if is_fresh {
+                let down_rx = Arc::new(tokio::sync::Mutex::new(down_rx));
+                *polls = Some(Poll {
+                    up: up_tx,
+                    down: down_rx,
+                });
+            }
+            is_fresh.then_some(Stream { up, down })
+        };
+        let (up, down) = {
+            let polls = self.0.polls.lock().unwrap();
+            let poll = polls.as_ref().unwrap();
+            (poll.up.clone(), Arc::clone(&poll.down))
+        };
+        if let Some(stream) = fresh {
+            up.send(hello.clone()).await.unwrap();
+            self.0.streams.send(stream).await.unwrap();
+        }
+        for message in rest {
+            up.send(message.clone())
+                .await
+                .map_err(|_| Status::unavailable("gone"))?;
+        }
+        let mut messages = Vec::new();
+        let wait = Duration::from_millis(wait_ms.into());
+        let held = async { down.lock().await.recv().await };
+        if !wait.is_zero()
+            && let Ok(Some(Ok(message))) = tokio::time::timeout(wait, held).await
+        {
+            messages.push(message);
+        }
+        Ok(Response::new(PollWorkResponse { messages }))
+    }
+
+    async fn submit_task_result(
+        &self,
+        request: Request<SubmitTaskResultRequest>,
+    ) -> Result<Response<SubmitTaskResultResponse>, Status> {
+        let result = request.into_inner().result.unwrap();
+        let (verdict, reward_msat) = *self.0.submitted.lock().unwrap();
+        self.0.seen.send(result).await.unwrap();
+        let ack = ResultAck {
+            task_id: task_id(9).to_string(),
+            epoch: 1,
+            verdict: verdict.into(),
+            reason: String::new(),
+            reward_msat,
+        };
+        Ok(Response::new(SubmitTaskResultResponse { ack: Some(ack) }))
+    }
+
+    async fn get_model_version(
+        &self,
+        _: Request<GetModelVersionRequest>,
+    ) -> Result<Response<GetModelVersionResponse>, Status> {
+        let manifest = Some(self.0.manifest.clone());
+        Ok(Response::new(GetModelVersionResponse {
+            manifest,
+            note: "a test".into(),
+        }))
+    }
+}
