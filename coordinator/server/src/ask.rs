@@ -388,7 +388,7 @@ impl App {
 
     /// Turns a question away when nobody could answer it in time.
     async fn admit(&self, weights: &[Sha256]) -> Result<(), AskError> {
-        let slots = self.sessions.slots_holding(weights);
+        let slots = self.sessions.slots_holding(weights, self.now());
         if slots == 0 {
             return Err(AskError::NoNodes {
                 retry_after: RETRY_NO_NODES,

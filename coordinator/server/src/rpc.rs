@@ -44,6 +44,17 @@ const KEEPALIVE: Duration = Duration::from_mins(5);
 #[derive(Clone, Debug)]
 pub struct NodeService {
     pub(crate) app: App,
+    polls: poll::PollSessions,
+}
+
+impl NodeService {
+    /// Serves `app`; nobody polls yet.
+    pub fn new(app: App) -> Self {
+        Self {
+            app,
+            polls: poll::PollSessions::default(),
+        }
+    }
 }
 
 type Down = Pin<Box<dyn Stream<Item = Result<wire::WorkDown, Status>> + Send>>;
@@ -165,7 +176,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let identity = Identity::from_pkcs8_der(&app.authority.instance.to_pkcs8_der())?;
     let incoming = serve_tls(listener, server_config(&identity), TlsLimits::default());
-    let service = coordinator_server::CoordinatorServer::new(NodeService { app })
+    let service = coordinator_server::CoordinatorServer::new(NodeService::new(app))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()

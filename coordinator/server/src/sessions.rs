@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use owm_coordinator_domain::schedule::{Candidate, Credits};
@@ -33,7 +34,12 @@ struct Session {
     lost_at: Option<UnixMillis>,
     last_sign_at: UnixMillis,
     polls: bool,
+    /// Slots it had when a lease last ended, and when: its next offer is on its way.
+    slots_before: (u32, UnixMillis),
 }
+
+/// A node offers a slot again as soon as its lease has ended; until then the slot counts as there.
+const OFFER_EXPECTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// All connected sessions. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +112,7 @@ impl Sessions {
             lost_at: None,
             last_sign_at: opening.now,
             polls: opening.polls,
+            slots_before: (0, opening.now),
         };
         let old = self.with(|all| all.insert(id, new));
         if let Some(old) = old.filter(|old| old.run != opening.session) {
@@ -229,10 +236,11 @@ impl Sessions {
     }
 
     /// A lease ended, whoever ended it.
-    pub fn release(&self, node: NodeId, task: TaskId, epoch: u64) {
+    pub fn release(&self, node: NodeId, task: TaskId, epoch: u64, now: UnixMillis) {
         self.with(|all| {
             let Some(s) = all.get_mut(&node) else { return };
             if s.running.get(&task).is_some_and(|(e, _)| *e == epoch) {
+                s.slots_before = (s.facts.infer_slots, now);
                 s.running.remove(&task);
                 s.count_slots();
             }
@@ -262,12 +270,12 @@ impl Sessions {
     }
 
     /// Inference slots, busy ones included, of active nodes that have all of `weights` loaded.
-    pub fn slots_holding(&self, weights: &[Sha256]) -> u32 {
+    pub fn slots_holding(&self, weights: &[Sha256], now: UnixMillis) -> u32 {
         self.with(|all| {
             all.values()
                 .filter(|s| s.facts.status == owm_proto::NodeStatus::Active)
                 .filter(|s| weights.iter().all(|w| s.facts.loaded.contains(w)))
-                .map(|s| s.facts.infer_slots)
+                .map(|s| s.slots(now))
                 .sum()
         })
     }
@@ -293,6 +301,15 @@ impl Sessions {
 }
 
 impl Session {
+    /// Inference slots, one that is about to be offered again included.
+    fn slots(&self, now: UnixMillis) -> u32 {
+        let (before, at) = self.slots_before;
+        let expected = self.down.is_some() && now.since(at) < OFFER_EXPECTED_WITHIN;
+        self.facts
+            .infer_slots
+            .max(if expected { before } else { 0 })
+    }
+
     fn count_slots(&mut self) {
         let busy = self
             .running

@@ -162,9 +162,7 @@ impl TestApp {
     /// Registers and connects a node that follows `script`, with so many inference slots.
     pub(crate) async fn node(&self, n: u8, slots: u32, script: Script) -> TestNode {
         let (node, key) = self.register(n).await;
-        let service = NodeService {
-            app: self.app.clone(),
-        };
+        let service = NodeService::new(self.app.clone());
         let (down, mut leases) = mpsc::channel(64);
         let hello = wire::Hello {
             session_id: vec![n; 16],

@@ -1,14 +1,11 @@
 //! PollWork: the unary long-poll twin of Work. The session outlives the calls; what is said to the node
-//! waits in its queue until the next poll.
+//! waits in its queue until the next poll. A poll that has something to say does not wait behind one
+//! that only listens: conversation and queue have locks of their own.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use owm_coordinator_store::session::SessionKind;
-use owm_proto::{PublicKey, SessionId, wire::coordinator as wire};
+use owm_proto::{NodeId, PublicKey, SessionId, wire::coordinator as wire};
 use tokio::sync::{Mutex, mpsc};
 use tonic::Status;
 
@@ -21,18 +18,19 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Messages of one poll.
 const MESSAGES_MAX: usize = 256;
 
+/// One polling session.
+#[derive(Debug)]
 struct Polling {
-    conversation: Conversation,
-    queue: mpsc::Receiver<wire::WorkDown>,
+    node: NodeId,
     session: SessionId,
+    conversation: Mutex<Conversation>,
+    queue: Mutex<mpsc::Receiver<wire::WorkDown>>,
 }
 
-type Shared = Arc<Mutex<Polling>>;
-
 /// Sessions that poll, by node key. A session is replaced by its node's next one, so there are never
-/// more than registered nodes.
-static POLLING: LazyLock<Mutex<HashMap<(PublicKey, PublicKey), Shared>>> =
-    LazyLock::new(|| Mutex::new(HashMap::new()));
+/// more than registered nodes. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PollSessions(Arc<Mutex<HashMap<PublicKey, Arc<Polling>>>>);
 
 impl NodeService {
     pub(super) async fn work_poll(
@@ -43,30 +41,28 @@ impl NodeService {
         if request.messages.len() > MESSAGES_MAX {
             return Err(Status::invalid_argument("too many messages in one poll"));
         }
-        let mut said = request.messages.into_iter().filter_map(|m| m.message);
+        let mut said = request
+            .messages
+            .into_iter()
+            .filter_map(|m| m.message)
+            .peekable();
         let Some(wire::work_up::Message::Hello(hello)) = said.next() else {
             return Err(Status::invalid_argument("every poll begins with a Hello"));
         };
         let (polling, mut messages) = self.polling(key, hello).await?;
-        let mut polling = polling.lock().await;
-        for message in said {
-            if let Some(answer) = polling.conversation.take(message).await? {
-                messages.push(wire::WorkDown {
-                    message: Some(answer),
-                });
+        if said.peek().is_some() {
+            let mut conversation = polling.conversation.lock().await;
+            for message in said {
+                if let Some(answer) = conversation.take(message).await? {
+                    messages.push(wire::WorkDown {
+                        message: Some(answer),
+                    });
+                }
             }
         }
+        self.app.sessions.touch(polling.node, self.app.now());
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX);
-        if messages.is_empty()
-            && let Ok(Some(first)) = tokio::time::timeout(wait, polling.queue.recv()).await
-        {
-            messages.push(first);
-        }
-        while messages.len() < MESSAGES_MAX
-            && let Ok(more) = polling.queue.try_recv()
-        {
-            messages.push(more);
-        }
+        polling.listen(&mut messages, wait).await;
         Ok(wire::PollWorkResponse { messages })
     }
 
@@ -75,28 +71,24 @@ impl NodeService {
         &self,
         key: PublicKey,
         hello: wire::Hello,
-    ) -> Result<(Shared, Vec<wire::WorkDown>), Status> {
+    ) -> Result<(Arc<Polling>, Vec<wire::WorkDown>), Status> {
         let session = SessionId::from_wire(&hello.session_id)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let name = (self.app.instance(), key);
-        let known = POLLING.lock().await.get(&name).cloned();
-        if let Some(known) = known {
-            let same = {
-                let polling = known.lock().await;
-                polling.session == session && polling.conversation.is_current()
-            };
-            if same {
-                return Ok((known, vec![]));
-            }
+        let known = self.polls.0.lock().await.get(&key).cloned();
+        let is_current =
+            |p: &Polling| p.session == session && self.app.sessions.is_current(p.node, session);
+        if let Some(known) = known.filter(|known| is_current(known)) {
+            return Ok((known, vec![]));
         }
         let (down, queue) = mpsc::channel(DOWN_PENDING_MAX);
         let (conversation, welcome) = self.converse(key, hello, SessionKind::Poll, down).await?;
-        let polling = Arc::new(Mutex::new(Polling {
-            conversation,
-            queue,
+        let polling = Arc::new(Polling {
+            node: conversation.node.node_id,
             session,
-        }));
-        POLLING.lock().await.insert(name, Arc::clone(&polling));
+            conversation: Mutex::new(conversation),
+            queue: Mutex::new(queue),
+        });
+        self.polls.0.lock().await.insert(key, Arc::clone(&polling));
         let welcome = wire::work_down::Message::Welcome(welcome);
         Ok((
             polling,
@@ -106,3 +98,28 @@ impl NodeService {
         ))
     }
 }
+
+impl Polling {
+    /// Adds what waits for the node; with nothing to tell yet, waits for the first.
+    async fn listen(&self, messages: &mut Vec<wire::WorkDown>, wait: Duration) {
+        let held = if messages.is_empty() {
+            tokio::time::timeout(wait, self.queue.lock()).await.ok()
+        } else {
+            self.queue.try_lock().ok()
+        };
+        let Some(mut queue) = held else { return };
+        if messages.is_empty()
+            && let Ok(Some(first)) = tokio::time::timeout(wait, queue.recv()).await
+        {
+            messages.push(first);
+        }
+        while messages.len() < MESSAGES_MAX
+            && let Ok(more) = queue.try_recv()
+        {
+            messages.push(more);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

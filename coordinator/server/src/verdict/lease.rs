@@ -91,7 +91,7 @@ impl App {
         self.save_next(&mut tx, id, &task, failure.as_ref()).await?;
         tx.commit().await?;
         tracing::info!(task.id = %id, node.id = %node, outcome = %end.outcome, reason = end.reason, "lease ended");
-        self.sessions.release(node, id, epoch);
+        self.sessions.release(node, id, epoch, self.now());
         if let Some(failure) = failure {
             self.answers.failed(id, failure);
         }
@@ -134,7 +134,8 @@ impl App {
         self.save_next(&mut tx, id, &ended, failure.as_ref())
             .await?;
         tx.commit().await?;
-        self.sessions.release(attempt.node, id, attempt.epoch);
+        self.sessions
+            .release(attempt.node, id, attempt.epoch, self.now());
         self.tell_cancelled(attempt.node, id, "the lease has run out");
         if let Some(failure) = failure {
             self.answers.failed(id, failure);
@@ -162,7 +163,8 @@ impl App {
         .await?;
         tx.commit().await?;
         if let Phase::Leased { node, .. } = loaded.task.phase {
-            self.sessions.release(node, id, loaded.task.epoch);
+            self.sessions
+                .release(node, id, loaded.task.epoch, self.now());
             self.tell_cancelled(node, id, reason);
         }
         let failure = AnswerFailure {

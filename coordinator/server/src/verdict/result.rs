@@ -109,7 +109,8 @@ impl App {
         let opened = Opened::open(self, key, wire)?;
         let judged = self.result_judge(node, &opened).await?;
         owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
-        self.sessions.release(node, judged.task, judged.epoch);
+        self.sessions
+            .release(node, judged.task, judged.epoch, self.now());
         if let Some(answer) = judged.answer {
             self.answers.done(judged.task, answer);
         }
