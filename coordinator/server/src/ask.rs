@@ -326,6 +326,25 @@ fn choose_sub_model(question: &Question, model: &ModelVersion) -> Result<SubMode
     Err(invalid("sub_model", message))
 }
 
+/// A question on its way into the queue; dropped half-way, it is forgotten and cancelled.
+struct Unasked<'a> {
+    app: &'a App,
+    task: Option<TaskId>,
+}
+
+impl Drop for Unasked<'_> {
+    fn drop(&mut self) {
+        let Some(task) = self.task else { return };
+        self.app.answers.forget(task);
+        let app = self.app.clone();
+        drop(tokio::spawn(async move {
+            if let Err(error) = app.task_cancel(task, "the asker has gone").await {
+                tracing::warn!(%error, task.id = %task, "a question nobody waits for stays queued");
+            }
+        }));
+    }
+}
+
 fn is_role(role: &str) -> bool {
     matches!(role, "system" | "user" | "assistant")
 }
@@ -371,10 +390,13 @@ impl App {
             task_create(&mut tx, &self.vault, &new, now).await?;
             tx.commit().await
         };
-        if let Err(error) = queued.await {
-            self.answers.forget(task_id);
-            return Err(error.into());
-        }
+        // If the asker hangs up here, nobody would ever end what is followed and queued.
+        let mut guard = Unasked {
+            app: self,
+            task: Some(task_id),
+        };
+        queued.await?;
+        guard.task = None;
         self.dispatcher.wake();
         tracing::info!(request = request_id.log_id(), task.id = %task_id, "question queued");
         Ok(Asked {

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use owm_coordinator_domain::{
     schedule::{TaskNeed, assign},
-    task::Attempt,
+    task::{Attempt, HandBackReason},
 };
 use owm_coordinator_store::{
-    StoreError,
-    chunk::chunk_load,
+    StoreError, Tx,
+    chunk::{chunk_load, chunk_trim},
     lease::{LeaseGrant, QueuedTask, lease_claim, lease_grant},
 };
-use owm_proto::{Role, Sha256, TaskType, seal, wire::coordinator as wire};
+use owm_proto::{NodeId, Role, Sha256, TaskType, seal, wire::coordinator as wire};
 use owm_service::CancellationToken;
 use prost::Message as _;
 use rand::RngCore as _;
@@ -31,6 +31,9 @@ const POLL: Duration = Duration::from_millis(250);
 /// Tasks leased in one transaction: enough to amortise the commit, few enough to hold locks briefly.
 const BATCH_MAX: u32 = 64;
 
+/// Tasks looked at in one pass even if there is one slot: some may fit none of the free nodes.
+const CLAIM_MIN: u32 = 16;
+
 /// Wakes the dispatcher. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct DispatchHandle(Arc<Notify>);
@@ -44,24 +47,24 @@ impl DispatchHandle {
 
 /// Runs until `stop`. A database that is away is waited for.
 pub async fn run(app: App, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut failures = 0_u32;
+    let mut failing = false;
     while !stop.is_cancelled() {
         let mut busy = false;
+        let mut failed = None;
         for role in Role::ALL {
             match dispatch(&app, *role).await {
-                Ok(leased) => {
-                    busy |= leased == BATCH_MAX as usize;
-                    failures = 0;
-                }
-                Err(error) => {
-                    failures += 1;
-                    // Logged once per outage, not four times a second.
-                    if failures == 1 {
-                        tracing::warn!(%error, "cannot hand out work, trying on");
-                    }
-                }
+                Ok(leased) => busy |= leased == BATCH_MAX as usize,
+                Err(error) => failed = Some(error),
             }
         }
+        // Logged once per outage, not four times a second.
+        match failed {
+            Some(ref error) if !failing => {
+                tracing::warn!(%error, "cannot hand out work, trying on");
+            }
+            _ => {}
+        }
+        failing = failed.is_some();
         if busy {
             continue;
         }
@@ -84,8 +87,13 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
     let now = app.now();
     let mut tx = app.store.begin("task.lease").await?;
     // More than there are slots, so that a task nobody here can do does not hold up the rest.
-    let limit = free.saturating_mul(2).min(BATCH_MAX);
-    let queued = lease_claim(&mut tx, &app.vault, role, now, limit).await?;
+    let limit = free.saturating_mul(2).clamp(CLAIM_MIN, BATCH_MAX);
+    let free_nodes: Vec<NodeId> = nodes
+        .iter()
+        .filter(|n| n.candidate.credits.of(role) > 0)
+        .map(|n| n.candidate.node)
+        .collect();
+    let queued = lease_claim(&mut tx, &app.vault, role, &free_nodes, now, limit).await?;
     if queued.is_empty() {
         return Ok(0);
     }
@@ -99,12 +107,8 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
         let (queued, node) = (&queued[task_index], &nodes[node_index]);
         let granted = queued.loaded.task.lease(node.candidate.node, now);
         let Ok((_, attempt)) = granted else { continue };
-        let forced = if queued.loaded.facts.streaming && attempt.epoch > 1 {
-            chunk_load(&mut tx, &app.vault, queued.loaded.facts.task_id)
-                .await?
-                .tokens
-        } else {
-            vec![]
+        let Some(forced) = forced_prefix(app, &mut tx, queued).await else {
+            continue;
         };
         let Some(lease) = sealed_lease(queued, &attempt, node, forced, now.0) else {
             continue;
@@ -113,7 +117,7 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
             task_id: queued.loaded.facts.task_id,
             attempt,
         });
-        leases.push(lease);
+        leases.push((node.seat, lease));
     }
     if grants.is_empty() {
         return Ok(0);
@@ -121,17 +125,38 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
     lease_grant(&mut tx, &grants, now).await?;
     tx.commit().await?;
     owm_service::failpoint::hit(LEASE_WRITTEN);
-    for (grant, lease) in grants.iter().zip(leases) {
+    for (grant, (seat, lease)) in grants.iter().zip(leases) {
         let (id, attempt) = (grant.task_id, &grant.attempt);
-        if !app
-            .sessions
-            .lease(attempt.node, id, attempt.epoch, role, lease)
-        {
-            // The node went away in between: its session's loss takes the lease back.
-            tracing::debug!(task.id = %id, node.id = %attempt.node, "leased node is gone");
+        if !app.sessions.lease(seat, id, attempt.epoch, role, lease) {
+            // The node went away in between, or does not keep up: it never saw the lease, so that is no
+            // attempt.
+            let (why, reason) = ("not delivered", HandBackReason::ShuttingDown);
+            app.hand_back_take(attempt.node, id, attempt.epoch, reason, why)
+                .await?;
         }
     }
     Ok(grants.len())
+}
+
+/// What has been delivered of a streamed answer: forced context for the next attempt. `None`: this task
+/// can't be leased now; the others can.
+async fn forced_prefix(app: &App, tx: &mut Tx, queued: &QueuedTask) -> Option<Vec<u32>> {
+    let facts = &queued.loaded.facts;
+    if !facts.streaming || queued.loaded.task.epoch == 0 {
+        return Some(vec![]);
+    }
+    let id = facts.task_id;
+    let loaded = async {
+        let tokens = chunk_load(tx, &app.vault, id).await?.tokens;
+        chunk_trim(tx, id, u32::try_from(tokens.len()).unwrap_or(u32::MAX)).await?;
+        Ok::<_, StoreError>(tokens)
+    };
+    loaded
+        .await
+        .inspect_err(
+            |error| tracing::error!(%error, task.id = %id, "its delivered prefix can't be read"),
+        )
+        .ok()
 }
 
 fn need(queued: &QueuedTask) -> TaskNeed {

@@ -185,7 +185,7 @@ fn start_loops(
     reconciler!(alive::Alive(app.clone()), 1_000);
     reconciler!(announce::Announce::new(app.clone()), 1_000);
     reconciler!(due::Due(app.clone()), 500);
-    reconciler!(gone::Gone(app.clone()), 1_000);
+    reconciler!(gone::Gone::new(app.clone()), 1_000);
     reconciler!(standing::Standing(app.clone()), 10_000);
     reconciler!(purge::Purge(app.clone()), 30_000);
 }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,9 +24,19 @@ pub const DOWN_PENDING_MAX: usize = 1_024;
 /// The way down to a node.
 pub type Down = mpsc::Sender<wire::WorkDown>;
 
+/// One opening of one node's session: a reconnect is another one, so that what is left of the old
+/// connection can't touch the new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Whose.
+    pub node: NodeId,
+    generation: u64,
+}
+
 /// One connected session.
 #[derive(Debug)]
 struct Session {
+    seat: Seat,
     run: SessionId,
     key: PublicKey,
     facts: Candidate,
@@ -45,6 +58,7 @@ const OFFER_EXPECTED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct Sessions {
     inner: Arc<Mutex<HashMap<NodeId, Session>>>,
+    opened: Arc<AtomicU64>,
 }
 
 /// What a session is opened with.
@@ -58,8 +72,6 @@ pub struct Opening {
     pub down: Option<Down>,
     /// Whether it polls.
     pub polls: bool,
-    /// Leases it still works on, as the database has them.
-    pub running: Vec<(TaskId, u64, Role)>,
     /// Now.
     pub now: UnixMillis,
 }
@@ -71,6 +83,8 @@ pub struct Connected {
     pub candidate: Candidate,
     /// Its identity: what payloads are sealed to.
     pub key: PublicKey,
+    /// Where a lease goes.
+    pub seat: Seat,
 }
 
 impl Sessions {
@@ -78,43 +92,40 @@ impl Sessions {
         f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds a session. An older one of the same node is told that it is fenced, unless it is the same
-    /// process coming back, whose credits then start anew.
-    pub fn open(&self, opening: Opening) {
-        let id = opening.node.node_id;
+    /// Adds a session, without credits: they come with its first offer. An older process of the same
+    /// node is told that it is fenced.
+    pub fn open(&self, opening: Opening) -> Seat {
         let node = opening.node;
-        let running: HashMap<_, _> = opening
-            .running
-            .into_iter()
-            .map(|(task, epoch, role)| (task, (epoch, role)))
-            .collect();
+        let generation = self.opened.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat {
+            node: node.node_id,
+            generation,
+        };
         let facts = Candidate {
-            node: id,
+            node: node.node_id,
             status: node.status,
             tier: node.effective_tier,
             cpu_only: node.cpu_only,
             reliability: node.reliability,
             stake_bonus: node.stake_bonus,
             credits: Credits::default(),
-            infer_slots: running
-                .values()
-                .filter(|(_, role)| *role == Role::Infer)
-                .count() as u32,
-            training: running.values().any(|(_, role)| *role == Role::Train),
+            infer_slots: 0,
+            training: false,
             loaded: vec![],
         };
         let new = Session {
+            seat,
             run: opening.session,
             key: node.public_key,
             facts,
             down: opening.down,
-            running,
+            running: HashMap::new(),
             lost_at: None,
             last_sign_at: opening.now,
             polls: opening.polls,
             slots_before: (0, opening.now),
         };
-        let old = self.with(|all| all.insert(id, new));
+        let old = self.with(|all| all.insert(seat.node, new));
         if let Some(old) = old.filter(|old| old.run != opening.session) {
             let reason = "another process runs with this node's key".to_owned();
             let message = wire::work_down::Message::Fenced(wire::Fenced { reason });
@@ -124,26 +135,48 @@ impl Sessions {
                 }));
             }
         }
+        seat
     }
 
-    /// Whether `session` is the one that counts for `node`.
-    pub fn is_current(&self, node: NodeId, session: SessionId) -> bool {
-        self.with(|all| all.get(&node).is_some_and(|s| s.run == session))
+    /// Leases that the node goes on with after a reconnect.
+    pub fn adopt(&self, seat: Seat, running: Vec<(TaskId, u64, Role)>) {
+        self.with_seat(seat, |s| {
+            s.running.extend(
+                running
+                    .into_iter()
+                    .map(|(task, epoch, role)| (task, (epoch, role))),
+            );
+            s.count_slots();
+        });
+    }
+
+    fn with_seat<T>(&self, seat: Seat, f: impl FnOnce(&mut Session) -> T) -> Option<T> {
+        self.with(|all| all.get_mut(&seat.node).filter(|s| s.seat == seat).map(f))
+    }
+
+    /// Whether `seat` is the one that counts for its node.
+    pub fn is_current(&self, seat: Seat) -> bool {
+        self.with_seat(seat, |_| ()).is_some()
+    }
+
+    /// Whether a node has a session here.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.with(|all| all.contains_key(&node))
+    }
+
+    /// The node takes no more work: it is going to stop.
+    pub fn drain(&self, node: NodeId) {
+        self.with(|all| {
+            if let Some(s) = all.get_mut(&node) {
+                s.facts.credits = Credits::default();
+                s.count_slots();
+            }
+        });
     }
 
     /// Adds credits for a role and replaces the set of loaded weights.
-    pub fn offer(
-        &self,
-        node: NodeId,
-        session: SessionId,
-        role: Role,
-        credits: u32,
-        loaded: Vec<Sha256>,
-    ) {
-        self.with(|all| {
-            let Some(s) = all.get_mut(&node).filter(|s| s.run == session) else {
-                return;
-            };
+    pub fn offer(&self, seat: Seat, role: Role, credits: u32, loaded: Vec<Sha256>) {
+        self.with_seat(seat, |s| {
             let free = s.facts.credits.of_mut(role);
             *free = free.saturating_add(credits).min(CREDITS_MAX);
             s.facts.loaded = loaded;
@@ -161,32 +194,23 @@ impl Sessions {
     }
 
     /// The stream broke; the session may come back.
-    pub fn lose_stream(&self, node: NodeId, session: SessionId, now: UnixMillis) {
-        self.with(|all| {
-            let Some(s) = all.get_mut(&node).filter(|s| s.run == session) else {
-                return;
-            };
+    pub fn lose_stream(&self, seat: Seat, now: UnixMillis) {
+        self.with_seat(seat, |s| {
             s.down = None;
             s.facts.credits = Credits::default();
             s.lost_at = s.lost_at.or(Some(now));
         });
     }
 
-    /// Forgets sessions that `gone` says are gone; returns their nodes.
+    /// Forgets sessions that `gone` says are gone; returns their nodes and runs.
     pub fn remove_gone(
         &self,
         gone: impl Fn(bool, UnixMillis, Option<UnixMillis>) -> bool,
-    ) -> Vec<NodeId> {
+    ) -> Vec<(NodeId, SessionId)> {
         self.with(|all| {
-            let ids: Vec<NodeId> = all
-                .iter()
-                .filter(|(_, s)| gone(s.polls, s.last_sign_at, s.lost_at))
-                .map(|(id, _)| *id)
-                .collect();
-            for id in &ids {
-                all.remove(id);
-            }
-            ids
+            all.extract_if(|_, s| gone(s.polls, s.last_sign_at, s.lost_at))
+                .map(|(id, s)| (id, s.run))
+                .collect()
         })
     }
 
@@ -199,6 +223,7 @@ impl Sessions {
                 .map(|s| Connected {
                     candidate: s.facts.clone(),
                     key: s.key,
+                    seat: s.seat,
                 })
                 .collect();
             // The map's order is random; the scheduling rules are replayable.
@@ -207,32 +232,32 @@ impl Sessions {
         })
     }
 
-    /// Sends a lease down and takes a credit for it. `false`: the node is not there any more.
+    /// Sends a lease down and takes a credit for it. `false`: it was not delivered.
     pub fn lease(
         &self,
-        node: NodeId,
+        seat: Seat,
         task: TaskId,
         epoch: u64,
         role: Role,
         lease: wire::Lease,
     ) -> bool {
-        self.with(|all| {
-            let Some(s) = all.get_mut(&node) else {
-                return false;
-            };
-            let Some(down) = &s.down else { return false };
+        let delivered = self.with_seat(seat, |s| {
             let message = wire::WorkDown {
                 message: Some(wire::work_down::Message::Lease(lease)),
             };
-            if down.try_send(message).is_err() {
-                return false;
+            let sent = s
+                .down
+                .as_ref()
+                .is_some_and(|down| down.try_send(message).is_ok());
+            if sent {
+                let free = s.facts.credits.of_mut(role);
+                *free = free.saturating_sub(1);
+                s.running.insert(task, (epoch, role));
+                s.count_slots();
             }
-            let free = s.facts.credits.of_mut(role);
-            *free = free.saturating_sub(1);
-            s.running.insert(task, (epoch, role));
-            s.count_slots();
-            true
-        })
+            sent
+        });
+        delivered == Some(true)
     }
 
     /// A lease ended, whoever ended it.
@@ -320,3 +345,6 @@ impl Session {
         self.facts.training = self.running.values().any(|(_, role)| *role == Role::Train);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,10 +63,10 @@ impl App {
     }
 
     /// Tells a node that a task is not wanted from it any more.
-    pub(crate) fn tell_cancelled(&self, node: NodeId, task: TaskId, reason: &str) {
+    pub(crate) fn tell_cancelled(&self, node: NodeId, task: TaskId, epoch: u64, reason: &str) {
         let cancel = wire::Cancel {
             task_id: task.to_string(),
-            epoch: 0,
+            epoch,
             reason: reason.to_owned(),
         };
         self.sessions

@@ -50,8 +50,13 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
             sqlx::Error::Database(inner) => {
                 let code = inner.code().unwrap_or_default();
-                // 57P0x: shutting down or starting up; 53xxx: out of resources; 08xxx: connection.
-                if code.starts_with("57P") || code.starts_with("53") || code.starts_with("08") {
+                // 40xxx: deadlock, serialization; 57014: took too long; 57P0x: shutting down or starting up; 53xxx: out of resources; 08xxx: connection.
+                if code.starts_with("40")
+                    || code == "57014"
+                    || code.starts_with("57P")
+                    || code.starts_with("53")
+                    || code.starts_with("08")
+                {
                     return Self::Unavailable(error);
                 }
                 if code.starts_with("23") {

@@ -61,19 +61,20 @@ pub async fn leases_extend(
     if recorded.rows_affected() == 0 {
         return Ok(None);
     }
-    sqlx::query!(
-        "UPDATE task_attempts a SET expires_at = a.expires_at + make_interval(secs => $1)
-         FROM tasks t WHERE t.phase = 'leased' AND a.task_id = t.task_id AND a.epoch = t.lease_epoch",
-        seconds
-    )
-    .execute(&mut *tx.inner)
-    .await?;
+    // Tasks before attempts, as every verdict locks them.
     let done = sqlx::query!(
         "UPDATE tasks SET deadline_at = deadline_at + make_interval(secs => $1),
              lease_expires_at = lease_expires_at + make_interval(secs => $1)
          WHERE phase IN ('queued', 'leased') AND deadline_at >= $2",
         seconds,
         to_pg(from)
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    sqlx::query!(
+        "UPDATE task_attempts a SET expires_at = a.expires_at + make_interval(secs => $1)
+         FROM tasks t WHERE t.phase = 'leased' AND a.task_id = t.task_id AND a.epoch = t.lease_epoch",
+        seconds
     )
     .execute(&mut *tx.inner)
     .await?;

@@ -2,7 +2,7 @@
 //! written in two statements.
 
 use owm_coordinator_domain::task::{Attempt, Phase};
-use owm_proto::{Role, TaskId, UnixMillis};
+use owm_proto::{NodeId, Role, TaskId, UnixMillis};
 
 use crate::{
     error::StoreError,
@@ -21,15 +21,18 @@ pub struct QueuedTask {
     pub payload: Vec<u8>,
 }
 
-/// Locks up to `limit` queued tasks of a role, most urgent first; other coordinators skip them.
+/// Locks up to `limit` queued tasks of a role that not all of the `free` nodes have tried, most urgent
+/// first; other coordinators skip them. A row that can't be read is logged and left.
 #[tracing::instrument(name = "db.lease.claim", skip_all, err)]
 pub async fn lease_claim(
     tx: &mut Tx,
     vault: &Vault,
     role: Role,
+    free: &[NodeId],
     now: UnixMillis,
     limit: u32,
 ) -> Result<Vec<QueuedTask>, StoreError> {
+    let nodes: Vec<_> = free.iter().map(|node| node.0).collect();
     let rows = sqlx::query_as!(
         TaskRow,
         "SELECT task_id, task_type, sub_model, model_version, model_sha256, input_hash, min_tier,
@@ -37,22 +40,31 @@ pub async fn lease_claim(
              lease_expires_at, lease_ms, attempts, max_attempts, tried_nodes, deadline_at,
              winner_node, winner_epoch, failure_code, payload_ciphertext
          FROM tasks WHERE phase = 'queued' AND role = $1 AND deadline_at > $2
-         ORDER BY priority, submitted_at, task_id LIMIT $3 FOR UPDATE SKIP LOCKED",
+             AND NOT tried_nodes @> $3
+         ORDER BY priority, submitted_at, task_id LIMIT $4 FOR UPDATE SKIP LOCKED",
         role.as_str(),
         to_pg(now),
+        &nodes,
         i64::from(limit)
     )
     .fetch_all(&mut *tx.inner)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let loaded = row.loaded()?;
-            let id = loaded.facts.task_id;
-            let sealed = row.payload_ciphertext.as_deref().unwrap_or_default();
-            let payload = vault.open("tasks.payload_ciphertext", &payload_row(id), sealed)?;
-            Ok(QueuedTask { loaded, payload })
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            queued_task(&row, vault)
+                .inspect_err(|error| tracing::error!(%error, "a queued task can't be read"))
+                .ok()
         })
-        .collect()
+        .collect())
+}
+
+fn queued_task(row: &TaskRow, vault: &Vault) -> Result<QueuedTask, StoreError> {
+    let loaded = row.loaded()?;
+    let id = loaded.facts.task_id;
+    let sealed = row.payload_ciphertext.as_deref().unwrap_or_default();
+    let payload = vault.open("tasks.payload_ciphertext", &payload_row(id), sealed)?;
+    Ok(QueuedTask { loaded, payload })
 }
 
 /// A lease to be written: a task claimed in this transaction, and what [`LoadedTask::task`]'s `lease`

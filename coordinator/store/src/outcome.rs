@@ -112,8 +112,8 @@ impl AttemptEnd<'_> {
     }
 }
 
-/// Ends an attempt and counts it for its node. An on-time commit keeps an attempt open for its result
-/// through expiry, loss and the task's end by others.
+/// Ends an attempt and counts it for its node. One that committed on time stays open when its task is
+/// ended by others; one that expired or was lost counts as failed until its valid result comes.
 #[tracing::instrument(name = "db.attempt.end", skip_all, err, fields(task.id = %task))]
 pub async fn attempt_end(
     tx: &mut Tx,
@@ -122,11 +122,8 @@ pub async fn attempt_end(
     end: &AttemptEnd<'_>,
     now: UnixMillis,
 ) -> Result<(), StoreError> {
-    let waits_for_result = attempt.commit.is_some_and(|commit| commit.on_time)
-        && matches!(
-            end.outcome,
-            Outcome::Expired | Outcome::Lost | Outcome::Cancelled
-        );
+    let waits_for_result =
+        attempt.commit.is_some_and(|commit| commit.on_time) && end.outcome == Outcome::Cancelled;
     if waits_for_result || (attempt.ended.is_some() && end.result.is_none()) {
         return Ok(());
     }
@@ -151,12 +148,16 @@ pub async fn attempt_end(
     let Some(succeeded) = end.counts() else {
         return Ok(());
     };
+    let counted_before = attempt
+        .ended
+        .is_some_and(|ended| matches!(ended.outcome, Outcome::Expired | Outcome::Lost));
     let done = sqlx::query!(
-        "UPDATE nodes SET tasks_total = tasks_total + 1,
+        "UPDATE nodes SET tasks_total = tasks_total + CASE WHEN $3 THEN 0 ELSE 1 END,
              tasks_succeeded = tasks_succeeded + CASE WHEN $2 THEN 1 ELSE 0 END
          WHERE node_id = $1",
         attempt.node.0,
-        succeeded
+        succeeded,
+        counted_before
     )
     .execute(&mut *tx.inner)
     .await?;

@@ -1,6 +1,8 @@
 //! Sessions and signs of life: which run of a node's process counts, and in which minutes it was
 //! heard. Gossip never changes a status; nor does anything here.
 
+use std::time::Duration;
+
 use owm_proto::{NodeId, PublicKey, SessionId, UnixMillis};
 
 use crate::{error::StoreError, time::to_pg, tx::Tx};
@@ -22,6 +24,9 @@ impl SessionKind {
         }
     }
 }
+
+/// A session not heard of for so long does not fence one whose clock says that it started earlier.
+const SESSION_SILENT: Duration = Duration::from_mins(3);
 
 /// What opening a session came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,20 +55,41 @@ pub async fn session_open(
                session_id = $2, session_started_ms = $3, session_kind = $4, session_instance = $5,
                session_seen_at = $6
            WHERE node_id = $1
-             AND (session_id IS NULL OR session_id = $2 OR session_started_ms <= $3)
+             AND (session_id IS NULL OR session_id = $2 OR session_started_ms <= $3
+                  OR session_seen_at < $7)
            RETURNING session_epoch"#,
         node.0,
         &session.0[..],
         started_at.0.cast_signed(),
         kind.as_str(),
         instance.to_string(),
-        to_pg(now)
+        to_pg(now),
+        to_pg(now.before(SESSION_SILENT))
     )
     .fetch_optional(&mut *tx.inner)
     .await?;
     Ok(epoch.map_or(SessionOpened::Fenced, |epoch| {
         SessionOpened::Current(epoch.unsigned_abs())
     }))
+}
+
+/// Whether this very run, held by this very coordinator, is the session that counts.
+#[tracing::instrument(name = "db.session.is_held", skip_all, err)]
+pub async fn session_is_held(
+    tx: &mut Tx,
+    node: NodeId,
+    session: SessionId,
+    instance: &PublicKey,
+) -> Result<bool, StoreError> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT session_id = $2 AND session_instance = $3 AS "held!" FROM nodes WHERE node_id = $1"#,
+        node.0,
+        &session.0[..],
+        instance.to_string()
+    )
+    .fetch_optional(&mut *tx.inner)
+    .await?;
+    Ok(held == Some(true))
 }
 
 /// One valid sign of life.
@@ -93,7 +119,8 @@ pub async fn signs_fold(tx: &mut Tx, signs: &[SignOfLife]) -> Result<(), StoreEr
     .execute(&mut *tx.inner)
     .await?;
     sqlx::query!(
-        "UPDATE nodes SET last_heartbeat = GREATEST(nodes.last_heartbeat, s.at)
+        "UPDATE nodes SET last_heartbeat = GREATEST(nodes.last_heartbeat, s.at),
+             session_seen_at = GREATEST(nodes.session_seen_at, s.at)
          FROM (SELECT node, max(at) AS at FROM unnest($1::uuid[], $2::timestamptz[]) AS u(node, at)
                GROUP BY node) s
          WHERE nodes.node_id = s.node",

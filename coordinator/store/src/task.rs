@@ -364,6 +364,10 @@ pub async fn task_save(
         attempts_close(tx, id, now).await?;
     }
     if let Some(message) = message.filter(|_| final_phase) {
+        // A failure holds no text.
+        sqlx::query!("DELETE FROM task_chunks WHERE task_id = $1", id.0)
+            .execute(&mut *tx.inner)
+            .await?;
         let code = failure.map_or("cancelled", FailureCode::as_str);
         request_fail(tx, id, code, message, now).await?;
     }
@@ -447,14 +451,39 @@ pub async fn task_list_due(
     Ok(ids.into_iter().map(TaskId).collect())
 }
 
-/// Tasks that a node holds a lease on.
+/// A lease that a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldLease {
+    /// On which task.
+    pub task_id: TaskId,
+    /// Under which epoch.
+    pub epoch: u64,
+    /// What kind of work.
+    pub task_type: TaskType,
+}
+
+/// Leases that a node holds, not locked: whoever ends one loads it again.
 #[tracing::instrument(name = "db.task.list_leased_to", skip_all, err)]
-pub async fn task_list_leased_to(tx: &mut Tx, node: NodeId) -> Result<Vec<TaskId>, StoreError> {
-    let ids = sqlx::query_scalar!(
-        "SELECT task_id FROM tasks WHERE phase = 'leased' AND lease_node = $1",
+pub async fn task_list_leased_to(tx: &mut Tx, node: NodeId) -> Result<Vec<HeldLease>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT task_id, lease_epoch, task_type FROM tasks
+         WHERE phase = 'leased' AND lease_node = $1 ORDER BY task_id",
         node.0
     )
     .fetch_all(&mut *tx.inner)
     .await?;
-    Ok(ids.into_iter().map(TaskId).collect())
+    rows.into_iter()
+        .map(|r| {
+            Ok(HeldLease {
+                task_id: TaskId(r.task_id),
+                epoch: r.lease_epoch.unsigned_abs(),
+                task_type: r
+                    .task_type
+                    .parse()
+                    .map_err(|e: owm_proto::hash::ParseError| {
+                        StoreError::inconsistent("tasks", "task_type", r.task_id, e)
+                    })?,
+            })
+        })
+        .collect()
 }

@@ -213,10 +213,10 @@ async fn an_asker_that_leaves_frees_the_node(pool: PgPool) {
     app.until(leased).await;
     app.abandon(asked.request_id).await.unwrap();
     let told = node.told.recv().await.unwrap();
-    assert!(
-        matches!(told, node_wire::work_down::Message::Cancel(_)),
-        "{told:?}"
-    );
+    let node_wire::work_down::Message::Cancel(cancel) = told else {
+        panic!("{told:?}")
+    };
+    assert_eq!(cancel.epoch, 1, "the node knows its work by task and epoch");
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
@@ -327,4 +327,58 @@ fn limits_are_told_with_the_parameter() {
         check(|q| q.prompt = QuestionPrompt::Chat(vec![])),
         "messages"
     );
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_task_that_the_free_node_has_failed_does_not_hold_up_the_next(pool: PgPool) {
+    let app = app(pool).await;
+    let fail = Script::Refuse(node_wire::HandBackReason::Failed, "out of memory");
+    let failing = app.node(1, 1, fail).await;
+    let _first = app.ask(question(false)).await.unwrap();
+    let tried = || async {
+        let mut tx = app.store.begin("test").await.unwrap();
+        node_lookup(&mut tx, failing.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .tasks_total
+            == 1
+    };
+    app.until(tried).await;
+    for _ in 0..20 {
+        // Each would be tried by the same node once; none may be starved by those before it.
+        drop(app.ask(question(false)).await);
+    }
+    let all_tried = || async {
+        let mut tx = app.store.begin("test").await.unwrap();
+        let node = node_lookup(&mut tx, failing.id).await.unwrap().unwrap();
+        node.tasks_total == stats_network(&mut tx).await.unwrap().tasks_queued
+    };
+    app.until(all_tried).await;
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_gap_in_the_journal_costs_chunks_but_never_the_answer(pool: PgPool) {
+    let app = app(pool.clone()).await;
+    let words = vec!["one ", "two ", "three ", "four"];
+    let first = app.node(1, 1, Script::Stall(words.clone(), 3)).await;
+    let mut asked = app.ask(question(true)).await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(
+            asked.events.recv().await,
+            Some(AnswerEvent::Chunk { .. })
+        ));
+    }
+    // As if the writing of the second chunk had failed: the user has it from memory, the journal not.
+    sqlx::query("DELETE FROM task_chunks WHERE from_token = 1")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let _second = app.node(2, 1, Script::Words(words)).await;
+    crate::tasks::gone::leases_lose(&app, first.id, "test: its session is gone")
+        .await
+        .unwrap();
+    let answer = done(finish(&mut asked).await.2);
+    assert_eq!(answer.answer, "one two three four");
+    answer.receipt.verify(&app.authority.trust).unwrap();
 }

@@ -59,6 +59,7 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             taken = receiver.0.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return Ok(()) },
         }
+        batch.sort_by_key(|chunk: &NewChunk| (chunk.task_id, chunk.from));
         while let Err(error) = write(&app, &batch).await {
             if !matches!(error, StoreError::Unavailable(_)) {
                 tracing::error!(%error, chunks = batch.len(), "chunks can't be journalled; their tokens come with the results");

@@ -25,7 +25,7 @@ use tonic::Status;
 
 use super::{NodeService, envelope_status, store_status, verdict_status};
 use crate::{
-    sessions::{Down, Opening},
+    sessions::{Down, Opening, Seat},
     verdict::share_from,
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Conversation {
     service: NodeService,
     pub(super) node: Node,
     key: PublicKey,
-    pub(super) session: SessionId,
+    pub(super) seat: Seat,
     streams: HashMap<TaskId, Streaming>,
 }
 
@@ -86,15 +86,16 @@ impl NodeService {
             ));
         };
         tx.commit().await.map_err(store_status)?;
-        let running = self.leases_settle(&node, &hello.running).await?;
-        app.sessions.open(Opening {
+        // Without credits until its first offer, so that nothing is leased to it while we settle.
+        let seat = app.sessions.open(Opening {
             node: node.clone(),
             session,
             down: Some(down),
             polls: kind == SessionKind::Poll,
-            running,
             now,
         });
+        let running = self.leases_settle(&node, &hello.running).await?;
+        app.sessions.adopt(seat, running);
         let model = app.current_model().await.map_err(store_status)?;
         let welcome = wire::Welcome {
             node_status: node.status.to_string(),
@@ -110,7 +111,7 @@ impl NodeService {
             service: self.clone(),
             node,
             key,
-            session,
+            seat,
             streams: HashMap::new(),
         };
         Ok((conversation, welcome))
@@ -134,16 +135,13 @@ impl NodeService {
             .map_err(store_status)?;
         let mut kept = vec![];
         let mut lost = vec![];
-        for id in leased {
-            let Some(loaded) = task_load(&mut tx, id).await.map_err(store_status)? else {
-                continue;
-            };
-            let epoch = loaded.task.epoch;
+        for lease in leased {
+            let (id, epoch) = (lease.task_id, lease.epoch);
             let works_on = says
                 .iter()
                 .any(|r| r.task_id == id.to_string() && r.epoch == epoch);
             if works_on {
-                kept.push((id, epoch, loaded.facts.task_type.role()));
+                kept.push((id, epoch, lease.task_type.role()));
             } else {
                 lost.push((id, epoch));
             }
@@ -221,8 +219,7 @@ impl Conversation {
             .collect::<Result<_, _>>()
             .map_err(invalid)?;
         let app = &self.service.app;
-        app.sessions
-            .offer(self.node.node_id, self.session, role, offer.credits, loaded);
+        app.sessions.offer(self.seat, role, offer.credits, loaded);
         app.dispatcher.wake();
         Ok(())
     }
@@ -237,6 +234,9 @@ impl Conversation {
         self.streams.remove(&task);
         let node = self.node.node_id;
         let app = &self.service.app;
+        if reason == HandBackReason::ShuttingDown {
+            app.sessions.drain(node);
+        }
         app.hand_back_take(node, task, back.epoch, reason, &back.message)
             .await
             .map_err(store_status)
@@ -259,7 +259,7 @@ impl Conversation {
         app.lease_lose(node, task, chunk.epoch, Outcome::Rejected, &fault)
             .await
             .map_err(store_status)?;
-        app.tell_cancelled(node, task, &fault);
+        app.tell_cancelled(node, task, chunk.epoch, &fault);
         Ok(())
     }
 
@@ -370,9 +370,6 @@ impl Conversation {
 impl Conversation {
     /// Whether this session still counts.
     pub(super) fn is_current(&self) -> bool {
-        self.service
-            .app
-            .sessions
-            .is_current(self.node.node_id, self.session)
+        self.service.app.sessions.is_current(self.seat)
     }
 }

@@ -5,12 +5,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use owm_coordinator_store::session::SessionKind;
-use owm_proto::{NodeId, PublicKey, SessionId, wire::coordinator as wire};
+use owm_proto::{PublicKey, SessionId, wire::coordinator as wire};
 use tokio::sync::{Mutex, mpsc};
 use tonic::Status;
 
 use super::{NodeService, conversation::Conversation};
-use crate::sessions::DOWN_PENDING_MAX;
+use crate::sessions::{DOWN_PENDING_MAX, Seat};
 
 /// A poll is answered after this at the latest, below what proxies and circuits cut off.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ const MESSAGES_MAX: usize = 256;
 /// One polling session.
 #[derive(Debug)]
 struct Polling {
-    node: NodeId,
+    seat: Seat,
     session: SessionId,
     conversation: Mutex<Conversation>,
     queue: Mutex<mpsc::Receiver<wire::WorkDown>>,
@@ -49,7 +49,9 @@ impl NodeService {
         let Some(wire::work_up::Message::Hello(hello)) = said.next() else {
             return Err(Status::invalid_argument("every poll begins with a Hello"));
         };
-        let (polling, mut messages) = self.polling(key, hello).await?;
+        // A node that says nothing but hello and does not wait has (re)connected: its credits start anew.
+        let opens = said.peek().is_none() && request.wait_ms == 0;
+        let (polling, mut messages) = self.polling(key, hello, opens).await?;
         if said.peek().is_some() {
             let mut conversation = polling.conversation.lock().await;
             for message in said {
@@ -60,7 +62,7 @@ impl NodeService {
                 }
             }
         }
-        self.app.sessions.touch(polling.node, self.app.now());
+        self.app.sessions.touch(polling.seat.node, self.app.now());
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX);
         polling.listen(&mut messages, wait).await;
         Ok(wire::PollWorkResponse { messages })
@@ -71,19 +73,19 @@ impl NodeService {
         &self,
         key: PublicKey,
         hello: wire::Hello,
+        opens: bool,
     ) -> Result<(Arc<Polling>, Vec<wire::WorkDown>), Status> {
         let session = SessionId::from_wire(&hello.session_id)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let known = self.polls.0.lock().await.get(&key).cloned();
-        let is_current =
-            |p: &Polling| p.session == session && self.app.sessions.is_current(p.node, session);
-        if let Some(known) = known.filter(|known| is_current(known)) {
+        let is_current = |p: &Polling| p.session == session && self.app.sessions.is_current(p.seat);
+        if let Some(known) = known.filter(|known| !opens && is_current(known)) {
             return Ok((known, vec![]));
         }
         let (down, queue) = mpsc::channel(DOWN_PENDING_MAX);
         let (conversation, welcome) = self.converse(key, hello, SessionKind::Poll, down).await?;
         let polling = Arc::new(Polling {
-            node: conversation.node.node_id,
+            seat: conversation.seat,
             session,
             conversation: Mutex::new(conversation),
             queue: Mutex::new(queue),

@@ -119,6 +119,19 @@ impl NodeService {
             .map_err(envelope_status)?;
         let owner = OwnerBinding::owner_of(key, &binding, &network).map_err(envelope_status)?;
         let malformed = |what: &str| Status::invalid_argument(what.to_owned());
+        let caps = body.capabilities.as_ref();
+        let texts = [&body.ln_node_uri, &body.software_version]
+            .into_iter()
+            .chain(caps.map(|c| &c.backend))
+            .chain(caps.into_iter().flat_map(|c| &c.gpus));
+        if texts
+            .into_iter()
+            .any(|text| text.chars().any(char::is_control))
+        {
+            return Err(malformed(
+                "a text of the registration holds control characters",
+            ));
+        }
         if body.ln_node_uri.len().max(body.software_version.len()) > SHORT_TEXT_BYTES_MAX {
             return Err(malformed("a text of the registration is too long"));
         }

@@ -34,14 +34,14 @@ impl NodeService {
             .converse(key, hello, SessionKind::Stream, down.clone())
             .await?;
         drop(down.try_send(say(wire::work_down::Message::Welcome(welcome))));
-        let (node, session) = (conversation.node.node_id, conversation.session);
+        let (node, seat) = (conversation.node.node_id, conversation.seat);
         tracing::info!(node.id = %node, "work stream open");
         let app = self.app.clone();
         let closed = CancellationToken::new();
         let reader_closed = closed.clone();
         drop(tokio::spawn(async move {
             let ended = read(conversation, up, down, reader_closed).await;
-            app.sessions.lose_stream(node, session, app.now());
+            app.sessions.lose_stream(seat, app.now());
             tracing::info!(node.id = %node, reason = ended, "work stream closed");
         }));
         let guard = closed.drop_guard();

@@ -3,6 +3,7 @@
 use owm_coordinator_store::{
     StoreError, request::RequestState, request::request_lookup, task::task_list_due,
 };
+use owm_proto::{RequestId, TaskId};
 use owm_service::reconcile::{Reconciler, Status};
 
 use crate::{app::App, ask::AnswerFailure};
@@ -24,36 +25,49 @@ impl Reconciler for Due {
         let due = task_list_due(&mut tx, app.now(), BATCH_MAX).await?;
         drop(tx);
         for id in &due {
-            app.task_review(*id).await?;
+            survive(app.task_review(*id).await)?;
         }
-        answers_recover(app).await?;
+        for (task, id) in app.answers.followed() {
+            survive(answer_recover(app, task, id).await)?;
+        }
         Ok(Status(serde_json::json!({ "reviewed": due.len() })))
     }
 }
 
-/// Answers that another coordinator, or a commit whose reply was lost, has written: whoever waits for
-/// them here is told.
-async fn answers_recover(app: &App) -> Result<(), StoreError> {
-    for (task, id) in app.answers.followed() {
-        let mut tx = app.store.begin("answer.recover").await?;
-        let Some(request) = request_lookup(&mut tx, &app.vault, &id).await? else {
-            continue;
-        };
-        match request.state {
-            RequestState::Answered { answer, .. } => {
-                if let Ok(answer) = serde_json::from_slice(&answer) {
-                    app.answers.done(task, answer);
-                }
-            }
-            RequestState::Failed { error } => {
-                let failure = serde_json::from_value(error).unwrap_or_else(|_| AnswerFailure {
-                    code: "failed".into(),
-                    message: "the question ended without an answer".into(),
-                });
-                app.answers.failed(task, failure);
-            }
-            RequestState::Open | RequestState::Deleted => {}
+/// One item that fails must not keep the rest waiting; a database that is away ends the pass.
+fn survive(done: Result<(), StoreError>) -> Result<(), StoreError> {
+    match done {
+        Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+            tracing::error!(%error, "an item that is due can't be dealt with");
+            Ok(())
         }
+        done => done,
+    }
+}
+
+/// An answer that another coordinator, or a commit whose reply was lost, has written: whoever waits for
+/// it here is told.
+async fn answer_recover(app: &App, task: TaskId, id: RequestId) -> Result<(), StoreError> {
+    let mut tx = app.store.begin("answer.recover").await?;
+    let Some(request) = request_lookup(&mut tx, &app.vault, &id).await? else {
+        return Ok(());
+    };
+    let ended_otherwise = || AnswerFailure {
+        code: "failed".into(),
+        message: "the question ended without an answer".into(),
+    };
+    match request.state {
+        RequestState::Open => {}
+        RequestState::Answered { answer, .. } => {
+            if let Ok(answer) = serde_json::from_slice(&answer) {
+                app.answers.done(task, answer);
+            }
+        }
+        RequestState::Failed { error } => {
+            let failure = serde_json::from_value(error).unwrap_or_else(|_| ended_otherwise());
+            app.answers.failed(task, failure);
+        }
+        RequestState::Deleted => app.answers.failed(task, ended_otherwise()),
     }
     Ok(())
 }

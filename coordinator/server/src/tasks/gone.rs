@@ -1,28 +1,45 @@
 //! Nodes whose session is gone: their leases move on to others.
 
+use std::sync::{Mutex, PoisonError};
+
 use owm_coordinator_domain::{
     liveness::{SessionKind, SessionRules, SessionSigns},
     task::Outcome,
 };
-use owm_coordinator_store::{
-    StoreError,
-    task::{task_list_leased_to, task_load},
-};
-use owm_proto::NodeId;
+use owm_coordinator_store::{StoreError, session::session_is_held, task::task_list_leased_to};
+use owm_proto::{NodeId, SessionId};
 use owm_service::reconcile::{Reconciler, Status};
 
 use crate::app::App;
 
 /// The reconciler.
 #[derive(Debug)]
-pub struct Gone(pub App);
+pub struct Gone {
+    app: App,
+    /// Sessions that are gone and whose leases have not been taken back yet.
+    pending: Mutex<Vec<(NodeId, SessionId)>>,
+}
+
+impl Gone {
+    /// Nobody is gone yet.
+    pub fn new(app: App) -> Self {
+        Self {
+            app,
+            pending: Mutex::default(),
+        }
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Vec<(NodeId, SessionId)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Reconciler for Gone {
     const NAME: &'static str = "gone";
     type Error = StoreError;
 
     async fn run(&self) -> Result<Status, StoreError> {
-        let app = &self.0;
+        let app = &self.app;
         let now = app.now();
         let rules = SessionRules {
             stream_lost: app.config.scheduler.stream_lost.get(),
@@ -44,25 +61,35 @@ impl Reconciler for Gone {
                 };
                 rules.is_gone(&signs, now)
             });
-        for node in &gone {
-            leases_lose(app, *node, "the node's session is gone").await?;
+        self.pending().extend(gone);
+        let pending = self.pending().clone();
+        for (node, run) in &pending {
+            // Kept in the list until it is done: the database may be away.
+            session_settle(app, *node, *run).await?;
+            self.pending().retain(|(n, r)| (n, r) != (node, run));
         }
-        Ok(Status(serde_json::json!({ "gone": gone.len() })))
+        Ok(Status(serde_json::json!({ "gone": pending.len() })))
     }
+}
+
+/// Takes the leases of a session back, unless the node has come back, here or at another coordinator.
+async fn session_settle(app: &App, node: NodeId, run: SessionId) -> Result<(), StoreError> {
+    let mut tx = app.store.begin("session.gone").await?;
+    let held = session_is_held(&mut tx, node, run, &app.instance()).await?;
+    drop(tx);
+    if !held || app.sessions.is_connected(node) {
+        return Ok(());
+    }
+    leases_lose(app, node, "the node's session is gone").await
 }
 
 /// Takes all leases of a node back.
 pub async fn leases_lose(app: &App, node: NodeId, reason: &str) -> Result<(), StoreError> {
-    let mut tx = app.store.begin("session.gone").await?;
-    let mut leases = vec![];
-    for id in task_list_leased_to(&mut tx, node).await? {
-        if let Some(loaded) = task_load(&mut tx, id).await? {
-            leases.push((id, loaded.task.epoch));
-        }
-    }
+    let mut tx = app.store.begin("session.leases").await?;
+    let leases = task_list_leased_to(&mut tx, node).await?;
     drop(tx);
-    for (id, epoch) in leases {
-        app.lease_lose(node, id, epoch, Outcome::Lost, reason)
+    for lease in leases {
+        app.lease_lose(node, lease.task_id, lease.epoch, Outcome::Lost, reason)
             .await?;
     }
     Ok(())

@@ -11,6 +11,9 @@ use owm_proto::{NodeId, TaskId, UnixMillis};
 use super::failure_of;
 use crate::{app::App, ask::AnswerFailure};
 
+/// Characters of a node's reason that are kept. Logs never show it: it is the node's text.
+const REASON_CHARS_MAX: usize = 300;
+
 impl App {
     /// A node gives a lease back.
     pub async fn hand_back_take(
@@ -21,7 +24,11 @@ impl App {
         reason: HandBackReason,
         message: &str,
     ) -> Result<(), StoreError> {
-        let message: String = message.chars().take(500).collect();
+        let message: String = message
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(REASON_CHARS_MAX)
+            .collect();
         let end = AttemptEnd {
             outcome: Outcome::HandedBack,
             reason: &message,
@@ -90,7 +97,7 @@ impl App {
         let failure = failure_of(next, failure_message);
         self.save_next(&mut tx, id, &task, failure.as_ref()).await?;
         tx.commit().await?;
-        tracing::info!(task.id = %id, node.id = %node, outcome = %end.outcome, reason = end.reason, "lease ended");
+        tracing::info!(task.id = %id, node.id = %node, outcome = %end.outcome, hand_back = ?end.hand_back, "lease ended");
         self.sessions.release(node, id, epoch, self.now());
         if let Some(failure) = failure {
             self.answers.failed(id, failure);
@@ -136,7 +143,7 @@ impl App {
         tx.commit().await?;
         self.sessions
             .release(attempt.node, id, attempt.epoch, self.now());
-        self.tell_cancelled(attempt.node, id, "the lease has run out");
+        self.tell_cancelled(attempt.node, id, attempt.epoch, "the lease has run out");
         if let Some(failure) = failure {
             self.answers.failed(id, failure);
         }
@@ -165,7 +172,7 @@ impl App {
         if let Phase::Leased { node, .. } = loaded.task.phase {
             self.sessions
                 .release(node, id, loaded.task.epoch, self.now());
-            self.tell_cancelled(node, id, reason);
+            self.tell_cancelled(node, id, loaded.task.epoch, reason);
         }
         let failure = AnswerFailure {
             code: "cancelled".into(),

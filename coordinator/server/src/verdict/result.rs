@@ -72,7 +72,7 @@ struct Judged {
     /// The failure, where a bad result used up the last attempt.
     failure: Option<AnswerFailure>,
     /// Nodes whose attempts are moot now.
-    cancelled: Option<NodeId>,
+    cancelled: Option<(NodeId, u64)>,
 }
 
 impl App {
@@ -117,8 +117,9 @@ impl App {
         if let Some(failure) = judged.failure {
             self.answers.failed(judged.task, failure);
         }
-        if let Some(other) = judged.cancelled {
-            self.tell_cancelled(other, judged.task, "another node was first");
+        if let Some((other, epoch)) = judged.cancelled {
+            self.sessions.release(other, judged.task, epoch, self.now());
+            self.tell_cancelled(other, judged.task, epoch, "another node was first");
         }
         self.dispatcher.wake();
         Ok(judged.ack)
@@ -237,7 +238,9 @@ impl App {
         let answer = self.answer_write(tx, &work, opened).await?;
         // The live lease may be another node's: its work is moot.
         let other = match work.loaded.task.phase {
-            Phase::Leased { node, .. } if node != attempt.node => Some(node),
+            Phase::Leased { node, .. } if node != attempt.node => {
+                Some((node, work.loaded.task.epoch))
+            }
             _ => None,
         };
         Ok(Judged {

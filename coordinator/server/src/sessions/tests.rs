@@ -1,0 +1,93 @@
+//! Seats: what is left of an old connection does not touch the new one.
+
+use owm_proto::NodeStatus;
+
+use super::*;
+
+fn node() -> Node {
+    let key = owm_proto::NodeKey::from_seed(&[1; 32]).public();
+    Node {
+        node_id: NodeId::from_random([1; 16]),
+        public_key: key,
+        owner: key,
+        tier: owm_proto::Tier::T1,
+        effective_tier: owm_proto::Tier::T1,
+        status: NodeStatus::Active,
+        status_reason: String::new(),
+        cpu_only: true,
+        capabilities: serde_json::json!({}),
+        software_version: String::new(),
+        stake_bonus: owm_proto::Permille::ONE,
+        uptime: owm_proto::Permille::ONE,
+        reliability: owm_proto::Permille::ONE,
+        tasks_total: 0,
+        tasks_succeeded: 0,
+        earned: owm_proto::Msat::ZERO,
+        registered_at: UnixMillis(0),
+        last_heartbeat: None,
+        session_epoch: 1,
+    }
+}
+
+fn open(sessions: &Sessions, run: u8) -> (Seat, mpsc::Receiver<wire::WorkDown>) {
+    let (down, messages) = mpsc::channel(4);
+    let opening = Opening {
+        node: node(),
+        session: SessionId([run; 16]),
+        down: Some(down),
+        polls: false,
+        now: UnixMillis(0),
+    };
+    (sessions.open(opening), messages)
+}
+
+fn weights() -> Vec<Sha256> {
+    vec![Sha256::of(b"w")]
+}
+
+#[test]
+fn an_old_reader_does_not_end_the_new_stream_of_the_same_process() {
+    let sessions = Sessions::default();
+    let (old, _old_messages) = open(&sessions, 1);
+    let (new, mut messages) = open(&sessions, 1);
+    sessions.offer(new, Role::Infer, 1, weights());
+    sessions.offer(old, Role::Infer, 5, weights());
+    sessions.lose_stream(old, UnixMillis(1));
+    assert!(!sessions.is_current(old) && sessions.is_current(new));
+    assert_eq!(sessions.candidates()[0].candidate.credits.infer, 1);
+    let task = TaskId::from_random([3; 16]);
+    assert!(!sessions.lease(old, task, 1, Role::Infer, wire::Lease::default()));
+    assert!(sessions.lease(new, task, 1, Role::Infer, wire::Lease::default()));
+    assert!(messages.try_recv().is_ok());
+    assert_eq!(sessions.candidates()[0].candidate.credits.infer, 0);
+}
+
+#[test]
+fn a_newer_process_fences_the_older_one_and_the_same_process_does_not() {
+    let sessions = Sessions::default();
+    let (_, mut first) = open(&sessions, 1);
+    let (_, mut again) = open(&sessions, 1);
+    assert!(first.try_recv().is_err(), "the same process comes back");
+    let (_, _newer) = open(&sessions, 2);
+    let told = again.try_recv().unwrap().message.unwrap();
+    assert!(matches!(told, wire::work_down::Message::Fenced(_)));
+}
+
+#[test]
+fn a_slot_whose_lease_has_ended_counts_until_its_next_offer_is_overdue() {
+    let sessions = Sessions::default();
+    let (seat, _messages) = open(&sessions, 1);
+    sessions.offer(seat, Role::Infer, 1, weights());
+    let task = TaskId::from_random([3; 16]);
+    sessions.lease(seat, task, 1, Role::Infer, wire::Lease::default());
+    assert_eq!(
+        sessions.slots_holding(&weights(), UnixMillis(10)),
+        1,
+        "a busy slot"
+    );
+    sessions.release(seat.node, task, 1, UnixMillis(10_000));
+    assert_eq!(sessions.slots_holding(&weights(), UnixMillis(14_999)), 1);
+    assert_eq!(sessions.slots_holding(&weights(), UnixMillis(15_000)), 0);
+    sessions.offer(seat, Role::Infer, 1, weights());
+    assert_eq!(sessions.slots_holding(&weights(), UnixMillis(15_000)), 1);
+}
