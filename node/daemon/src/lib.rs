@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod models;
 pub mod network;
 pub mod register;
+pub mod renewal;
 pub mod roles;
 pub mod session;
 pub mod status;

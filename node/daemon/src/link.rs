@@ -32,10 +32,13 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::config::Transport;
 
-/// Messages that wait to be sent: chunks of a second at full speed. A full queue is a dead link.
+/// Messages that wait to be sent: chunks of a minute at full speed. When it is full, the sender waits.
 const UP_QUEUE: usize = 1_024;
 /// Events that wait to be handled.
 const DOWN_QUEUE: usize = 64;
+
+/// The call that hands a result in.
+const SUBMIT: &str = "SubmitTaskResult";
 
 /// A call that gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +115,16 @@ impl CallError {
     /// Whether the same call can never succeed.
     pub fn is_final(&self) -> bool {
         let codes = [Code::InvalidArgument, Code::NotFound, Code::OutOfRange];
-        matches!(self, Self::Refused { code, .. } if codes.contains(code))
+        match self {
+            // Signed by another key, and that is how it is logged.
+            Self::Refused {
+                call: SUBMIT,
+                code: Code::PermissionDenied,
+                ..
+            } => true,
+            Self::Refused { code, .. } => codes.contains(code),
+            Self::Unreachable { .. } => false,
+        }
     }
 }
 
@@ -224,7 +236,7 @@ impl Coordinator {
             Ok(Err(status)) => status,
             Err(_) => Status::deadline_exceeded("no answer in time"),
         };
-        Err(CallError::from_status("SubmitTaskResult", &status))
+        Err(CallError::from_status(SUBMIT, &status))
     }
 
     /// Opens the work link; `hello` goes first.
@@ -272,11 +284,11 @@ pub struct WorkLink {
 }
 
 impl WorkLink {
-    /// Queues a message. `false`: the queue is full or closed, the link is as good as dead.
-    pub fn send(&self, message: WorkUp) -> bool {
-        self.up
-            .as_ref()
-            .is_some_and(|up| up.try_send(message).is_ok())
+    /// Queues a message, waiting for room for at most `time`. `false`: the queue is closed or stayed
+    /// full, the link is as good as dead.
+    pub async fn send(&self, message: WorkUp, time: Duration) -> bool {
+        let Some(up) = &self.up else { return false };
+        up.send_timeout(message, time).await.is_ok()
     }
 
     /// Lets what is queued go out and says goodbye, for at most `time`.
@@ -306,3 +318,6 @@ pub fn heartbeat_request(envelope: SignedEnvelope) -> HeartbeatRequest {
         heartbeat: Some(envelope),
     }
 }
+
+#[cfg(test)]
+mod tests;

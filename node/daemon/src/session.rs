@@ -99,7 +99,7 @@ pub enum Event {
         /// Its time.
         time: Duration,
     },
-    /// A task is taken back.
+    /// A task is taken back; epoch 0: whichever attempt at it runs.
     Cancel(LeaseKey),
     /// The coordinator has booked (or refused) a result.
     Ack(LeaseKey),
@@ -311,7 +311,7 @@ impl Session {
             }
             Event::Pong(n) => self.on_pong(n),
             Event::Lease { key, time } => self.on_lease(now, key, time, &mut effects),
-            Event::Cancel(key) => self.break_off(key, &mut effects),
+            Event::Cancel(key) => self.on_cancel(key, &mut effects),
             Event::Ack(key) => drop(self.unacked.remove(&key)),
             Event::SubmitFailed(key) => self.on_submit_failed(now, key),
             Event::Fenced(reason) => self.end(Over::Fenced(reason), &mut effects),

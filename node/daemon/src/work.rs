@@ -65,6 +65,14 @@ impl Refusal {
         }
     }
 
+    /// It went wrong, and not through the user's fault.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self {
+            reason: HandBackReason::Failed,
+            message: message.into(),
+        }
+    }
+
     /// No node could.
     pub fn input(message: impl Into<String>) -> Self {
         Self {
@@ -217,7 +225,7 @@ fn check(
         )));
     }
     if forced_prefix.len() > payload.max_tokens as usize {
-        return Err(Refusal::input(
+        return Err(Refusal::failed(
             "the delivered prefix is longer than max_tokens",
         ));
     }

@@ -292,6 +292,7 @@ pub struct ResultAck {
 pub struct Cancel {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
+    /// 0: whatever epoch the node works on
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
     #[prost(string, tag = "3")]
@@ -331,7 +332,8 @@ pub mod work_down {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PollWorkRequest {
-    /// a Hello first in every request
+    /// A Hello first in every request. A Hello alone with wait_ms 0 (re)opens the session: credits start
+    /// anew, leases that the Hello does not name are lost, the answer holds a Welcome.
     #[prost(message, repeated, tag = "1")]
     pub messages: ::prost::alloc::vec::Vec<WorkUp>,
     #[prost(uint32, tag = "2")]

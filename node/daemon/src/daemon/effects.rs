@@ -1,5 +1,7 @@
 //! What goes out: does what the session says. The order of effects is the order on the wire.
 
+use std::time::Duration;
+
 use owm_proto::{
     UnixMillis,
     wire::coordinator::{
@@ -23,6 +25,9 @@ use crate::{
     work::{self, InferJob, Refusal},
 };
 
+/// How long a message may wait for room in the link's queue: as long as three signs of life.
+const SEND_TIME: Duration = Duration::from_secs(30);
+
 impl Daemon {
     pub(super) async fn perform(&mut self, effect: Effect) -> Result<(), RunError> {
         match effect {
@@ -38,9 +43,10 @@ impl Daemon {
                     role: "infer".into(),
                     credits,
                     sha256,
-                }));
+                }))
+                .await;
             }
-            Effect::Ping(n) => self.send(Message::Ping(n)),
+            Effect::Ping(n) => self.send(Message::Ping(n)).await,
             Effect::Heartbeat { on_link } => self.heartbeat(on_link).await?,
             Effect::ResendChunks(key) => {
                 let chunks = self
@@ -49,7 +55,7 @@ impl Daemon {
                     .map(|job| job.chunks.clone())
                     .unwrap_or_default();
                 for chunk in chunks {
-                    self.send(Message::Chunk(chunk));
+                    self.send(Message::Chunk(chunk)).await;
                 }
             }
             Effect::Run(key) => self.start(key).await,
@@ -69,11 +75,12 @@ impl Daemon {
                     epoch: key.epoch,
                     reason: reason.into(),
                     message,
-                }));
+                }))
+                .await;
             }
             Effect::SendResult(key) => {
                 if let Some(result) = self.results.remove(&key) {
-                    self.send(Message::Result(result));
+                    self.send(Message::Result(result)).await;
                 }
             }
             Effect::Submit(key) => {
@@ -85,12 +92,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// Queues a message; a link that takes no more is dropped.
-    fn send(&mut self, message: Message) {
+    /// Queues a message, as fast as the link takes them; a link that takes no more is dropped.
+    async fn send(&mut self, message: Message) {
         let message = WorkUp {
             message: Some(message),
         };
-        if self.link.as_ref().is_some_and(|link| !link.send(message)) {
+        let Some(link) = &self.link else { return };
+        if !link.send(message, SEND_TIME).await {
             tracing::warn!("the work link takes no more messages, connecting again");
             self.link = None;
             self.events.push_back(Event::LinkLost { unknown: false });
@@ -99,7 +107,7 @@ impl Daemon {
 
     pub(super) async fn send_chunk(&mut self, chunk: Chunk) {
         if self.session.is_linked() {
-            self.send(Message::Chunk(chunk));
+            self.send(Message::Chunk(chunk)).await;
             failpoint::hit_async(CHUNK_SENT).await;
         }
     }
@@ -150,7 +158,7 @@ impl Daemon {
             .await?;
         let envelope = SignedEnvelope::from(&signed);
         if on_link {
-            self.send(Message::Heartbeat(envelope));
+            self.send(Message::Heartbeat(envelope)).await;
         } else {
             self.calls
                 .spawn(calls::heartbeat(self.coordinator.clone(), envelope));
@@ -180,21 +188,20 @@ impl Daemon {
                 }));
             }
             Err(Refusal { reason, message }) => {
-                self.leases.remove(&key);
                 self.events
                     .push_back(Event::Ended(key, Ending::HandBack { reason, message }));
             }
         }
     }
 
-    fn accept(&self, key: LeaseKey) -> Result<InferJob, Refusal> {
-        let lease = self
-            .leases
-            .get(&key)
+    fn accept(&mut self, key: LeaseKey) -> Result<InferJob, Refusal> {
+        let (_, lease) = self
+            .arrived
+            .take_if(|(arrived, _)| *arrived == key)
             .ok_or_else(|| Refusal::cannot("the lease is gone"))?;
         if let Some(refusal) = self.caps.refusal(ram_used()) {
             return Err(Refusal::cannot(refusal));
         }
-        work::open(key, lease, &self.key, self.loaded.as_deref())
+        work::open(key, &lease, &self.key, self.loaded.as_deref())
     }
 }

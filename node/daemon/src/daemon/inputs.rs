@@ -25,8 +25,6 @@ use crate::{
     work,
 };
 
-/// A membership is renewed when less than this is left of it.
-const RENEW_BEFORE: Duration = Duration::from_hours(24);
 /// What a coordinator may ask for between signs of life.
 const PING_SECS: std::ops::RangeInclusive<u32> = 1..=120;
 
@@ -88,11 +86,9 @@ impl Daemon {
         }
         let now = UnixMillis(self.clock.now_ms());
         let expires = self.membership.as_ref().map(|(said, _)| said.expires_at_ms);
-        if expires.is_some_and(|at| now.after(RENEW_BEFORE) > at)
-            && self.session.is_linked()
-            && !self.renewing
+        if let Some(expires) = expires.filter(|_| self.session.is_linked())
+            && self.renewal.start(self.clock.monotonic(), now, expires)
         {
-            self.renewing = true;
             self.start_registration();
         }
         self.events.push_back(Event::Tick);
@@ -145,7 +141,7 @@ impl Daemon {
                     return Ok(());
                 };
                 let time = Duration::from_millis(lease.lease_ms.into());
-                self.leases.insert(key, lease);
+                self.arrived = Some((key, lease));
                 self.events.push_back(Event::Lease { key, time });
             }
             Message::Cancel(cancel) => {
@@ -204,7 +200,6 @@ impl Daemon {
                 tokens,
             } => {
                 self.jobs.remove(&key);
-                self.leases.remove(&key);
                 self.metrics.tokens.inc_by(tokens.into());
                 if let Some(result) = result {
                     self.results.insert(key, *result);
@@ -276,14 +271,19 @@ impl Daemon {
     fn registration_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
         self.picture.link_error = Some(Chain(error).to_string());
         // A renewal that fails leaves the membership as it is.
-        if !std::mem::take(&mut self.renewing) {
+        if !self.registration_ended() {
             self.events
                 .push_back(Event::Registered(Registration::Failed));
         }
     }
 
+    /// Whether it was a renewal.
+    fn registration_ended(&mut self) -> bool {
+        self.renewal.ended(self.clock.monotonic(), &mut self.rng)
+    }
+
     async fn registered(&mut self, outcome: Outcome) -> Result<(), RunError> {
-        self.renewing = false;
+        self.registration_ended();
         let registration = match outcome {
             Outcome::Active {
                 node_id,

@@ -27,6 +27,7 @@ use crate::{
     models::{LoadedModel, ModelEvent},
     network::Network,
     register::Application,
+    renewal::Renewal,
     roles::infer::{JobContext, JobEvent},
     session::{Event, Over, Session, Settings},
     status::Status,
@@ -79,7 +80,8 @@ pub(super) struct Daemon {
     pub(super) rng: ChaCha20Rng,
     pub(super) session: Session,
     pub(super) link: Option<WorkLink>,
-    pub(super) leases: BTreeMap<LeaseKey, Lease>,
+    /// The lease that has just come, sealed, until the session has said what becomes of it.
+    pub(super) arrived: Option<(LeaseKey, Lease)>,
     pub(super) jobs: BTreeMap<LeaseKey, Job>,
     /// Fresh results, until they are sent; the log has them too.
     pub(super) results: BTreeMap<LeaseKey, TaskResult>,
@@ -91,7 +93,7 @@ pub(super) struct Daemon {
     pub(super) loaded: Option<Arc<LoadedModel>>,
     pub(super) membership: Option<(Membership, Envelope)>,
     pub(super) membership_file: PathBuf,
-    pub(super) renewing: bool,
+    pub(super) renewal: Renewal,
     pub(super) events: VecDeque<Event>,
     pub(super) over: Option<Over>,
     pub(super) metrics: Metrics,
@@ -132,7 +134,7 @@ impl Daemon {
             started_at: UnixMillis(picture.started_at_ms),
             session: Session::new(settings, frame.seed.rng("session"), setup.unacked),
             link: None,
-            leases: BTreeMap::new(),
+            arrived: None,
             jobs: BTreeMap::new(),
             results: BTreeMap::new(),
             job_events,
@@ -142,7 +144,7 @@ impl Daemon {
             loaded: None,
             membership: None,
             membership_file: parts.home.membership(),
-            renewing: false,
+            renewal: Renewal::default(),
             events: VecDeque::new(),
             over: None,
             metrics: Metrics::new(&frame.metrics),
@@ -179,6 +181,8 @@ impl Daemon {
                     self.perform(effect).await?;
                 }
             }
+            // Not run: refused, or known already.
+            self.arrived = None;
             self.show();
         }
         self.break_all_off();

@@ -123,12 +123,7 @@ impl InferenceEngine for BurnEngine {
         let made = self
             .0
             .generate(&job, &mut pass_on)
-            .map_err(|error| match error {
-                GenerateError::NotFinite { .. } | GenerateError::Device(_) => {
-                    AnswerError::Failed(Chain(&error).to_string())
-                }
-                error => AnswerError::Input(Chain(&error).to_string()),
-            })?;
+            .map_err(|error| answer_error(&error, !job.forced_prefix.is_empty()))?;
         Ok(Answer {
             tokens: made.tokens,
             text: made.text,
@@ -143,6 +138,23 @@ impl InferenceEngine for BurnEngine {
     }
 }
 
+/// Whose fault it is that there is no answer. A forced prefix comes from a predecessor: what is wrong
+/// with it, no user has asked for.
+fn answer_error(error: &GenerateError, has_prefix: bool) -> AnswerError {
+    let text = Chain(error).to_string();
+    match error {
+        GenerateError::NotFinite { .. } | GenerateError::Device(_) => AnswerError::Failed(text),
+        GenerateError::EndInPrefix { .. }
+        | GenerateError::UnknownToken { .. }
+        | GenerateError::PrefixTooLong { .. }
+            if has_prefix =>
+        {
+            AnswerError::Failed(text)
+        }
+        _ => AnswerError::Input(text),
+    }
+}
+
 /// How many threads the CPU engine uses; 0: one per core. Once per process, before anything is loaded.
 pub fn set_threads(threads: u32) -> Result<(), rayon::ThreadPoolBuildError> {
     if threads == 0 {
@@ -151,4 +163,33 @@ pub fn set_threads(threads: u32) -> Result<(), rayon::ThreadPoolBuildError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads as usize)
         .build_global()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_that_cannot_be_continued_is_not_the_users_fault() {
+        let is_input = |error: &GenerateError, prefix| {
+            matches!(answer_error(error, prefix), AnswerError::Input(_))
+        };
+        let unknown = GenerateError::UnknownToken {
+            token: 9,
+            vocabulary: 5,
+        };
+        for error in [
+            GenerateError::EndInPrefix { token: 2 },
+            GenerateError::PrefixTooLong { prefix: 2, max: 1 },
+        ] {
+            assert!(!is_input(&error, true), "{error}");
+        }
+        assert!(!is_input(&unknown, true));
+        assert!(is_input(&unknown, false));
+        let too_long = GenerateError::TooLong { tokens: 9, max: 5 };
+        assert!(
+            is_input(&too_long, true),
+            "the question is, whoever answers"
+        );
+    }
 }

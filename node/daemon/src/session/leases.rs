@@ -90,7 +90,7 @@ impl Session {
             .running()
             .find(|other| other.task == key.task && other.epoch < key.epoch);
         if let Some(older) = older {
-            self.break_off(older, effects);
+            self.break_for(older, Broken::Cancelled, effects);
         }
         self.outstanding = self.outstanding.saturating_sub(1);
         let refusal = if self.draining.is_some() {
@@ -120,8 +120,13 @@ impl Session {
         }
     }
 
-    pub(super) fn break_off(&mut self, key: LeaseKey, effects: &mut Vec<Effect>) {
-        self.break_for(key, Broken::Cancelled, effects);
+    pub(super) fn on_cancel(&mut self, cancelled: LeaseKey, effects: &mut Vec<Effect>) {
+        let is_meant = |key: &LeaseKey| {
+            key.task == cancelled.task && [0, key.epoch].contains(&cancelled.epoch)
+        };
+        for key in self.running().filter(is_meant).collect::<Vec<_>>() {
+            self.break_for(key, Broken::Cancelled, effects);
+        }
     }
 
     fn break_for(&mut self, key: LeaseKey, why: Broken, effects: &mut Vec<Effect>) {

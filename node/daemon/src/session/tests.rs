@@ -117,6 +117,26 @@ fn a_newer_attempt_breaks_the_older_one_off() {
 }
 
 #[test]
+fn a_cancel_without_an_epoch_means_whatever_attempt_runs() {
+    let mut session = active(2);
+    let third = LeaseKey { epoch: 3, ..key(1) };
+    let time = 30 * SECOND;
+    session.on(SECOND, Event::Lease { key: third, time });
+    session.on(SECOND, lease(2));
+    let other = LeaseKey { epoch: 2, ..key(1) };
+    assert_eq!(session.on(SECOND, Event::Cancel(other)), []);
+    let any = LeaseKey { epoch: 0, ..key(1) };
+    assert_eq!(
+        session.on(SECOND, Event::Cancel(any)),
+        [Effect::Break(third)]
+    );
+    assert_eq!(
+        session.on(2 * SECOND, Event::Ended(third, Ending::Stopped)),
+        [offer(1)]
+    );
+}
+
+#[test]
 fn a_cancelled_task_says_nothing_and_frees_its_slot() {
     let mut session = active(1);
     session.on(SECOND, lease(1));

@@ -144,20 +144,19 @@ fn what_another_node_could_do_is_handed_back_as_such() {
 
 #[test]
 fn what_no_node_could_do_is_refused_as_input() {
-    let refused = |payload, prefix| reason_of(&lease(payload, prefix));
+    let refused = |payload| reason_of(&lease(payload, vec![]));
     let both = InferencePayload {
         messages: vec![ChatMessage::default()],
         ..good()
     };
     let stop = |stop: Vec<String>| InferencePayload { stop, ..good() };
-    for (name, payload, prefix) in [
+    for (name, payload) in [
         (
             "no tokens",
             InferencePayload {
                 max_tokens: 0,
                 ..good()
             },
-            vec![],
         ),
         (
             "too many tokens",
@@ -165,7 +164,6 @@ fn what_no_node_could_do_is_refused_as_input() {
                 max_tokens: OUTPUT_TOKENS_MAX + 1,
                 ..good()
             },
-            vec![],
         ),
         (
             "empty",
@@ -173,19 +171,21 @@ fn what_no_node_could_do_is_refused_as_input() {
                 prompt: String::new(),
                 ..good()
             },
-            vec![],
         ),
-        ("both forms", both, vec![]),
-        ("an empty stop", stop(vec![String::new()]), vec![]),
-        ("five stops", stop(vec!["a".into(); 5]), vec![]),
-        ("a long prefix", good(), vec![1; 6]),
+        ("both forms", both),
+        ("an empty stop", stop(vec![String::new()])),
+        ("five stops", stop(vec!["a".into(); 5])),
     ] {
-        assert_eq!(
-            refused(payload, prefix),
-            HandBackReason::InputRefused,
-            "{name}"
-        );
+        assert_eq!(refused(payload), HandBackReason::InputRefused, "{name}");
     }
+}
+
+#[test]
+fn a_prefix_that_does_not_fit_is_not_the_users_fault() {
+    assert_eq!(
+        reason_of(&lease(good(), vec![1; 6])),
+        HandBackReason::Failed
+    );
 }
 
 #[test]

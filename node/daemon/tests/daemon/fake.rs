@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -12,11 +15,12 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use owm_proto::{
-    Envelope, NodeKey, Purpose, Sha256, TaskId, UnixMillis,
+    Envelope, NodeId, NodeKey, PublicKey, Purpose, Sha256, TaskId, Tier, UnixMillis,
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, network_id},
     invite::Invite,
     manifest::{Manifest, ManifestFile, SubModel},
     seal,
+    statement::{Membership, Statement as _},
     wire::coordinator::{
         Cancel, Chunk, GetModelVersionRequest, GetModelVersionResponse, GetNetworkRequest,
         GetNetworkResponse, HandBack, HeartbeatRequest, HeartbeatResponse, Hello, InferencePayload,
@@ -28,7 +32,10 @@ use owm_proto::{
         work_down, work_up,
     },
 };
-use owm_service::tls::{Identity, TlsLimits, serve_tls, server_config};
+use owm_service::{
+    clock::SystemClock,
+    tls::{Identity, TlsLimits, serve_tls, server_config},
+};
 use prost::Message as _;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -48,6 +55,10 @@ struct State {
     streams: mpsc::Sender<Stream>,
     seen: mpsc::Sender<TaskResult>,
     polls: Mutex<Option<Poll>>,
+    instance: NodeKey,
+    /// How long a membership holds; `None`: there is none.
+    membership: Mutex<Option<Duration>>,
+    registrations: AtomicU32,
     refusal: Mutex<Option<&'static str>>,
 }
 
@@ -186,6 +197,9 @@ impl Fake {
             streams: streams_tx,
             seen: seen_tx,
             polls: Mutex::default(),
+            instance: NodeKey::from_seed(&[2; 32]),
+            membership: Mutex::default(),
+            registrations: AtomicU32::default(),
             refusal: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -233,6 +247,20 @@ impl Fake {
         *self.state.refusal.lock().unwrap() = Some(why);
     }
 
+    /// Grants memberships that hold for so long.
+    pub(crate) fn grant(&self, time: Duration) {
+        *self.state.membership.lock().unwrap() = Some(time);
+    }
+
+    pub(crate) fn registrations(&self) -> u32 {
+        self.state.registrations.load(Relaxed)
+    }
+
+    /// Whether a work stream waits that no test has asked for.
+    pub(crate) fn has_another_stream(&mut self) -> bool {
+        self.streams.try_recv().is_ok()
+    }
+
     pub(crate) fn acknowledge_submitted(&self, verdict: Verdict, reward_msat: u64) {
         *self.state.submitted.lock().unwrap() = (verdict, reward_msat);
     }
@@ -277,6 +305,15 @@ impl Stream {
         match self.next().await {
             work_up::Message::Hello(hello) => hello,
             other => panic!("not a hello first: {other:?}"),
+        }
+    }
+
+    /// Waits for a sign of life and answers it.
+    pub(crate) async fn ping(&mut self) {
+        loop {
+            if let work_up::Message::Ping(n) = self.next().await {
+                return self.send(work_down::Message::Pong(n)).await;
+            }
         }
     }
 
@@ -417,6 +454,34 @@ impl Stream {
     }
 }
 
+impl State {
+    fn membership(&self, node: PublicKey) -> Option<SignedEnvelope> {
+        let time = (*self.membership.lock().unwrap())?;
+        let now = UnixMillis(SystemClock::shared().now_ms());
+        let said = Membership {
+            node,
+            node_id: NodeId::from_random([1; 16]),
+            owner: node,
+            tier: Tier::T1,
+            issued_at_ms: now,
+            expires_at_ms: now.after(time),
+        };
+        Some((&said.sign(&self.instance, &network_id(&self.network.genesis))).into())
+    }
+
+    /// A session that stands in for a stream; replaces the one before.
+    fn open_poll(&self) -> Stream {
+        let (up_tx, up) = mpsc::channel(256);
+        let (down, down_rx) = mpsc::channel(256);
+        let down_rx = Arc::new(tokio::sync::Mutex::new(down_rx));
+        *self.polls.lock().unwrap() = Some(Poll {
+            up: up_tx,
+            down: down_rx,
+        });
+        Stream { up, down }
+    }
+}
+
 struct Service(Arc<State>);
 
 #[tonic::async_trait]
@@ -432,14 +497,16 @@ impl Coordinator for Service {
 
     async fn register_node(
         &self,
-        _: Request<RegisterNodeRequest>,
+        request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
+        self.0.registrations.fetch_add(1, Relaxed);
+        let envelope = Envelope::from_wire(request.into_inner().request).unwrap();
         let next = self.0.outcomes.lock().unwrap().pop_front();
         Ok(Response::new(RegisterNodeResponse {
             outcome: next.unwrap_or(RegistrationOutcome::Active).into(),
             node_id: "n".into(),
             tier: "t1".into(),
-            membership: None,
+            membership: self.0.membership(envelope.claimed_signer()),
             reasons: vec!["banned".into()],
             heartbeat_secs: 60,
             stake_policy: "not required".into(),
@@ -486,23 +553,13 @@ impl Coordinator for Service {
     ) -> Result<Response<PollWorkResponse>, Status> {
         let PollWorkRequest { messages, wait_ms } = request.into_inner();
         let (hello, rest) = messages.split_first().expect("a hello first");
-        let fresh = {
-            let mut polls = self.0.polls.lock().unwrap();
-            let is_fresh = polls.is_none();
-            let (up_tx, up) = mpsc::channel(256);
-            let (down, down_rx) = mpsc::channel(256);
-            if is_fresh {
-                let down_rx = Arc::new(tokio::sync::Mutex::new(down_rx));
-                *polls = Some(Poll {
-                    up: up_tx,
-                    down: down_rx,
-                });
-            }
-            is_fresh.then_some(Stream { up, down })
-        };
+        // As the coordinator has it: this poll, and no other, opens a session.
+        let is_opening = rest.is_empty() && wait_ms == 0;
+        let fresh = is_opening.then(|| self.0.open_poll());
         let (up, down) = {
             let polls = self.0.polls.lock().unwrap();
-            let poll = polls.as_ref().unwrap();
+            let unopened = || Status::failed_precondition("no session was opened");
+            let poll = polls.as_ref().ok_or_else(unopened)?;
             (poll.up.clone(), Arc::clone(&poll.down))
         };
         if let Some(stream) = fresh {
@@ -518,9 +575,9 @@ impl Coordinator for Service {
         let wait = Duration::from_millis(wait_ms.into());
         let held = async { down.lock().await.recv().await };
         if !wait.is_zero()
-            && let Ok(Some(Ok(message))) = tokio::time::timeout(wait, held).await
+            && let Ok(next) = tokio::time::timeout(wait, held).await
         {
-            messages.push(message);
+            messages.push(next.ok_or_else(|| Status::unavailable("gone"))??);
         }
         Ok(Response::new(PollWorkResponse { messages }))
     }

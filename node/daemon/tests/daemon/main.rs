@@ -270,13 +270,22 @@ async fn a_running_task_survives_a_reconnect_and_its_chunks_come_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_task_gives_no_result_and_frees_its_slot() {
+    cancelled_as(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_without_an_epoch_frees_the_slot_too() {
+    cancelled_as(0).await;
+}
+
+async fn cancelled_as(epoch: u64) {
     let (mut fake, folder) = (Fake::start().await, tempfile::tempdir().unwrap());
     let node = start(&fake, folder.path(), config());
     let mut stream = ready(&mut fake).await;
-    let task = stream.lease(&node.key, 1, "hi", true, &[]).await;
+    let task = stream.lease(&node.key, 3, "hi", true, &[]).await;
     node.gate.permit(1);
     stream.chunk().await;
-    stream.cancel(task, 1).await;
+    stream.cancel(task, epoch).await;
     // Messages are handled in order: once the mark shows, the cancel has been heard.
     stream
         .send(work_down::Message::NodeStatus("mark".into()))
@@ -405,6 +414,43 @@ async fn the_long_poll_twin_does_the_same_work() {
     node.lifecycle.shutdown();
     node.ended().await.unwrap();
     assert_eq!(earned(folder.path()), 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_poll_session_opens_once_with_a_poll_that_only_says_hello() {
+    let (mut fake, folder) = (Fake::start().await, tempfile::tempdir().unwrap());
+    let mut config = config();
+    config.coordinator.transport = Transport::Poll;
+    let node = start(&fake, folder.path(), config);
+    node.gate.open();
+    for _ in 0..2 {
+        let mut stream = ready(&mut fake).await;
+        let task = stream.lease(&node.key, 1, "hi", true, &[]).await;
+        stream.until_result().await;
+        stream.ack(task, 1, Verdict::Accepted, 10_000).await;
+        assert_eq!(stream.offer().await, 1);
+        assert!(!fake.has_another_stream(), "no other poll looks like one");
+    }
+    node.lifecycle.shutdown();
+    node.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_that_is_always_too_short_is_not_renewed_at_every_tick() {
+    let (mut fake, folder) = (Fake::start().await, tempfile::tempdir().unwrap());
+    fake.grant(Duration::from_mins(10));
+    let mut config = config();
+    config.coordinator.ping = HumanDuration::from_millis(250);
+    let node = start(&fake, folder.path(), config);
+    let mut stream = fake.stream().await;
+    stream.hello().await;
+    // At least one tick lies between two signs of life.
+    for _ in 0..6 {
+        stream.ping().await;
+    }
+    assert_eq!(fake.registrations(), 1);
+    node.lifecycle.shutdown();
+    node.ended().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
