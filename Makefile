@@ -1,0 +1,53 @@
+# Verbs only. Whatever needs more than three lines is a script in deploy/ or Rust in tests/devnet.
+# Everything is compiled once, into one folder of the user's cache; set CARGO_TARGET_DIR to use another.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/owm/target
+export SQLX_OFFLINE ?= true
+CARGO ?= cargo
+DEVNET = $(CARGO_TARGET_DIR)/debug/owm-devnet
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status reset setup build test test-long bench check protos sqlx-prepare sqlx-check
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: setup build ## install what is missing, build, start a local network; Ctrl-C stops it, its state is kept
+	@deploy/up.sh
+
+down: ## stop a network that runs in another terminal
+	@$(DEVNET) down
+
+status: ## what the local network is doing
+	@$(DEVNET) status
+
+reset: ## delete the local network's state (keys, database, models); the cached weights stay
+	@$(CARGO) build --quiet --locked -p owm-devnet && $(DEVNET) reset
+
+setup: ## install what is missing (Debian packages; says which; sudo where not root)
+	@deploy/setup.sh
+
+build: ## compile the programs, in the same profile as the tests
+	@$(CARGO) build --locked -p owm-coordinator -p owm-node -p owm-devnet
+
+test: setup ## all tests: Rust, documentation, the openai client, the real weights if they can be had
+	@deploy/test.sh
+
+test-long: setup ## as test, with the tests marked as long
+	@OWM_TEST_LONG=1 deploy/test.sh
+
+bench: setup build ## questions to the real model, time to first answer; see docs/benchmarks.md
+	@deploy/bench.sh
+
+check: ## format, lints, documentation, .sqlx
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+protos: ## generate proto/src/gen anew from the .proto files
+	@$(CARGO) run --quiet --locked -p owm-proto-codegen
+
+sqlx-prepare: setup ## write .sqlx anew (after a change of SQL or of a migration)
+	@deploy/sqlx-prepare.sh
+
+sqlx-check: setup ## fail if .sqlx is not what the SQL says
+	@deploy/sqlx-prepare.sh --check

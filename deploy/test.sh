@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# All tests, on a private Postgres that is gone afterwards. `make test` calls it; CI through .ci/run.
+# Ends with a line "N passed, N failed, N skipped", which it also leaves in
+# $CARGO_TARGET_DIR/owm-test-counts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/env.sh
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+
+if [ "${1:-}" != --inside ]; then
+    . deploy/weights.sh
+    echo "test: building the programs"
+    cargo build --locked -p owm-coordinator -p owm-node -p owm-devnet
+    if weights_find && deploy/weights-hf.sh; then
+        export OWM_SMOLLM2_DIR="$OWM_CACHE/smollm2-hf"
+    else
+        unset OWM_SMOLLM2_GGUF OWM_SMOLLM2_DIR
+    fi
+    OWM_OPENAI_PYTHON=$(deploy/openai-venv.sh "$OWM_CACHE") || OWM_OPENAI_PYTHON=
+    export OWM_OPENAI_PYTHON
+    exec "$CARGO_TARGET_DIR/debug/owm-devnet" pg-run -- deploy/test.sh --inside
+fi
+
+passed=0 failed=0 skipped=0 broken=0 ran=0 skip=0
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+# Runs a test command and adds what it counted. nextest: "Summary [1s] 9 tests run: 8 passed, 1
+# failed, 2 skipped"; cargo test: "test result: ok. 8 passed; 1 failed; 2 ignored; …" for each binary.
+# Leaves its own numbers in `ran` and `skip`.
+count() {
+    local status=0 run ok
+    "$@" 2>&1 | tee "$output" || status=$?
+    read -r run ok skip < <(sed 's/\x1b\[[0-9;]*m//g' "$output" | awk '
+        /^ *Summary \[.*tests? run:/ {
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^tests?$/ && $(i + 1) == "run:") run += $(i - 1)
+                if ($i ~ /^passed/) ok += $(i - 1)
+                if ($i ~ /^skipped/) skip += $(i - 1)
+            }
+        }
+        /^test result: / {
+            for (i = 2; i <= NF; i++) {
+                if ($i == "passed;") { ok += $(i - 1); run += $(i - 1) }
+                if ($i == "failed;") run += $(i - 1)
+                if ($i == "ignored;") skip += $(i - 1)
+            }
+        }
+        END { print run + 0, ok + 0, skip + 0 }')
+    ran=$run
+    passed=$((passed + ok))
+    failed=$((failed + run - ok))
+    [ "$status" = 0 ] || broken=1
+}
+
+# Tests that are left out unless what they need is there, by their names' first words.
+extra=()
+if [ -n "${OWM_SMOLLM2_GGUF:-}" ]; then
+    extra+=(real_weights_)
+else
+    echo "SKIP real_weights_*: the real weights can't be had here"
+fi
+if [ -n "${OWM_OPENAI_PYTHON:-}" ]; then
+    extra+=(openai_client_)
+else
+    echo "SKIP openai_client_*: the Python package openai can't be had here"
+fi
+[ -z "${OWM_TEST_LONG:-}" ] || extra+=(long_)
+names=$(IFS='|'; echo "${extra[*]}")
+
+if cargo nextest --version >/dev/null 2>&1; then
+    profile=default
+    [ -z "${OWM_TEST_LONG:-}" ] || profile=long
+    count cargo nextest run --locked --workspace --profile "$profile"
+    skipped=$skip
+    if [ -n "$names" ]; then
+        count cargo nextest run --locked --workspace --profile "$profile" --no-tests pass \
+            --run-ignored only -E "test(/(^|::)($names)/)"
+        skipped=$((skipped - ran))
+    fi
+    count cargo test --locked --workspace --doc --no-fail-fast
+    skipped=$((skipped + skip))
+else
+    echo "test: cargo-nextest is not installed; cargo test does it, one binary after the other"
+    count cargo test --locked --workspace --no-fail-fast
+    skipped=$skip
+    for name in "${extra[@]}"; do
+        count cargo test --locked --workspace --lib --bins --tests --no-fail-fast -- --ignored "$name"
+        skipped=$((skipped - ran))
+    done
+fi
+[ "$broken" = 0 ] || [ "$failed" -gt 0 ] || failed=1
+[ "$skipped" -ge 0 ] || skipped=0
+echo "$passed passed, $failed failed, $skipped skipped" | tee "$CARGO_TARGET_DIR/owm-test-counts"
+[ "$failed" = 0 ]

@@ -1,0 +1,463 @@
+//! The network as a whole: what starts after what, and stops before what.
+//!
+//! `cli::up` and the end-to-end tests build one. Must stay true: dropping a [`Devnet`] leaves no
+//! process; a temporary one leaves no file.
+
+use std::{
+    fmt, fs,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{
+    api::Api,
+    coordinator::{Coordinator, CoordinatorPorts},
+    node::Node,
+    ports::Port,
+    postgres::{Postgres, PostgresOptions},
+    settings::Setting,
+    state::{Kept, KeptModel, Lock, Running},
+};
+
+/// The ports that a person's network asks for first (spec §4); tests take any.
+const API_PORT: u16 = 8080;
+const RPC_PORT: u16 = 9000;
+const HEALTH_PORT: u16 = 9090;
+
+/// What the network serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Model {
+    /// The stand-in: seeded weights, answers without meaning, loaded in no time.
+    Tiny,
+    /// A GGUF file or a Hugging Face directory.
+    Weights(PathBuf),
+}
+
+impl Model {
+    /// `tiny`, or a path.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "tiny" => Self::Tiny,
+            path => Self::Weights(path.into()),
+        }
+    }
+
+    fn source(&self) -> Result<String> {
+        match self {
+            Self::Tiny => Ok("tiny".to_owned()),
+            Self::Weights(path) => {
+                let path = std::path::absolute(path).context("the weights' path is no path")?;
+                Ok(path.to_string_lossy().into_owned())
+            }
+        }
+    }
+
+    /// Changes when the file does.
+    fn fingerprint(&self) -> Result<String> {
+        let Self::Weights(path) = self else {
+            return Ok("tiny".to_owned());
+        };
+        let found = fs::metadata(path)
+            .with_context(|| format!("cannot read the weights {}", path.display()))?;
+        let changed = found
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(format!(
+            "{} bytes, {} s",
+            found.len(),
+            changed.map_or(0, |time| time.as_secs())
+        ))
+    }
+}
+
+/// Told what a start is doing: the part, and how long it took once it is done.
+type Reporter = Box<dyn FnMut(&str, Option<Duration>) + Send>;
+
+/// How a network is to be.
+pub struct Builder {
+    nodes: u16,
+    dir: Option<PathBuf>,
+    model: Model,
+    settings: Vec<Setting>,
+    report: Reporter,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("nodes", &self.nodes)
+            .field("dir", &self.dir)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// How many nodes.
+    #[must_use]
+    pub fn nodes(mut self, nodes: u16) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Keeps state and ports in `dir`; without it the network is temporary, on any free ports, and
+    /// its database does without fsync.
+    #[must_use]
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn model(mut self, model: Model) -> Self {
+        self.model = model;
+        self
+    }
+
+    /// Sets one more key in the coordinator's configuration.
+    #[must_use]
+    pub fn coordinator_setting(
+        mut self,
+        section: &'static str,
+        key: &'static str,
+        value: impl Into<toml::Value>,
+    ) -> Self {
+        self.settings.push((section, key, value.into()));
+        self
+    }
+
+    /// Who is told of progress.
+    #[must_use]
+    pub fn report(mut self, report: impl FnMut(&str, Option<Duration>) + Send + 'static) -> Self {
+        self.report = Box::new(report);
+        self
+    }
+
+    /// Starts everything; returns when all parts are ready. What was started is ended on an error.
+    pub async fn start(mut self) -> Result<Devnet> {
+        let temporary = match self.dir {
+            Some(_) => None,
+            None => Some(temporary_folder()?),
+        };
+        let dir = match (&self.dir, &temporary) {
+            (Some(dir), _) => std::path::absolute(dir).context("the data folder is no path")?,
+            (None, Some(folder)) => folder.path().to_owned(),
+            (None, None) => unreachable!("one of the two is set above"),
+        };
+        let lock = Lock::take(&dir)?;
+        Running::clear(&dir);
+        let mut places = Places {
+            kept: Kept::read(&dir)?,
+            fixed: self.dir.is_some(),
+            dir,
+        };
+        let postgres = self.start_postgres(&mut places).await?;
+        let mut coordinator = self.start_coordinator(&mut places, &postgres).await?;
+        let invite = coordinator.invite().await?;
+        let nodes = self.start_nodes(&mut places, &invite).await?;
+        places.kept.write(&places.dir)?;
+        let mut running = Running {
+            api: coordinator.api_url(),
+            rpc: coordinator.rpc_address(),
+            invite,
+            processes: std::collections::BTreeMap::new(),
+            logs: places.logs(),
+        };
+        if let Some(process) = coordinator.process() {
+            running
+                .processes
+                .insert("coordinator".to_owned(), process.pid());
+        }
+        let mut devnet = Devnet {
+            nodes,
+            coordinator,
+            postgres,
+            places,
+            running,
+            lock,
+            temporary,
+        };
+        devnet.publish()?;
+        Ok(devnet)
+    }
+
+    /// Runs one step of a start and tells about it.
+    async fn step<T>(&mut self, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        (self.report)(what, None);
+        let start = Instant::now();
+        let made = work.await.with_context(|| format!("{what}: failed"))?;
+        (self.report)(what, Some(start.elapsed()));
+        Ok(made)
+    }
+
+    async fn start_postgres(&mut self, places: &mut Places) -> Result<Postgres> {
+        let options = PostgresOptions {
+            dir: places.dir.join("postgres"),
+            log: places.log("postgres"),
+            port: Some(places.reserve("postgres", None)?),
+            durable: places.fixed,
+        };
+        self.step("database", Postgres::start(&options)).await
+    }
+
+    async fn start_coordinator(
+        &mut self,
+        places: &mut Places,
+        postgres: &Postgres,
+    ) -> Result<Coordinator> {
+        let ports = CoordinatorPorts {
+            rpc: places.port("rpc", Some(RPC_PORT))?,
+            api: places.port("api", Some(API_PORT))?,
+            health: places.port("health", Some(HEALTH_PORT))?,
+        };
+        let (dir, log) = (places.dir.join("coordinator"), places.log("coordinator"));
+        let prepare =
+            Coordinator::prepare(&dir, &log, ports, postgres.url(), self.settings.clone());
+        let mut coordinator = self.step("coordinator's keys and tables", prepare).await?;
+        // Kept before the import, so that an interrupted one is done again under the same name.
+        places.kept.write(&places.dir)?;
+        self.import(places, &coordinator).await?;
+        self.step("coordinator", coordinator.start()).await?;
+        Ok(coordinator)
+    }
+
+    /// Publishes the model unless the same file was published before; another file becomes the next
+    /// version.
+    async fn import(&mut self, places: &mut Places, coordinator: &Coordinator) -> Result<()> {
+        let (source, fingerprint) = (self.model.source()?, self.model.fingerprint()?);
+        let before = places.kept.model.clone();
+        if before
+            .as_ref()
+            .is_some_and(|kept| kept.source == source && kept.fingerprint == fingerprint)
+        {
+            return Ok(());
+        }
+        let sequence = before.map_or(0, |kept| kept.sequence + 1);
+        let version = format!("owm-v0.1.{sequence}");
+        self.step("model", coordinator.import_model(&source, &version))
+            .await?;
+        places.kept.model = Some(KeptModel {
+            source,
+            fingerprint,
+            version,
+            sequence,
+        });
+        places.kept.write(&places.dir)
+    }
+
+    /// All at once: they load at the same time.
+    async fn start_nodes(&mut self, places: &mut Places, invite: &str) -> Result<Vec<Node>> {
+        let mut nodes = Vec::new();
+        for number in 1..=self.nodes {
+            let mut node = places.node(number, invite).await?;
+            node.spawn()?;
+            nodes.push(node);
+        }
+        for node in &mut nodes {
+            let name = node.name().to_owned();
+            self.step(&name, node.ready()).await?;
+        }
+        Ok(nodes)
+    }
+}
+
+/// The folder of a network and the ports in it.
+#[derive(Debug)]
+struct Places {
+    dir: PathBuf,
+    kept: Kept,
+    /// Ports are kept for the next run, and the well-known ones tried.
+    fixed: bool,
+}
+
+impl Places {
+    fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// The port that `name` had, or `default`, or any.
+    fn port(&mut self, name: &str, default: Option<u16>) -> Result<Port> {
+        let wanted = self
+            .kept
+            .ports
+            .get(name)
+            .copied()
+            .or(default.filter(|_| self.fixed));
+        let port = match wanted {
+            Some(wanted) => Port::prefer(wanted)?,
+            None => Port::take(None)?,
+        };
+        self.kept.ports.insert(name.to_owned(), port.number());
+        Ok(port)
+    }
+
+    /// As [`Self::port`], given free again at once for a part that takes it by itself.
+    fn reserve(&mut self, name: &str, default: Option<u16>) -> Result<u16> {
+        Ok(self.port(name, default)?.number())
+    }
+
+    async fn node(&mut self, number: u16, invite: &str) -> Result<Node> {
+        let name = format!("node{number}");
+        let health = self.port(&name, Some(HEALTH_PORT.saturating_add(number)))?;
+        let (dir, log) = (self.dir.join("nodes").join(&name), self.log(&name));
+        Node::prepare(&name, &dir, &log, health, invite).await
+    }
+}
+
+/// The end of one part.
+type Death<'a> = Pin<Box<dyn Future<Output = anyhow::Error> + Send + 'a>>;
+
+/// A running network. Fields are dropped in this order: nodes first, the database last.
+#[derive(Debug)]
+pub struct Devnet {
+    nodes: Vec<Node>,
+    coordinator: Coordinator,
+    postgres: Postgres,
+    places: Places,
+    running: Running,
+    lock: Lock,
+    temporary: Option<TempDir>,
+}
+
+impl Devnet {
+    /// A temporary network of three nodes with the tiny model, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder {
+            nodes: 3,
+            dir: None,
+            model: Model::Tiny,
+            settings: Vec::new(),
+            report: Box::new(|_, _| {}),
+        }
+    }
+
+    /// A client for the public API.
+    pub fn api(&self) -> Api {
+        self.coordinator.api()
+    }
+
+    /// The string that nodes join with.
+    pub fn invite(&self) -> &str {
+        &self.running.invite
+    }
+
+    /// The network's folder.
+    pub fn dir(&self) -> &Path {
+        &self.places.dir
+    }
+
+    /// Where the logs are.
+    pub fn logs(&self) -> PathBuf {
+        self.places.logs()
+    }
+
+    /// The coordinator.
+    pub fn coordinator(&mut self) -> &mut Coordinator {
+        &mut self.coordinator
+    }
+
+    /// The nodes, `node1` first.
+    pub fn nodes(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// The database.
+    pub fn postgres(&mut self) -> &mut Postgres {
+        &mut self.postgres
+    }
+
+    /// Starts one more node and waits until it is ready.
+    pub async fn add_node(&mut self) -> Result<&mut Node> {
+        let number = u16::try_from(self.nodes.len() + 1).context("too many nodes")?;
+        let mut node = self.places.node(number, &self.running.invite).await?;
+        node.start().await?;
+        self.nodes.push(node);
+        self.publish()?;
+        self.nodes.last_mut().context("a node was just added")
+    }
+
+    /// Writes what `status` reads.
+    fn publish(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            let name = node.name().to_owned();
+            if let Some(process) = node.process() {
+                self.running.processes.insert(name, process.pid());
+            }
+        }
+        self.running
+            .processes
+            .insert("database".to_owned(), self.postgres.process().pid());
+        self.running.write(&self.places.dir)
+    }
+
+    /// Resolves when a part ends that should not: its error, and whether the network can go on
+    /// without it (a node). Parts that are already down are not waited for.
+    pub async fn death(&mut self) -> (anyhow::Error, bool) {
+        let mut waits: Vec<(Death<'_>, bool)> =
+            vec![(Box::pin(self.postgres.process().died()), false)];
+        if let Some(process) = self.coordinator.process() {
+            waits.push((Box::pin(process.died()), false));
+        }
+        for process in self.nodes.iter_mut().filter_map(Node::process) {
+            waits.push((Box::pin(process.died()), true));
+        }
+        let (error, is_node) = std::future::poll_fn(|context| {
+            for (wait, is_node) in &mut waits {
+                if let Poll::Ready(error) = wait.as_mut().poll(context) {
+                    return Poll::Ready((error, *is_node));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        drop(waits);
+        for node in &mut self.nodes {
+            node.forget_dead();
+        }
+        (error, is_node)
+    }
+
+    /// Stops everything in order and waits for it: nodes, coordinator, database. A temporary network's
+    /// files go too.
+    pub async fn stop(mut self) -> Result<()> {
+        Running::clear(&self.places.dir);
+        for node in &mut self.nodes {
+            node.ask_to_stop();
+        }
+        for node in &mut self.nodes {
+            node.stop().await?;
+        }
+        self.coordinator.stop().await?;
+        self.postgres.stop().await?;
+        drop(self.lock);
+        if let Some(folder) = self.temporary {
+            folder
+                .close()
+                .context("cannot delete the temporary network's folder")?;
+        }
+        Ok(())
+    }
+}
+
+/// A folder through which Postgres's account may pass; what is secret in it has a mode of its own.
+fn temporary_folder() -> Result<TempDir> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::Builder::new()
+        .prefix("owm-net-")
+        .permissions(fs::Permissions::from_mode(0o711))
+        .tempdir()
+        .context("cannot make a temporary folder for the network")?;
+    Ok(folder)
+}
