@@ -21,6 +21,7 @@ use crate::{
     node::Node,
     ports::Port,
     postgres::{Postgres, PostgresOptions},
+    process,
     settings::Setting,
     state::{Kept, KeptModel, Lock, Running},
 };
@@ -177,6 +178,7 @@ impl Builder {
                 .insert("coordinator".to_owned(), process.pid());
         }
         let mut devnet = Devnet {
+            _diary: Diary(places.logs()),
             nodes,
             coordinator,
             postgres,
@@ -322,6 +324,7 @@ type Death<'a> = Pin<Box<dyn Future<Output = anyhow::Error> + Send + 'a>>;
 /// A running network. Fields are dropped in this order: nodes first, the database last.
 #[derive(Debug)]
 pub struct Devnet {
+    _diary: Diary,
     nodes: Vec<Node>,
     coordinator: Coordinator,
     postgres: Postgres,
@@ -448,6 +451,27 @@ impl Devnet {
                 .context("cannot delete the temporary network's folder")?;
         }
         Ok(())
+    }
+}
+
+/// Shows the ends of the logs when a test fails: the folder goes away with the test.
+#[derive(Debug)]
+struct Diary(PathBuf);
+
+impl Drop for Diary {
+    #[expect(clippy::print_stderr, reason = "a failing test's output")]
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let path = entry.path();
+            eprintln!(
+                "--- the end of {}:\n{}",
+                path.display(),
+                process::tail(&path, 0)
+            );
+        }
     }
 }
 

@@ -272,12 +272,7 @@ impl Process {
 
     /// The last lines that this run wrote.
     pub fn log_tail(&self) -> String {
-        let text = read_tail(&self.log, self.log_start).unwrap_or_else(|error| error.to_string());
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..]
-            .iter()
-            .flat_map(|line| ["    ", line, "\n"])
-            .collect()
+        tail(&self.log, self.log_start)
     }
 
     /// Asks `probe` until it says yes. Fails when the child ends first or time runs out; `what`
@@ -390,6 +385,17 @@ pub async fn output(name: &str, program: &Path, args: &[&str]) -> Result<String>
         );
     }
     String::from_utf8(output.stdout).with_context(|| format!("{name} printed no Unicode"))
+}
+
+/// The last lines of the log at `path` from byte `start` on, indented; what is wrong with it if it
+/// can't be read.
+pub(crate) fn tail(path: &Path, start: u64) -> String {
+    let text = read_tail(path, start).unwrap_or_else(|error| error.to_string());
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..]
+        .iter()
+        .flat_map(|line| ["    ", line, "\n"])
+        .collect()
 }
 
 /// The text from `start` on, at most its last [`TAIL_BYTES`].
