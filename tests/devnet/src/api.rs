@@ -240,16 +240,23 @@ fn take_event(buffer: &mut BytesMut) -> Option<Event> {
     }
 }
 
-/// Whether `url` answers with a success within two seconds.
-pub async fn is_ok(url: &str) -> bool {
+/// Whether the daemon with this health URL (`http://127.0.0.1:9090`) is ready: it says so, and names
+/// the conditions that it has met. A daemon that names none has not begun to look yet.
+pub async fn is_ready(health_url: &str) -> bool {
     let options = HttpOptions {
         connect_timeout: PROBE_LIMIT,
         head_timeout: PROBE_LIMIT,
     };
     let http = Dialer::new(NetworkPolicy::LoopbackOnly).http_with(options);
-    http.get(url, HeaderMap::new())
-        .await
-        .is_ok_and(|response| response.status().is_success())
+    let url = format!("{health_url}/readyz");
+    let Ok(response) = http.get(&url, HeaderMap::new()).await else {
+        return false;
+    };
+    let answer = read(&url, response).await.and_then(|answer| answer.ok());
+    answer.is_ok_and(|said| {
+        let conditions = said["checks"].as_object().map_or(0, serde_json::Map::len);
+        said["ready"] == true && conditions > 0
+    })
 }
 
 #[cfg(test)]

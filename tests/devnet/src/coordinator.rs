@@ -162,9 +162,9 @@ impl Coordinator {
             .arg("--config")
             .arg(&self.config)
             .start()?;
-        let url = format!("http://{}/readyz", self.ports.health.address());
+        let url = self.health_url();
         process
-            .wait_until("readiness", READY_LIMIT, || api::is_ok(&url))
+            .wait_until("readiness", READY_LIMIT, || api::is_ready(&url))
             .await?;
         self.process = Some(process);
         Ok(())

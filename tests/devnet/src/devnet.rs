@@ -3,6 +3,8 @@
 //! `cli::up` and the end-to-end tests build one. Must stay true: dropping a [`Devnet`] leaves no
 //! process; a temporary one leaves no file.
 
+mod places;
+
 use std::{
     fmt, fs,
     future::Future,
@@ -15,13 +17,12 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use self::places::{Diary, Places, temporary_folder};
 use crate::{
     api::Api,
     coordinator::{Coordinator, CoordinatorPorts},
     node::Node,
-    ports::Port,
     postgres::{Postgres, PostgresOptions},
-    process,
     settings::Setting,
     state::{Kept, KeptModel, Lock, Running},
 };
@@ -30,6 +31,9 @@ use crate::{
 const API_PORT: u16 = 8080;
 const RPC_PORT: u16 = 9000;
 const HEALTH_PORT: u16 = 9090;
+
+/// Nodes that are ready are connected already; this is for the coordinator's side of it.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the network serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +192,7 @@ impl Builder {
             temporary,
         };
         devnet.publish()?;
+        devnet.wait_connected().await?;
         Ok(devnet)
     }
 
@@ -271,53 +276,6 @@ impl Builder {
     }
 }
 
-/// The folder of a network and the ports in it.
-#[derive(Debug)]
-struct Places {
-    dir: PathBuf,
-    kept: Kept,
-    /// Ports are kept for the next run, and the well-known ones tried.
-    fixed: bool,
-}
-
-impl Places {
-    fn logs(&self) -> PathBuf {
-        self.dir.join("logs")
-    }
-
-    fn log(&self, name: &str) -> PathBuf {
-        self.logs().join(format!("{name}.log"))
-    }
-
-    /// The port that `name` had, or `default`, or any.
-    fn port(&mut self, name: &str, default: Option<u16>) -> Result<Port> {
-        let wanted = self
-            .kept
-            .ports
-            .get(name)
-            .copied()
-            .or(default.filter(|_| self.fixed));
-        let port = match wanted {
-            Some(wanted) => Port::prefer(wanted)?,
-            None => Port::take(None)?,
-        };
-        self.kept.ports.insert(name.to_owned(), port.number());
-        Ok(port)
-    }
-
-    /// As [`Self::port`], given free again at once for a part that takes it by itself.
-    fn reserve(&mut self, name: &str, default: Option<u16>) -> Result<u16> {
-        Ok(self.port(name, default)?.number())
-    }
-
-    async fn node(&mut self, number: u16, invite: &str) -> Result<Node> {
-        let name = format!("node{number}");
-        let health = self.port(&name, Some(HEALTH_PORT.saturating_add(number)))?;
-        let (dir, log) = (self.dir.join("nodes").join(&name), self.log(&name));
-        Node::prepare(&name, &dir, &log, health, invite).await
-    }
-}
-
 /// The end of one part.
 type Death<'a> = Pin<Box<dyn Future<Output = anyhow::Error> + Send + 'a>>;
 
@@ -388,7 +346,23 @@ impl Devnet {
         node.start().await?;
         self.nodes.push(node);
         self.publish()?;
+        self.wait_connected().await?;
         self.nodes.last_mut().context("a node was just added")
+    }
+
+    /// Until the coordinator has seen what the nodes say of themselves.
+    async fn wait_connected(&mut self) -> Result<()> {
+        let nodes = self.nodes.len() as u64;
+        let api = self.api();
+        let process = self.coordinator.process();
+        let process = process.context("the coordinator does not run")?;
+        process
+            .wait_until("all nodes' connections", CONNECT_LIMIT, async || {
+                let stats = api.get("/v1/network/stats").await;
+                let stats = stats.and_then(|answer| answer.ok()).unwrap_or_default();
+                stats["nodes"]["connected"].as_u64() >= Some(nodes)
+            })
+            .await
     }
 
     /// Writes what `status` reads.
@@ -452,36 +426,4 @@ impl Devnet {
         }
         Ok(())
     }
-}
-
-/// Shows the ends of the logs when a test fails: the folder goes away with the test.
-#[derive(Debug)]
-struct Diary(PathBuf);
-
-impl Drop for Diary {
-    #[expect(clippy::print_stderr, reason = "a failing test's output")]
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            let path = entry.path();
-            eprintln!(
-                "--- the end of {}:\n{}",
-                path.display(),
-                process::tail(&path, 0)
-            );
-        }
-    }
-}
-
-/// A folder through which Postgres's account may pass; what is secret in it has a mode of its own.
-fn temporary_folder() -> Result<TempDir> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::Builder::new()
-        .prefix("owm-net-")
-        .permissions(fs::Permissions::from_mode(0o711))
-        .tempdir()
-        .context("cannot make a temporary folder for the network")?;
-    Ok(folder)
 }

@@ -88,10 +88,10 @@ impl Node {
 
     /// Waits until it is registered and its model is loaded.
     pub async fn ready(&mut self) -> Result<()> {
-        let url = format!("http://{}/readyz", self.health.address());
+        let url = self.health_url();
         let process = self.process.as_mut().context("the node does not run")?;
         process
-            .wait_until("readiness", READY_LIMIT, || api::is_ok(&url))
+            .wait_until("readiness", READY_LIMIT, || api::is_ready(&url))
             .await
     }
 

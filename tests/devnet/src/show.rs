@@ -94,7 +94,8 @@ With the openai client (pip install openai):
   from openai import OpenAI
   client = OpenAI(base_url=\"{api}/v1\", api_key=\"none\")
   answer = client.chat.completions.create(
-      model=\"{model}\", messages=[{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}])
+      model=\"{model}\", temperature=0,
+      messages=[{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}])
   print(answer.choices[0].message.content)
 
 Join with one more node, on this machine:

@@ -43,10 +43,10 @@ async fn a_node_started_by_hand_with_only_the_invite_joins_and_answers() {
         .env("OWM_HEALTH__LISTEN", health.address())
         .start()
         .unwrap();
-    let url = format!("http://{}/readyz", health.address());
+    let url = format!("http://{}", health.address());
     let limit = std::time::Duration::from_mins(2);
     process
-        .wait_until("readiness", limit, || api::is_ok(&url))
+        .wait_until("readiness", limit, || api::is_ready(&url))
         .await
         .unwrap();
     let config = dir.join("owm.toml");

@@ -66,6 +66,10 @@ async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), R
     let invite: Invite = config.coordinator.invite.parse().map_err(RunError::usage)?;
     let key = Arc::new(NodeKey::load(&home.key())?);
     let readiness = Readiness::default();
+    // Known before the port answers: a node without conditions would count as ready.
+    for name in ["registered", "work_link", "model"] {
+        readiness.check(name);
+    }
     let _health = match config.health.listen.as_str() {
         "off" => None,
         listen => {
