@@ -21,7 +21,7 @@ use crate::{
     dispatch::{self, DispatchHandle},
     identity::Authority,
     rpc::{self, chunks},
-    tasks::{alive, announce, due, gone, purge, signs, standing},
+    tasks::{alive, announce, due, gone, outbox, purge, signs, standing},
 };
 
 /// Between two tries to reach a database that is not there yet.
@@ -186,6 +186,7 @@ fn start_loops(
     reconciler!(announce::Announce::new(app.clone()), 1_000);
     reconciler!(due::Due(app.clone()), 500);
     reconciler!(gone::Gone::new(app.clone()), 1_000);
+    reconciler!(outbox::Outbox(app.clone()), 500);
     reconciler!(standing::Standing(app.clone()), 10_000);
     reconciler!(purge::Purge(app.clone()), 30_000);
 }

@@ -4,6 +4,7 @@ pub mod alive;
 pub mod announce;
 pub mod due;
 pub mod gone;
+pub mod outbox;
 pub mod purge;
 pub mod signs;
 pub mod standing;

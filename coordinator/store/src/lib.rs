@@ -8,6 +8,7 @@ pub mod lease;
 pub mod ledger;
 pub mod model;
 pub mod node;
+pub mod outbox;
 pub mod outcome;
 pub mod replay;
 pub mod request;

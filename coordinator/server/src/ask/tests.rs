@@ -1,12 +1,17 @@
 //! A question's whole way through the coordinator, with scripted nodes on a real database.
 
-use owm_coordinator_store::{ledger::ledger_total_owed, node::node_lookup, stats::stats_network};
-use owm_proto::{Msat, wire::coordinator as node_wire};
+use owm_coordinator_store::{
+    ledger::ledger_total_owed,
+    node::{node_lookup, node_set_status},
+    stats::stats_network,
+};
+use owm_proto::{Msat, NodeStatus, wire::coordinator as node_wire};
 use owm_service::reconcile::Reconciler as _;
 use sqlx::PgPool;
 
 use super::*;
 use crate::app::testing::{Script, TestApp, app, app_with, token};
+use crate::tasks::outbox::Told;
 
 fn question(stream: bool) -> Question {
     Question {
@@ -381,4 +386,45 @@ async fn a_gap_in_the_journal_costs_chunks_but_never_the_answer(pool: PgPool) {
     let answer = done(finish(&mut asked).await.2);
     assert_eq!(answer.answer, "one two three four");
     answer.receipt.verify(&app.authority.trust).unwrap();
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_suspended_node_is_told_and_loses_its_work_at_once(pool: PgPool) {
+    let app = app(pool).await;
+    let mut node = app.node(1, 1, Script::Silence).await;
+    let mut asked = app.ask(question(false)).await.unwrap();
+    let leased = || async {
+        let mut tx = app.store.begin("test").await.unwrap();
+        stats_network(&mut tx).await.unwrap().tasks_running == 1
+    };
+    app.until(leased).await;
+    let mut tx = app.store.begin("test").await.unwrap();
+    let (id, now) = (node.id, app.now());
+    node_set_status(&mut tx, id, NodeStatus::Suspended, "spam", now)
+        .await
+        .unwrap();
+    Told::NodeStatus { node: id }
+        .add(&mut tx, now)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let _other = app.node(2, 1, Script::Words(vec!["here"])).await;
+    crate::tasks::outbox::Outbox(app.app.clone())
+        .run()
+        .await
+        .unwrap();
+    loop {
+        // Told of the fixture's published version too, by the same outbox.
+        let told = node.told.recv().await.unwrap();
+        match told {
+            node_wire::work_down::Message::NodeStatus(status) => {
+                break assert_eq!(status, "suspended");
+            }
+            other => assert!(
+                matches!(other, node_wire::work_down::Message::NewestVersion(_)),
+                "{other:?}"
+            ),
+        }
+    }
+    assert_eq!(done(finish(&mut asked).await.2).answer, "here");
 }

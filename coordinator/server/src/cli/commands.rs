@@ -26,6 +26,7 @@ use crate::{
     identity::{self, Authority, NewNetwork},
     publish::{Published, Release, publish},
     serve,
+    tasks::outbox::Told,
 };
 
 /// A page of `node list` and `model list`.
@@ -313,9 +314,12 @@ async fn suspend(
     let status = next_status(node.status, StatusEvent::Suspended)?;
     let mut tx = store.begin("node.suspend").await?;
     node_set_status(&mut tx, node.node_id, status, reason, now).await?;
+    Told::NodeStatus { node: node.node_id }
+        .add(&mut tx, now)
+        .await?;
     tx.commit().await?;
     let text = format!(
-        "{} is suspended; its open leases run out by themselves",
+        "{} is suspended; its leases move on to others",
         node.public_key
     );
     print(

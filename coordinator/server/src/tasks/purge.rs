@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use owm_coordinator_store::{
-    StoreError, replay::requests_prune, request::request_purge, session::minutes_prune,
+    StoreError, outbox::outbox_prune, replay::requests_prune, request::request_purge,
+    session::minutes_prune,
 };
 use owm_service::reconcile::{Reconciler, Status};
 
@@ -30,6 +31,7 @@ impl Reconciler for Purge {
         let kept = Duration::from_secs(owm_coordinator_domain::liveness::KEPT_MINUTES * 60);
         minutes_prune(&mut tx, now.before(kept)).await?;
         requests_prune(&mut tx, now.before(REQUEST_IDS_KEPT)).await?;
+        outbox_prune(&mut tx, now.before(REQUEST_IDS_KEPT)).await?;
         tx.commit().await?;
         Ok(Status(serde_json::json!({ "answers_deleted": answers })))
     }

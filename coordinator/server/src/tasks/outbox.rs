@@ -1,0 +1,109 @@
+//! Does what was decided inside transactions and happens outside the database: nodes are told of a
+//! changed standing and of a new version. At least once; each kind bears being done twice.
+
+use std::time::Duration;
+
+use owm_coordinator_store::{
+    StoreError, Tx,
+    node::node_lookup,
+    outbox::{OutboxItem, outbox_add, outbox_claim, outbox_finish, outbox_postpone},
+};
+use owm_proto::{NodeId, NodeStatus, UnixMillis, VersionId, wire::coordinator::work_down::Message};
+use owm_service::reconcile::{Reconciler, Status};
+
+use crate::{app::App, tasks::gone::leases_lose};
+
+const BATCH_MAX: u32 = 64;
+
+/// After a failed try; times the number of tries.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What an item says.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Told {
+    /// A node's standing was changed by somebody else than the node's own registration.
+    NodeStatus {
+        /// Whose.
+        node: NodeId,
+    },
+    /// A version was published.
+    ModelPublished {
+        /// Which.
+        version: VersionId,
+    },
+}
+
+impl Told {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeStatus { .. } => "node_status",
+            Self::ModelPublished { .. } => "model_published",
+        }
+    }
+
+    /// Writes it into the outbox of the transaction that decided it.
+    pub async fn add(&self, tx: &mut Tx, now: UnixMillis) -> Result<(), StoreError> {
+        let payload = serde_json::to_value(self).unwrap_or_default();
+        outbox_add(tx, self.kind(), &payload, now).await
+    }
+}
+
+/// The reconciler.
+#[derive(Debug)]
+pub struct Outbox(pub App);
+
+impl Reconciler for Outbox {
+    const NAME: &'static str = "outbox";
+    type Error = StoreError;
+
+    async fn run(&self) -> Result<Status, StoreError> {
+        let app = &self.0;
+        let now = app.now();
+        let mut tx = app.store.begin("outbox.drain").await?;
+        let items = outbox_claim(&mut tx, now, BATCH_MAX).await?;
+        for item in &items {
+            match act(app, item).await {
+                Ok(()) => outbox_finish(&mut tx, item.id, now).await?,
+                Err(reason) => {
+                    tracing::warn!(outbox.kind = item.kind, reason, "an outbox item waits");
+                    let next = now.after(RETRY * (item.attempts + 1).min(60));
+                    outbox_postpone(&mut tx, item.id, &reason, next).await?;
+                }
+            }
+        }
+        tx.commit().await?;
+        Ok(Status(serde_json::json!({ "done": items.len() })))
+    }
+}
+
+async fn act(app: &App, item: &OutboxItem) -> Result<(), String> {
+    let told: Told = serde_json::from_value(item.payload.clone())
+        .map_err(|error| format!("unknown to this version: {error}"))?;
+    match told {
+        Told::ModelPublished { version } => {
+            app.forget_model();
+            app.sessions
+                .broadcast(&Message::NewestVersion(version.to_string()));
+            Ok(())
+        }
+        Told::NodeStatus { node } => tell_status(app, node).await.map_err(|e| e.to_string()),
+    }
+}
+
+/// A connected node learns its standing; a suspended one loses its leases at once.
+async fn tell_status(app: &App, id: NodeId) -> Result<(), StoreError> {
+    let mut tx = app.store.begin("outbox.node").await?;
+    let Some(node) = node_lookup(&mut tx, id).await? else {
+        return Ok(());
+    };
+    drop(tx);
+    app.sessions.refresh(&node);
+    app.sessions
+        .send(id, Message::NodeStatus(node.status.to_string()));
+    if node.status == NodeStatus::Suspended {
+        app.sessions.drain(id);
+        leases_lose(app, id, "the node is suspended").await?;
+    }
+    Ok(())
+}
