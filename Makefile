@@ -41,7 +41,7 @@ bench: setup build ## questions to the real model, time to first answer; see doc
 check: ## format, lints, documentation, .sqlx
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 protos: ## generate proto/src/gen anew from the .proto files
 	@$(CARGO) run --quiet --locked -p owm-proto-codegen
