@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, one struct per section, environment overrides, a generated sample.
 //!
-//! Daemons declare their sections with [`config!`](crate::config!) and call [`load`]; `config sample`
-//! prints [`sample`]. Must stay true: an unknown key or variable is an error that names the nearest
+//! Daemons declare their sections with [`config!`](crate::config!) and call [`load()`]; `config sample`
+//! prints [`sample()`]. Must stay true: an unknown key or variable is an error that names the nearest
 //! known one; every key has a doc line and a default; the sample reads back as the defaults.
 //!
 //! ```
@@ -148,7 +148,7 @@ fn hint(nearest: Option<&String>) -> String {
         .unwrap_or_default()
 }
 
-/// Declares a configuration: see the [module](crate::config).
+/// Declares a configuration: see the [module](mod@crate::config).
 #[macro_export]
 macro_rules! config {
     () => {};
