@@ -127,12 +127,8 @@ impl Sessions {
         };
         let old = self.with(|all| all.insert(seat.node, new));
         if let Some(old) = old.filter(|old| old.run != opening.session) {
-            let reason = "another process runs with this node's key".to_owned();
-            let message = wire::work_down::Message::Fenced(wire::Fenced { reason });
             if let Some(down) = old.down {
-                drop(down.try_send(wire::WorkDown {
-                    message: Some(message),
-                }));
+                drop(down.try_send(fenced()));
             }
         }
         seat
@@ -212,6 +208,22 @@ impl Sessions {
                 .map(|(id, s)| (id, s.run))
                 .collect()
         })
+    }
+
+    /// Every session with its run.
+    pub fn runs(&self) -> Vec<(NodeId, SessionId)> {
+        self.with(|all| all.iter().map(|(node, s)| (*node, s.run)).collect())
+    }
+
+    /// Forgets a session that another one has superseded; another process is told that it is fenced.
+    pub fn supersede(&self, node: NodeId, run: SessionId, by_another_process: bool) {
+        let gone = self.with(|all| match all.get(&node) {
+            Some(s) if s.run == run => all.remove(&node),
+            _ => None,
+        });
+        if let Some(down) = gone.filter(|_| by_another_process).and_then(|s| s.down) {
+            drop(down.try_send(fenced()));
+        }
     }
 
     /// All nodes that can be sent work now.
@@ -322,6 +334,14 @@ impl Sessions {
                 s.facts.stake_bonus = node.stake_bonus;
             }
         });
+    }
+}
+
+fn fenced() -> wire::WorkDown {
+    let reason = "another process runs with this node's key".to_owned();
+    let message = wire::work_down::Message::Fenced(wire::Fenced { reason });
+    wire::WorkDown {
+        message: Some(message),
     }
 }
 

@@ -92,6 +92,43 @@ pub async fn session_is_held(
     Ok(held == Some(true))
 }
 
+/// A session of ours that does not count any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Superseded {
+    /// Whose.
+    pub node: NodeId,
+    /// Whether another process of the same key took over (else the same one, at another coordinator).
+    pub by_another_process: bool,
+}
+
+/// Which of these sessions the database does not give this coordinator any more.
+#[tracing::instrument(name = "db.session.list_superseded", skip_all, err)]
+pub async fn sessions_superseded(
+    tx: &mut Tx,
+    held: &[(NodeId, SessionId)],
+    instance: &PublicKey,
+) -> Result<Vec<Superseded>, StoreError> {
+    let nodes: Vec<_> = held.iter().map(|(node, _)| node.0).collect();
+    let runs: Vec<Vec<u8>> = held.iter().map(|(_, run)| run.0.to_vec()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT n.node_id, n.session_id IS DISTINCT FROM h.run AS "other!"
+           FROM unnest($1::uuid[], $2::bytea[]) AS h(node, run) JOIN nodes n ON n.node_id = h.node
+           WHERE n.session_id IS DISTINCT FROM h.run OR n.session_instance IS DISTINCT FROM $3"#,
+        &nodes,
+        &runs,
+        instance.to_string()
+    )
+    .fetch_all(&mut *tx.inner)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Superseded {
+            node: NodeId(r.node_id),
+            by_another_process: r.other,
+        })
+        .collect())
+}
+
 /// One valid sign of life.
 #[derive(Clone, Copy, Debug)]
 pub struct SignOfLife {

@@ -428,3 +428,38 @@ async fn a_suspended_node_is_told_and_loses_its_work_at_once(pool: PgPool) {
     }
     assert_eq!(done(finish(&mut asked).await.2).answer, "here");
 }
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_session_that_another_coordinator_has_taken_over_ends_here(pool: PgPool) {
+    let app = app(pool.clone()).await;
+    let gone = crate::tasks::gone::Gone::new(app.app.clone());
+    let mut fenced = app.node(1, 1, Script::Silence).await;
+    let mut moved = app.node(2, 1, Script::Silence).await;
+    gone.run().await.unwrap();
+    assert_eq!(app.sessions.connected_nodes().len(), 2, "both are ours");
+    let other = owm_proto::NodeKey::from_seed(&[99; 32])
+        .public()
+        .to_string();
+    sqlx::query("UPDATE nodes SET session_instance = $1")
+        .bind(&other)
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE nodes SET session_id = $1 WHERE node_id = $2")
+        .bind(vec![77_u8; 16])
+        .bind(fenced.id.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+    gone.run().await.unwrap();
+    assert!(app.sessions.connected_nodes().is_empty());
+    let told = fenced.told.recv().await;
+    assert!(
+        matches!(told, Some(node_wire::work_down::Message::Fenced(_))),
+        "{told:?}"
+    );
+    assert!(
+        moved.told.recv().await.is_none(),
+        "the same process goes on elsewhere"
+    );
+}

@@ -6,7 +6,11 @@ use owm_coordinator_domain::{
     liveness::{SessionKind, SessionRules, SessionSigns},
     task::Outcome,
 };
-use owm_coordinator_store::{StoreError, session::session_is_held, task::task_list_leased_to};
+use owm_coordinator_store::{
+    StoreError,
+    session::{session_is_held, sessions_superseded},
+    task::task_list_leased_to,
+};
 use owm_proto::{NodeId, SessionId};
 use owm_service::reconcile::{Reconciler, Status};
 
@@ -62,6 +66,7 @@ impl Reconciler for Gone {
                 rules.is_gone(&signs, now)
             });
         self.pending().extend(gone);
+        supersede(app).await?;
         let pending = self.pending().clone();
         for (node, run) in &pending {
             // Kept in the list until it is done: the database may be away.
@@ -70,6 +75,23 @@ impl Reconciler for Gone {
         }
         Ok(Status(serde_json::json!({ "gone": pending.len() })))
     }
+}
+
+/// Sessions that another coordinator holds now, or another process of the same key: they end here, and
+/// their leases stay where the node is.
+async fn supersede(app: &App) -> Result<(), StoreError> {
+    let held = app.sessions.runs();
+    if held.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.store.begin("session.superseded").await?;
+    for gone in sessions_superseded(&mut tx, &held, &app.instance()).await? {
+        if let Some((node, run)) = held.iter().find(|(node, _)| *node == gone.node) {
+            tracing::info!(node.id = %node, fenced = gone.by_another_process, "session superseded");
+            app.sessions.supersede(*node, *run, gone.by_another_process);
+        }
+    }
+    Ok(())
 }
 
 /// Takes the leases of a session back, unless the node has come back, here or at another coordinator.
