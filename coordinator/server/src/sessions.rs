@@ -126,10 +126,9 @@ impl Sessions {
             slots_before: (0, opening.now),
         };
         let old = self.with(|all| all.insert(seat.node, new));
-        if let Some(old) = old.filter(|old| old.run != opening.session) {
-            if let Some(down) = old.down {
-                drop(down.try_send(fenced()));
-            }
+        let fences = old.filter(|old| old.run != opening.session);
+        if let Some(down) = fences.and_then(|old| old.down) {
+            drop(down.try_send(fenced()));
         }
         seat
     }
