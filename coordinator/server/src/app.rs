@@ -142,11 +142,6 @@ impl App {
         self.config.policy.stake_policy().as_str()
     }
 
-    /// The next question asks the database which version is current.
-    pub fn forget_model(&self) {
-        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
     /// The version that new tasks use; at most a second old.
     pub async fn current_model(&self) -> Result<Option<Arc<ModelVersion>>, StoreError> {
         let now = self.now().0;

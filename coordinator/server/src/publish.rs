@@ -16,7 +16,6 @@ use owm_proto::{
 use crate::{
     blobs::{BlobError, Blobs},
     identity::{Authority, IdentityError},
-    tasks::outbox::Told,
 };
 
 /// What is to be published as what.
@@ -203,11 +202,6 @@ async fn sign_and_record(
     let network = authority.trust.id();
     let envelope = Envelope::sign(&key, Purpose::Manifest, &network, manifest.to_bytes());
     model_publish(&mut tx, &manifest, &envelope, now).await?;
-    Told::ModelPublished {
-        version: manifest.version.clone(),
-    }
-    .add(&mut tx, now)
-    .await?;
     tx.commit().await?;
     Ok(manifest)
 }

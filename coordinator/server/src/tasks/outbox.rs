@@ -1,5 +1,6 @@
-//! Does what was decided inside transactions and happens outside the database: nodes are told of a
-//! changed standing and of a new version. At least once; each kind bears being done twice.
+//! Does what was decided inside transactions and happens outside the database: a node is told of
+//! its changed standing. (Versions are told by `announce`, which every coordinator does for its own nodes.)
+//! At least once; each kind bears being done twice.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use owm_coordinator_store::{
     node::node_lookup,
     outbox::{OutboxItem, outbox_add, outbox_claim, outbox_finish, outbox_postpone},
 };
-use owm_proto::{NodeId, NodeStatus, UnixMillis, VersionId, wire::coordinator::work_down::Message};
+use owm_proto::{NodeId, NodeStatus, UnixMillis, wire::coordinator::work_down::Message};
 use owm_service::reconcile::{Reconciler, Status};
 
 use crate::{app::App, tasks::gone::leases_lose};
@@ -27,18 +28,12 @@ pub enum Told {
         /// Whose.
         node: NodeId,
     },
-    /// A version was published.
-    ModelPublished {
-        /// Which.
-        version: VersionId,
-    },
 }
 
 impl Told {
     const fn kind(&self) -> &'static str {
         match self {
             Self::NodeStatus { .. } => "node_status",
-            Self::ModelPublished { .. } => "model_published",
         }
     }
 
@@ -81,12 +76,6 @@ async fn act(app: &App, item: &OutboxItem) -> Result<(), String> {
     let told: Told = serde_json::from_value(item.payload.clone())
         .map_err(|error| format!("unknown to this version: {error}"))?;
     match told {
-        Told::ModelPublished { version } => {
-            app.forget_model();
-            app.sessions
-                .broadcast(&Message::NewestVersion(version.to_string()));
-            Ok(())
-        }
         Told::NodeStatus { node } => tell_status(app, node).await.map_err(|e| e.to_string()),
     }
 }
