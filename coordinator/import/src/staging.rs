@@ -180,25 +180,6 @@ pub(crate) fn copy(
     }
 }
 
-/// Writes a single file whole or not at all: `write` gets a hidden file beside `target`, which is
-/// renamed to `target` if `write` accepts what it wrote.
-pub(crate) fn file_whole(
-    target: &Path,
-    write: impl FnOnce(&mut HashingFile) -> Result<(), ImportError>,
-    accept: impl FnOnce(u64, String) -> Result<(), ImportError>,
-) -> Result<(), ImportError> {
-    let parent = parent_of(target);
-    fs::create_dir_all(parent).map_err(ImportError::io("create", parent))?;
-    let mut staging = Staging::open(&parent.join(format!("{STAGING_PREFIX}none")))?;
-    let name = "file";
-    staging.file(name, write)?;
-    let written = staging.files.pop().expect("file() pushed one entry");
-    accept(written.size, written.sha256)?;
-    fs::rename(staging.path(name), target)
-        .map_err(ImportError::io("move the finished file to", target))?;
-    sync_directory(parent)
-}
-
 /// SHA-256 of a file's bytes, as 64 hexadecimal digits.
 pub(crate) fn file_sha256(path: &Path, step: &mut dyn FnMut(u64)) -> Result<String, ImportError> {
     let mut file = File::open(path).map_err(ImportError::io("open", path))?;

@@ -10,4 +10,3 @@ mod huggingface;
 mod real;
 mod sample;
 mod tiny;
-mod wheel;
