@@ -213,7 +213,9 @@ where
             Err(panic) => Err(RunError::failed(format!("panicked: {}", panic_text(&*panic)))),
         },
         () = grace_over(&lifecycle) => {
-            Err(RunError::failed("the program did not end within the grace period"))
+            Err(RunError::failed(
+                "the program was stopped before it had ended: a second signal came, or the grace period was over",
+            ))
         }
     };
     let drained = lifecycle.finish().await;
