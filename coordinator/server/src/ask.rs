@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::{
+    app::App,
+    failpoints::{ASK_AFTER_COMMIT, ASK_BEFORE_COMMIT},
+};
 
 /// What is asked. `Debug` shows no text.
 #[derive(Clone)]
@@ -388,6 +391,7 @@ impl App {
         let queued = async {
             let mut tx = self.store.begin("ask").await?;
             task_create(&mut tx, &self.vault, &new, now).await?;
+            owm_service::failpoint::hit(ASK_BEFORE_COMMIT);
             tx.commit().await
         };
         // If the asker hangs up here, nobody would ever end what is followed and queued.
@@ -396,6 +400,7 @@ impl App {
             task: Some(task_id),
         };
         queued.await?;
+        owm_service::failpoint::hit(ASK_AFTER_COMMIT);
         guard.task = None;
         self.dispatcher.wake();
         tracing::info!(request = request_id.log_id(), task.id = %task_id, "question queued");

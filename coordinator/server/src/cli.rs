@@ -75,6 +75,9 @@ pub enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the failpoints of this program, one a line: for the crash harness.
+    #[command(hide = true)]
+    Failpoints,
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -164,6 +167,7 @@ pub fn main() -> ExitCode {
         dispatch::FAILPOINTS,
         verdict::FAILPOINTS,
         rpc::chunks::FAILPOINTS,
+        crate::failpoints::FAILPOINTS,
     ] {
         owm_service::failpoint::register(failpoints);
     }

@@ -18,6 +18,8 @@ use owm_service::{rng::Seed, secret};
 use rand::Rng as _;
 use zeroize::Zeroizing;
 
+use crate::failpoints::{INIT_MOVED, INIT_STAGED};
+
 /// A delegation's default life: a year (spec §5).
 pub const DELEGATION_LIFE: Duration = Duration::from_hours(365 * 24);
 
@@ -44,6 +46,12 @@ pub enum IdentityError {
     /// There is a network here already.
     #[error("{0} holds a network already; `init` never overwrites one. Choose another --dir")]
     Exists(PathBuf),
+    /// A key is here without its network.
+    #[error(
+        "{0} is there already, without a network (no genesis.json), and is not overwritten: it may be \
+         the only copy. Choose another --dir, or move it away"
+    )]
+    Leftover(PathBuf),
     /// No network is here.
     #[error("{0} holds no network (no genesis.json); run `owm-coordinator init --dir {0}` first")]
     Missing(PathBuf),
@@ -98,22 +106,75 @@ pub struct NewNetwork {
     pub bitcoin_chain: String,
 }
 
-/// Makes a network in `dir`: genesis, root, release and instance keys, delegations, data key.
+/// Where `init` makes everything before any of it has its final name.
+const STAGING: &str = ".init";
+
+/// What moves from there into place, in this order. The genesis document is the last: its presence says
+/// that the rest is complete.
+const MEMBERS: [&str; 6] = [
+    "offline",
+    "delegations",
+    "release.pem",
+    "instance.pem",
+    "data.key",
+    "genesis.json",
+];
+
+fn make_folder(folder: &Path) -> Result<(), IdentityError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(folder).map_err(io(folder))
+}
+
+/// Makes the folder of a network to be; one that holds a network is refused.
+pub fn prepare(dir: &Path) -> Result<(), IdentityError> {
+    if dir.join("genesis.json").exists() {
+        return Err(IdentityError::Exists(dir.to_owned()));
+    }
+    make_folder(dir)
+}
+
+/// Makes a network in `dir`: genesis, root, release and instance keys, delegations, data key. May be
+/// run again after it was interrupted anywhere: keys that are complete are then put in place, an
+/// incomplete set, which nobody has seen, is made anew. No existing key is ever overwritten.
 pub fn create(
     dir: &Path,
     new: &NewNetwork,
     seed: &Seed,
     now: UnixMillis,
 ) -> Result<(), IdentityError> {
-    if dir.join("genesis.json").exists() {
-        return Err(IdentityError::Exists(dir.to_owned()));
+    prepare(dir)?;
+    let staging = dir.join(STAGING);
+    if !staging.join("genesis.json").exists() {
+        if staging.exists() {
+            fs::remove_dir_all(&staging).map_err(io(&staging))?;
+        }
+        stage(&staging, new, seed, now)?;
     }
+    owm_service::failpoint::hit(INIT_STAGED);
+    // What is not there any more was put in place by the run that was interrupted.
+    let left: Vec<(PathBuf, PathBuf)> = MEMBERS
+        .into_iter()
+        .map(|member| (staging.join(member), dir.join(member)))
+        .filter(|(from, _)| from.exists())
+        .collect();
+    if let Some((_, to)) = left.iter().find(|(_, to)| to.exists()) {
+        return Err(IdentityError::Leftover(to.clone()));
+    }
+    for (from, to) in left {
+        fs::rename(&from, &to).map_err(io(&to))?;
+        owm_service::failpoint::hit(INIT_MOVED);
+    }
+    fs::remove_dir(&staging).map_err(io(&staging))?;
+    fs::File::open(dir)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io(dir))
+}
+
+/// Makes all of it in `dir`, on the disk when this returns.
+fn stage(dir: &Path, new: &NewNetwork, seed: &Seed, now: UnixMillis) -> Result<(), IdentityError> {
     for folder in [dir.to_owned(), dir.join("offline"), dir.join("delegations")] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(io(&folder))?;
+        make_folder(&folder)?;
     }
     let make = |stream: &str, file: &str| -> Result<NodeKey, IdentityError> {
         let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(seed.rng(stream).random());
@@ -143,17 +204,22 @@ pub fn create(
             expires_at_ms: now.after(DELEGATION_LIFE),
         };
         let path = dir.join("delegations").join(file);
-        fs::write(&path, delegation.sign(&root, &network).to_stored()).map_err(io(&path))?;
+        write_synced(&path, &delegation.sign(&root, &network).to_stored())?;
     }
     let data_key: Zeroizing<[u8; 32]> = Zeroizing::new(seed.rng("init.data").random());
-    let path = dir.join("data.key");
+    write_synced(&dir.join("data.key"), &data_key[..])?;
+    write_synced(&dir.join("genesis.json"), &genesis)
+}
+
+/// A new file of the owner's alone, on the disk when this returns.
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(&path);
-    file.and_then(|mut f| std::io::Write::write_all(&mut f, &data_key[..]))
-        .map_err(io(&path))?;
-    // Last: its presence says that the rest is complete.
-    let path = dir.join("genesis.json");
-    fs::write(&path, genesis).map_err(io(&path))
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| {
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()
+    })
+    .map_err(io(path))
 }
 
 fn statements(folder: &Path) -> Result<Vec<Envelope>, IdentityError> {
@@ -246,6 +312,37 @@ mod tests {
             Authority::load(&dir, late),
             Err(IdentityError::NotDelegated(_))
         ));
+    }
+
+    #[test]
+    fn an_interrupted_init_goes_on_and_overwrites_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = NewNetwork {
+            name: "test".into(),
+            bitcoin_chain: "regtest".into(),
+        };
+        let now = UnixMillis(1_800_000_000_000);
+        let at = |name: &str| folder.path().join(name);
+        // Killed while the keys were made: they are made anew.
+        fs::create_dir_all(at("a/.init/offline")).unwrap();
+        fs::write(at("a/.init/release.pem"), "half").unwrap();
+        create(&at("a"), &new, &Seed::from_u64(1), now).unwrap();
+        // Killed while they were moved: the same ones are put in place.
+        stage(&at("b/.init"), &new, &Seed::from_u64(2), now).unwrap();
+        let made = fs::read(at("b/.init/instance.pem")).unwrap();
+        fs::rename(at("b/.init/instance.pem"), at("b/instance.pem")).unwrap();
+        create(&at("b"), &new, &Seed::from_u64(3), now).unwrap();
+        assert_eq!(fs::read(at("b/instance.pem")).unwrap(), made);
+        for name in ["a", "b"] {
+            Authority::load(&at(name), now).unwrap();
+            assert!(!at(name).join(STAGING).exists());
+        }
+        // A key without a network is somebody's.
+        fs::create_dir_all(at("c")).unwrap();
+        fs::write(at("c/release.pem"), "precious").unwrap();
+        let refused = create(&at("c"), &new, &Seed::from_u64(4), now);
+        assert!(matches!(refused, Err(IdentityError::Leftover(_))));
+        assert_eq!(fs::read(at("c/release.pem")).unwrap(), b"precious");
     }
 
     #[test]

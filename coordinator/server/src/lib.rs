@@ -8,6 +8,7 @@ pub mod blobs;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub(crate) mod failpoints;
 pub mod identity;
 pub mod publish;
 pub mod rpc;

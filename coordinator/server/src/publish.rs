@@ -15,8 +15,12 @@ use owm_proto::{
 
 use crate::{
     blobs::{BlobError, Blobs},
+    failpoints::{PUBLISH_AFTER_COMMIT, PUBLISH_BEFORE_COMMIT, PUBLISH_BLOBS_PLACED},
     identity::{Authority, IdentityError},
 };
+
+/// How the folders begin in which a model is unpacked before it is published.
+const SCRATCH: &str = ".import-";
 
 /// What is to be published as what.
 #[derive(Clone, Debug)]
@@ -94,9 +98,11 @@ pub async fn publish(
         source,
     };
     // Beside the blobs, so that there is room for both or for neither.
+    let beside = blobs.dir().parent().unwrap_or(blobs.dir());
+    let _alone = alone(beside).map_err(folder)?;
     let scratch = tempfile::Builder::new()
-        .prefix(".import-")
-        .tempdir_in(blobs.dir().parent().unwrap_or(blobs.dir()))
+        .prefix(SCRATCH)
+        .tempdir_in(beside)
         .map_err(folder)?;
     let out = scratch.path().join("model");
     let imported = import(&release.source, &out, progress)?;
@@ -114,8 +120,23 @@ pub async fn publish(
             blobs.put_file(&file.sha256, &out.join(&file.name)).await?;
         }
     }
+    owm_service::failpoint::hit(PUBLISH_BLOBS_PLACED);
     let manifest = sign_and_record(store, authority, release, &imported, files, now).await?;
     Ok(Published::New(manifest))
+}
+
+/// Waits until no other import works in `folder`, and deletes what killed ones left there: an import of
+/// a large model that dies would else keep its gigabytes for ever.
+fn alone(folder: &Path) -> std::io::Result<std::fs::File> {
+    let lock = std::fs::File::create(folder.join(".import.lock"))?;
+    lock.lock()?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(lock)
 }
 
 async fn version_of(
@@ -202,6 +223,8 @@ async fn sign_and_record(
     let network = authority.trust.id();
     let envelope = Envelope::sign(&key, Purpose::Manifest, &network, manifest.to_bytes());
     model_publish(&mut tx, &manifest, &envelope, now).await?;
+    owm_service::failpoint::hit(PUBLISH_BEFORE_COMMIT);
     tx.commit().await?;
+    owm_service::failpoint::hit(PUBLISH_AFTER_COMMIT);
     Ok(manifest)
 }

@@ -92,6 +92,22 @@ pub async fn ledger_book(
     one_row(done.rows_affected(), "nodes", event.node)
 }
 
+/// What was booked for one attempt; zero if nothing was.
+#[tracing::instrument(name = "db.ledger.booked_for", skip_all, err)]
+pub async fn ledger_booked_for(tx: &mut Tx, task: TaskId, epoch: u64) -> Result<Msat, StoreError> {
+    let booked = sqlx::query_scalar!(
+        r#"select coalesce(sum(-l.amount_msat), 0)::bigint as "msat!"
+           from ledger_events e join ledger_entries l using (event_id)
+           where e.task_id = $1 and e.epoch = $2 and e.kind in ('reward', 'late_share')
+             and l.node_id is not null"#,
+        task.0,
+        epoch as i64,
+    )
+    .fetch_one(&mut *tx.inner)
+    .await?;
+    Ok(Msat(booked.unsigned_abs()))
+}
+
 /// What is owed to all nodes together.
 #[tracing::instrument(name = "db.ledger.total_owed", skip_all, err)]
 pub async fn ledger_total_owed(tx: &mut Tx) -> Result<Msat, StoreError> {

@@ -44,6 +44,9 @@ enum Command {
     Earnings(earnings::EarningsArgs),
     /// Models on this node.
     Models(models::ModelsArgs),
+    /// Prints the failpoints of this program, one a line: for the crash harness.
+    #[command(hide = true)]
+    Failpoints,
     /// Prints a shell completion script.
     #[command(
         after_help = "Example:\n  owm-node completions bash > /etc/bash_completion.d/owm-node"
@@ -106,6 +109,12 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),
+        Command::Failpoints => {
+            let names = owm_service::failpoint::known();
+            let lines: Vec<String> = names.iter().map(ToString::to_string).collect();
+            output.answer(&serde_json::json!({ "failpoints": names }), &lines);
+            Ok(())
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "owm-node", &mut script);

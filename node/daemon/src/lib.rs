@@ -22,6 +22,12 @@ pub mod tasklog;
 pub mod work;
 
 owm_service::failpoints! {
+    /// `init` has written the configuration and not yet the key.
+    pub const INIT_CONFIG_WRITTEN = "node.init.config_written";
+    /// `init` has written the key; the coordinator has not been asked yet.
+    pub const INIT_KEY_WRITTEN = "node.init.key_written";
+    /// A registration has been answered and nothing of it is kept yet.
+    pub const REGISTERED = "node.registered";
     /// A lease has been accepted, nothing is computed yet.
     pub const LEASE_ACCEPTED = "node.lease.accepted";
     /// A chunk of tokens has been handed to the stream.
@@ -32,6 +38,10 @@ owm_service::failpoints! {
     pub const RESULT_AFTER_LOG_BEFORE_SEND = "node.result.after_log_before_send";
     /// A downloaded file has the right hash and still its temporary name.
     pub const DOWNLOAD_BEFORE_RENAME = "node.download.before_rename";
+    /// The coordinator has acknowledged a result; the task log does not say so yet.
+    pub const ACK_BEFORE_BOOKED = "node.ack.before_booked";
+    /// The task log says what a result is worth; its bytes are deleted.
+    pub const ACK_AFTER_BOOKED = "node.ack.after_booked";
 }
 
 /// This program's version, as told to the coordinator.

@@ -17,6 +17,7 @@ use super::problem::{Kind, Problem};
 use crate::{
     app::App,
     ask::{Answer, AnswerEvent, AnswerFailure, Asked, Question},
+    failpoints::DELIVERED_BEFORE_COMMIT,
 };
 
 /// How often a reader who was cut off looks for the stored answer.
@@ -137,6 +138,7 @@ impl Waiting {
     async fn mark_delivered(&self) -> Result<(), StoreError> {
         let mut tx = self.app.store.begin("request.delivered").await?;
         request_mark_delivered(&mut tx, &self.request_id, self.app.now()).await?;
+        owm_service::failpoint::hit(DELIVERED_BEFORE_COMMIT);
         tx.commit().await
     }
 

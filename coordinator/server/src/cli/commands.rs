@@ -23,6 +23,7 @@ use super::{ApiKeyCommand, Cli, Command, ConfigCommand, ModelCommand, NodeComman
 use crate::{
     blobs::Blobs,
     config::Config,
+    failpoints::INIT_CONFIG_WRITTEN,
     identity::{self, Authority, NewNetwork},
     publish::{Published, Release, publish},
     serve,
@@ -132,6 +133,10 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             let sample = owm_service::config::sample::<Config>();
             print(json, &json!({"sample": sample}), &sample)
         }
+        Command::Failpoints => {
+            let names = owm_service::failpoint::known();
+            print(json, &json!({ "failpoints": names }), &names.join("\n"))
+        }
         Command::Completions { shell } => {
             let mut out = std::io::stdout();
             clap_complete::generate(shell, &mut Cli::command(), "owm-coordinator", &mut out);
@@ -142,11 +147,13 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
 
 fn init(context: &Context, dir: &Path, new: &NewNetwork, json: bool) -> Result<(), RunError> {
     let now = UnixMillis(context.clock.now_ms());
-    identity::create(dir, new, &context.seed, now)?;
+    identity::prepare(dir)?;
     let config = dir.join("coordinator.toml");
     if !config.exists() {
         std::fs::write(&config, owm_service::config::sample::<Config>())?;
     }
+    owm_service::failpoint::hit(INIT_CONFIG_WRITTEN);
+    identity::create(dir, new, &context.seed, now)?;
     let network = Authority::load(dir, now)?.trust.id();
     let text = format!(
         "network {network} is made in {0}\n\

@@ -25,6 +25,7 @@ use tonic::Status;
 
 use super::{NodeService, envelope_status, store_status, verdict_status};
 use crate::{
+    failpoints::SESSION_OPENED,
     sessions::{Down, Opening, Seat},
     verdict::share_from,
 };
@@ -86,6 +87,7 @@ impl NodeService {
             ));
         };
         tx.commit().await.map_err(store_status)?;
+        owm_service::failpoint::hit(SESSION_OPENED);
         // Without credits until its first offer, so that nothing is leased to it while we settle.
         let seat = app.sessions.open(Opening {
             node: node.clone(),

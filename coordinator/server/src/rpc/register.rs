@@ -23,6 +23,7 @@ use rand::Rng as _;
 use tonic::Status;
 
 use super::{NodeService, envelope_status, store_status};
+use crate::failpoints::{REGISTER_AFTER_COMMIT, REGISTER_BEFORE_COMMIT};
 
 /// A membership statement's life (spec §7).
 const MEMBERSHIP_LIFE: Duration = Duration::from_hours(7 * 24);
@@ -95,7 +96,9 @@ impl NodeService {
         )
         .await
         .map_err(store_status)?;
+        owm_service::failpoint::hit(REGISTER_BEFORE_COMMIT);
         tx.commit().await.map_err(store_status)?;
+        owm_service::failpoint::hit(REGISTER_AFTER_COMMIT);
         tracing::info!(node.key = key.short(), outcome = ?answer.outcome(), tier = answer.tier, "registration");
         Ok(answer)
     }

@@ -8,7 +8,7 @@ use owm_coordinator_store::{
 };
 use owm_service::reconcile::{Reconciler, Status};
 
-use crate::app::App;
+use crate::{app::App, failpoints::OUTAGE_BEFORE_COMMIT};
 
 /// The reconciler.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub async fn mark(app: &App) -> Result<Option<u64>, StoreError> {
     {
         extended = leases_extend(&mut tx, outage.from, outage.to).await?;
         if let Some(tasks) = extended {
+            owm_service::failpoint::hit(OUTAGE_BEFORE_COMMIT);
             let secs = outage.length().as_secs();
             tracing::warn!(
                 secs,

@@ -9,7 +9,11 @@ use owm_coordinator_store::{
 use owm_proto::{NodeId, TaskId, UnixMillis};
 
 use super::failure_of;
-use crate::{app::App, ask::AnswerFailure};
+use crate::{
+    app::App,
+    ask::AnswerFailure,
+    failpoints::{LEASE_END_AFTER_COMMIT, LEASE_END_BEFORE_COMMIT},
+};
 
 /// Characters of a node's reason that are kept. Logs never show it: it is the node's text.
 const REASON_CHARS_MAX: usize = 300;
@@ -96,7 +100,9 @@ impl App {
         attempt_end(&mut tx, id, &attempt, end, now).await?;
         let failure = failure_of(next, failure_message);
         self.save_next(&mut tx, id, &task, failure.as_ref()).await?;
+        owm_service::failpoint::hit(LEASE_END_BEFORE_COMMIT);
         tx.commit().await?;
+        owm_service::failpoint::hit(LEASE_END_AFTER_COMMIT);
         tracing::info!(task.id = %id, node.id = %node, outcome = %end.outcome, hand_back = ?end.hand_back, "lease ended");
         self.sessions.release(node, id, epoch, self.now());
         if let Some(failure) = failure {

@@ -11,7 +11,7 @@ use owm_coordinator_domain::{
 use owm_coordinator_store::{
     StoreError, Tx,
     chunk::{Delivered, chunk_load},
-    ledger::{LedgerEvent, LedgerKind, ledger_book},
+    ledger::{LedgerEvent, LedgerKind, ledger_book, ledger_booked_for},
     node::Node,
     outcome::{AttemptEnd, attempt_end, attempt_load, commit_record},
     task::{Ending, LoadedTask, task_load, task_save},
@@ -178,14 +178,10 @@ impl App {
                     Outcome::Accepted | Outcome::Late => wire::Verdict::Duplicate,
                     _ => wire::Verdict::Rejected,
                 };
+                let booked = ledger_booked_for(&mut tx, id, epoch).await?;
                 Judged {
-                    ack: ack(
-                        id,
-                        epoch,
-                        verdict,
-                        "this result was judged before",
-                        Msat::ZERO,
-                    ),
+                    // The first acknowledgement may never have arrived.
+                    ack: ack(id, epoch, verdict, "this result was judged before", booked),
                     ..refuse("")
                 }
             }

@@ -14,6 +14,7 @@ use owm_service::{
     RunError,
     clock::SystemClock,
     dialer::{Dialer, NetworkPolicy},
+    failpoint,
     report::Chain,
     rng::Seed,
     tls::Identity,
@@ -59,11 +60,13 @@ pub(super) fn run(arguments: &InitArgs, output: Output) -> Result<(), RunError> 
     std::fs::create_dir_all(&folder)?;
     let config_path = folder.join("owm.toml");
     let config = make_config(&config_path, &invite)?;
+    failpoint::hit(crate::INIT_CONFIG_WRITTEN);
     let home = Home::open(&config.data_folder(&config_path))?;
     // Long-term keys come straight from the operating system.
     let mut seed = [0; 32];
     Seed::from_os().rng("node key").fill_bytes(&mut seed);
     let key = NodeKey::load_or_create(&home.key(), &seed)?;
+    failpoint::hit(crate::INIT_KEY_WRITTEN);
     let owner = match &arguments.owner_key {
         Some(path) => bind_owner(&home, &key, path, &invite)?,
         None => key.public(),

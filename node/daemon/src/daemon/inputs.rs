@@ -7,13 +7,14 @@ use owm_proto::{
     Msat, UnixMillis,
     wire::coordinator::{ResultAck, Verdict, WorkDown, work_down::Message},
 };
-use owm_service::{RunError, report::Chain};
+use owm_service::{RunError, failpoint, report::Chain};
 
 use super::{
     calls::{CallDone, SubmitError},
     serve::Daemon,
 };
 use crate::{
+    ACK_AFTER_BOOKED, ACK_BEFORE_BOOKED, REGISTERED,
     home::write_atomically,
     link::LinkEvent,
     models::{LoadedModel, ModelEvent},
@@ -283,6 +284,7 @@ impl Daemon {
     }
 
     async fn registered(&mut self, outcome: Outcome) -> Result<(), RunError> {
+        failpoint::hit_async(REGISTERED).await;
         self.registration_ended();
         let registration = match outcome {
             Outcome::Active {
@@ -323,9 +325,11 @@ impl Daemon {
     }
 
     async fn book(&mut self, key: LeaseKey, ack: &ResultAck) -> Result<(), RunError> {
+        failpoint::hit_async(ACK_BEFORE_BOOKED).await;
         let booking = booking(ack);
         let (now, kept) = (UnixMillis(self.clock.now_ms()), booking.clone());
         let counted = self.log.run(move |log| log.booked(key, &kept, now)).await?;
+        failpoint::hit_async(ACK_AFTER_BOOKED).await;
         self.results.remove(&key);
         if counted {
             match &booking {
