@@ -65,6 +65,7 @@ pub struct Coordinator {
     program: PathBuf,
     log: PathBuf,
     ports: CoordinatorPorts,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -84,6 +85,7 @@ impl Coordinator {
             program: paths::program("owm-coordinator")?,
             log: log.to_owned(),
             ports,
+            environment: Vec::new(),
             process: None,
         };
         if !dir.join("genesis.json").exists() {
@@ -154,20 +156,42 @@ impl Coordinator {
         ]
     }
 
-    /// Starts it and waits until it is ready.
-    pub async fn start(&mut self) -> Result<()> {
+    /// Variables of its environment from the next start on, instead of those set before.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = process::variables(variables);
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the coordinator runs already");
-        let mut process = Spawn::new("the coordinator", &self.program, &self.log)
+        let process = Spawn::new("the coordinator", &self.program, &self.log)
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
+            .envs(&self.environment)
             .start()?;
-        let url = self.health_url();
-        process
-            .wait_until("readiness", READY_LIMIT, || api::is_ready(&url))
-            .await?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&mut self) -> Result<()> {
+        let url = self.health_url();
+        let process = self.process.as_mut();
+        let process = process.context("the coordinator does not run")?;
+        process
+            .wait_until("readiness", READY_LIMIT, || api::is_ready(&url))
+            .await
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        let ready = self.ready().await;
+        if ready.is_err() {
+            self.process = None;
+        }
+        ready
     }
 
     /// Ends it in order.

@@ -90,6 +90,7 @@ pub struct Builder {
     nodes: u16,
     dir: Option<PathBuf>,
     model: Model,
+    durable: bool,
     settings: Vec<Setting>,
     report: Reporter,
 }
@@ -124,6 +125,14 @@ impl Builder {
     #[must_use]
     pub fn model(mut self, model: Model) -> Self {
         self.model = model;
+        self
+    }
+
+    /// Whether a temporary network's database keeps its commits when it is killed; one with a data
+    /// folder always does.
+    #[must_use]
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
         self
     }
 
@@ -210,7 +219,7 @@ impl Builder {
             dir: places.dir.join("postgres"),
             log: places.log("postgres"),
             port: Some(places.reserve("postgres", None)?),
-            durable: places.fixed,
+            durable: places.fixed || self.durable,
         };
         self.step("database", Postgres::start(&options)).await
     }
@@ -299,6 +308,7 @@ impl Devnet {
             nodes: 3,
             dir: None,
             model: Model::Tiny,
+            durable: false,
             settings: Vec::new(),
             report: Box::new(|_, _| {}),
         }

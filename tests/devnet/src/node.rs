@@ -34,6 +34,7 @@ pub struct Node {
     program: PathBuf,
     log: PathBuf,
     health: Port,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -54,6 +55,7 @@ impl Node {
             program: paths::program("owm-node")?,
             log: log.to_owned(),
             health,
+            environment: Vec::new(),
             process: None,
         };
         if !node.config.exists() {
@@ -74,6 +76,11 @@ impl Node {
         Ok(node)
     }
 
+    /// Variables of its environment from the next start on, instead of those set before.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = process::variables(variables);
+    }
+
     /// Starts it without waiting.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.name);
@@ -81,6 +88,7 @@ impl Node {
             .arg("start")
             .arg("--config")
             .arg(&self.config)
+            .envs(&self.environment)
             .start()?;
         self.process = Some(process);
         Ok(())

@@ -57,6 +57,7 @@ pub struct Postgres {
     dir: PathBuf,
     url: String,
     port: Port,
+    options: PostgresOptions,
     // Dropped after the process.
     _throwaway: Option<TempDir>,
 }
@@ -97,49 +98,39 @@ impl Postgres {
         options: &PostgresOptions,
         throwaway: Option<TempDir>,
     ) -> Result<Self> {
-        let data = dir.join("data");
         make_cluster(install, account, &dir, &options.log).await?;
-        leftover::clear(&data).await?;
         let port = Port::take(options.port)?;
-        let mut spawn = Spawn::new("Postgres", install.program("postgres"), &options.log)
-            .args(["-D".as_ref(), data.as_os_str()])
-            .args(["-p", &port.number().to_string()])
-            .args([
-                "-c",
-                "listen_addresses=127.0.0.1",
-                "-c",
-                "unix_socket_directories=",
-            ])
-            .args(["-c", &format!("max_connections={CONNECTIONS_MAX}")])
-            .args(["-c", "log_min_messages=warning", "-c", "timezone=UTC"])
-            .run_as(account)
-            // Fast shutdown for a stop; immediate shutdown when there is no time.
-            .signals(Signal::SIGINT, Signal::SIGQUIT);
-        if !options.durable {
-            for setting in [
-                "fsync=off",
-                "synchronous_commit=off",
-                "full_page_writes=off",
-            ] {
-                spawn = spawn.args(["-c", setting]);
-            }
-        }
         let password = read_password(&dir)?;
         let url = format!(
             "postgres://{USER}:{password}@127.0.0.1:{}/{USER}",
             port.number()
         );
-        let process = spawn.start()?;
+        let process = launch(install, account, &dir, port.number(), options).await?;
         let mut postgres = Self {
             process,
             dir,
             url,
             port,
+            options: options.clone(),
             _throwaway: throwaway,
         };
         postgres.wait_ready(install).await?;
         postgres.create_database(install, &password).await?;
         Ok(postgres)
+    }
+
+    /// Ends it as a crash would: what was not on the disk is lost.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await?;
+        Ok(())
+    }
+
+    /// Starts it again on the same data and port, after a [`Self::kill`].
+    pub async fn restart(&mut self) -> Result<()> {
+        let (install, account) = (Install::find()?, install::account()?);
+        let port = self.port.number();
+        self.process = launch(&install, account, &self.dir, port, &self.options).await?;
+        self.wait_ready(&install).await
     }
 
     /// `postgres://…` with the password in it.
@@ -219,6 +210,42 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// Starts the server on the cluster in `dir`, after clearing what a killed one left.
+async fn launch(
+    install: &Install,
+    account: Option<RunAs>,
+    dir: &Path,
+    port: u16,
+    options: &PostgresOptions,
+) -> Result<Process> {
+    let data = dir.join("data");
+    leftover::clear(&data).await?;
+    let mut spawn = Spawn::new("Postgres", install.program("postgres"), &options.log)
+        .args(["-D".as_ref(), data.as_os_str()])
+        .args(["-p", &port.to_string()])
+        .args([
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "unix_socket_directories=",
+        ])
+        .args(["-c", &format!("max_connections={CONNECTIONS_MAX}")])
+        .args(["-c", "log_min_messages=warning", "-c", "timezone=UTC"])
+        .run_as(account)
+        // Fast shutdown for a stop; immediate shutdown when there is no time.
+        .signals(Signal::SIGINT, Signal::SIGQUIT);
+    if !options.durable {
+        for setting in [
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+        ] {
+            spawn = spawn.args(["-c", setting]);
+        }
+    }
+    spawn.start()
 }
 
 /// `dir`, or a folder under `/var/lib` when `account` cannot pass through to `dir` (a data directory

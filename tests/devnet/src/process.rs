@@ -102,6 +102,15 @@ impl Spawn {
         self
     }
 
+    /// Sets several.
+    #[must_use]
+    pub fn envs(mut self, variables: &[(String, String)]) -> Self {
+        for (name, value) in variables {
+            self = self.env(name, value);
+        }
+        self
+    }
+
     /// The account to run under.
     #[must_use]
     pub fn run_as(mut self, account: Option<RunAs>) -> Self {
@@ -172,6 +181,12 @@ impl Spawn {
             .envs(self.envs.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// Owned copies of names and values.
+pub(crate) fn variables(given: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    given.iter().map(owned).collect()
 }
 
 /// Opens a log for appending; the second is where this run's part begins.

@@ -2,5 +2,9 @@
 //! `answer.rs` (a question and its answer, receipts), `join.rs` (nodes come and go), `restart.rs` (what
 //! outlives a restart or a crash), `openai_client.rs` (a stranger's client), `real_weights.rs`.
 //!
+//! `crash.rs` (the crash harness, whose parts are in [`crash`]).
+//!
 //! They start real processes through `owm_devnet::Devnet` and talk to them as strangers would: over HTTP
 //! and the command line. Must stay true: no test here uses a type of the coordinator or the node.
+
+pub mod crash;
