@@ -45,6 +45,8 @@ pub const KEPT: &[&str] = &[
     "network/genesis.json",
     "network/documents.pb",
     "models/newest.pb",
+    // A pause outlives a restart, and a restore.
+    "paused.json",
 ];
 
 /// What is not: of this process (lock, socket), of the log's journal, or fetched again.

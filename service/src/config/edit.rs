@@ -33,20 +33,18 @@ fn set_one(text: &str, section: &str, key: &str, to: &Value) -> Result<String, C
     };
     let keys = keys.get_ref().as_table();
     let value = keys.and_then(|keys| keys.iter().find(|(name, _)| name.get_ref() == key));
-    let (before, new, after) = match value {
-        Some((_, value)) => {
-            let place = value.span();
-            (&text[..place.start], to.to_string(), &text[place.end..])
-        }
-        None => {
-            let line = name.span().end;
-            let end = text[line..].find('\n').map_or(text.len(), |end| line + end);
-            (&text[..end], format!("\n{key} = {to}"), &text[end..])
-        }
+    let (before, new, after) = if let Some((_, value)) = value {
+        let place = value.span();
+        (&text[..place.start], to.to_string(), &text[place.end..])
+    } else {
+        let line = name.span().end;
+        let end = text[line..].find('\n').map_or(text.len(), |end| line + end);
+        (&text[..end], format!("\n{key} = {to}"), &text[end..])
     };
     Ok(format!("{before}{new}{after}"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn wrong(error: toml::de::Error) -> ConfigError {
     ConfigError::Toml {
         message: error.to_string(),

@@ -25,7 +25,8 @@ where
     parse(&text, env_prefix, environment())
 }
 
-/// This process's. Names that are no Unicode cannot be ours; a value that is none is refused by its key.
+/// The process's environment. Names that are no Unicode cannot be ours; a value that is none is refused
+/// by its key.
 pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         Some((
@@ -45,9 +46,7 @@ where
     T: DeserializeOwned + Documented,
 {
     let sections = T::sections();
-    if let Some(first) = unknown_keys(text, &sections)?.into_iter().next() {
-        return Err(first);
-    }
+    check_keys(text, &sections)?;
     let wrong = |error: toml::de::Error| ConfigError::Toml {
         message: error.to_string(),
     };
@@ -81,33 +80,22 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-fn table(text: &str) -> Result<DeTable<'_>, ConfigError> {
-    let parsed = DeTable::parse(text).map_err(|error| ConfigError::Toml {
-        message: error.to_string(),
-    })?;
-    Ok(parsed.into_inner())
-}
-
-/// The line, from 1, of a byte's place.
-fn line_of(text: &str, start: usize) -> usize {
-    1 + text[..start].matches('\n').count()
-}
-
 /// serde would refuse unknown keys too, but without line and without the nearest known one.
-pub(super) fn unknown_keys(
-    text: &str,
-    sections: &[SectionDoc],
-) -> Result<Vec<ConfigError>, ConfigError> {
-    let mut unknown = Vec::new();
-    for (name, value) in &table(text)? {
+fn check_keys(text: &str, sections: &[SectionDoc]) -> Result<(), ConfigError> {
+    let root = DeTable::parse(text)
+        .map_err(|error| ConfigError::Toml {
+            message: error.to_string(),
+        })?
+        .into_inner();
+    let line_of = |start: usize| 1 + text[..start].matches('\n').count();
+    for (name, value) in &root {
         let section_name: &str = name.get_ref();
         let Some(section) = sections.iter().find(|section| section.name == section_name) else {
-            unknown.push(ConfigError::UnknownSection {
-                line: line_of(text, name.span().start),
+            return Err(ConfigError::UnknownSection {
+                line: line_of(name.span().start),
                 section: section_name.to_owned(),
                 nearest: nearest(section_name, sections.iter().map(|section| section.name)),
             });
-            continue;
         };
         let Some(keys) = value.get_ref().as_table() else {
             continue;
@@ -115,8 +103,8 @@ pub(super) fn unknown_keys(
         for key in keys.keys() {
             let key_name: &str = key.get_ref();
             if !section.keys.iter().any(|known| known.name == key_name) {
-                unknown.push(ConfigError::UnknownKey {
-                    line: line_of(text, key.span().start),
+                return Err(ConfigError::UnknownKey {
+                    line: line_of(key.span().start),
                     section: section_name.to_owned(),
                     key: key_name.to_owned(),
                     nearest: nearest(key_name, section.keys.iter().map(|known| known.name)),
@@ -124,42 +112,7 @@ pub(super) fn unknown_keys(
             }
         }
     }
-    Ok(unknown)
-}
-
-/// A known key in a file: line, section, key (none: the section is no table), value.
-pub(super) type InFile = (usize, &'static str, Option<&'static str>, Value);
-
-/// The known keys that a text sets.
-pub(super) fn in_file(text: &str, sections: &[SectionDoc]) -> Vec<InFile> {
-    let (Ok(spans), Ok(values)) = (table(text), toml::from_str::<Table>(text)) else {
-        return Vec::new();
-    };
-    let mut found = Vec::new();
-    for (name, value) in &spans {
-        let section = sections
-            .iter()
-            .find(|section| section.name == name.get_ref());
-        let (Some(section), Some(whole)) = (section, values.get(&**name.get_ref())) else {
-            continue;
-        };
-        let Some(keys) = value.get_ref().as_table() else {
-            let line = line_of(text, name.span().start);
-            found.push((line, section.name, None, whole.clone()));
-            continue;
-        };
-        for key in keys.keys() {
-            let known = section
-                .keys
-                .iter()
-                .find(|known| known.name == key.get_ref());
-            if let (Some(known), Some(value)) = (known, whole.get(&**key.get_ref())) {
-                let line = line_of(text, key.span().start);
-                found.push((line, section.name, Some(known.name), value.clone()));
-            }
-        }
-    }
-    found
+    Ok(())
 }
 
 /// Which key a variable overrides; `None` when it is none of ours.
@@ -238,7 +191,7 @@ fn scalar(value: &str) -> Option<Value> {
 }
 
 /// The candidate with the smallest edit distance, if it is near enough to be what was meant.
-fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
     let allowed = (word.chars().count() / 3).max(2);
     candidates
         .map(|candidate| (edit_distance(word, candidate), candidate))

@@ -97,8 +97,8 @@ fn both_programs_tell_every_mistake_at_once_and_what_is_in_effect() {
     let expected = [
         "line 3: section `api` has no key `opne`; did you mean `open`?",
         "line 4: there is no section `polciy`; did you mean `policy`?",
-        "line 2: api.listen: ",
-        "line 6: rpc.listen: ",
+        "line 2: [api] listen: ",
+        "line 6: [rpc] listen: ",
         "OWM_API__OPNE overrides no key; did you mean `OWM_API__OPEN`?",
     ];
     assert_told(&said, &expected);
@@ -120,18 +120,10 @@ fn both_programs_tell_every_mistake_at_once_and_what_is_in_effect() {
         ],
     );
 
-    let invited = fs::write(&config, "").and_then(|()| {
-        let invite = run(
-            "owm-coordinator",
-            &["invite", "--config", config.to_str().unwrap()],
-            &[],
-        );
-        Ok(String::from_utf8(invite.stdout).unwrap())
-    });
-    check_node(
-        folder.path(),
-        invited.unwrap().lines().next().unwrap().trim(),
-    );
+    fs::write(&config, "").unwrap();
+    let args = ["invite", "--config", config.to_str().unwrap()];
+    let invite = String::from_utf8(run("owm-coordinator", &args, &[]).stdout).unwrap();
+    check_node(folder.path(), invite.lines().next().unwrap().trim());
 }
 
 fn check_node(folder: &Path, invite: &str) {
@@ -165,5 +157,5 @@ fn check_node(folder: &Path, invite: &str) {
     fs::write(&config, "[node]\ndrian = \"5s\"\n[caps]\nram = \"lots\"\n").unwrap();
     let (code, said) = check("owm-node", &config, &[]);
     assert_eq!(code, 2);
-    assert_told(&said, &["did you mean `drain`?", "line 4: caps.ram: "]);
+    assert_told(&said, &["did you mean `drain`?", "line 4: [caps] ram: "]);
 }

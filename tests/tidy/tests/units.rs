@@ -19,7 +19,7 @@ fn source(name: &str) -> String {
 /// The unit with a program that exists here, in a folder of its own.
 fn installable(folder: &str, name: &str, change: impl Fn(String) -> String) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder);
-    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&folder).expect("the build folder can be written");
     let program = format!("/usr/local/bin/{}", name.trim_end_matches(".service"));
     let text = source(name);
     assert!(
@@ -27,7 +27,8 @@ fn installable(folder: &str, name: &str, change: impl Fn(String) -> String) -> P
         "{name} starts another program"
     );
     let path = folder.join(name);
-    fs::write(&path, change(text.replace(&program, "/bin/true"))).unwrap();
+    fs::write(&path, change(text.replace(&program, "/bin/true")))
+        .expect("the build folder can be written");
     path
 }
 

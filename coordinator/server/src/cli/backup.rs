@@ -78,23 +78,24 @@ pub(super) async fn backup(args: &BackupArgs, json: bool, now: UnixMillis) -> Re
         now,
     };
     let (written, damaged) = backup::backup(&job, &serve::store(&config)?).await?;
-    let mut text = format!(
+    let text = format!(
         "{} is written: {} bytes, {} files\nsha256 {}\n{SECRET}",
         written.path.display(),
         written.bytes,
         written.manifest.members.len(),
         written.sha256,
     );
-    for blob in &damaged {
-        text.push_str(&format!(
-            "\nwarning: the published file {blob} is damaged on this disk: import its model again"
-        ));
-    }
+    let warnings = damaged.iter().map(|blob| {
+        format!(
+            "warning: the published file {blob} is damaged on this disk: import its model again"
+        )
+    });
+    let lines: Vec<String> = std::iter::once(text).chain(warnings).collect();
     let value = json!({
         "path": written.path, "sha256": written.sha256, "bytes": written.bytes,
         "contains_keys": true, "damaged_blobs": damaged, "manifest": written.manifest,
     });
-    print(json, &value, &text)
+    print(json, &value, &lines.join("\n"))
 }
 
 pub(super) async fn restore(args: &RestoreArgs, json: bool) -> Result<(), RunError> {
@@ -135,18 +136,25 @@ fn said(manifest: &Manifest, dir: &Path, config: &Path) -> String {
         .facts
         .get("blobs")
         .is_some_and(|said| said == "true");
-    let mut text = format!("{} is restored: {}\n", dir.display(), about(manifest));
+    let config = config.display();
+    let mut lines = vec![format!(
+        "{} is restored: {}",
+        dir.display(),
+        about(manifest)
+    )];
     if !blobs {
-        text.push_str(
-            "- the backup has no published files: import each version again, or copy blobs/ here\n",
+        lines.push(
+            "- the backup has no published files: import each version again, or copy blobs/ here"
+                .to_owned(),
         );
     }
-    text.push_str(&format!(
-        "- make sure that the old coordinator never runs again\n\
-         - look at {0}: addresses and ports are those of the old machine\n\
-         - then: owm-coordinator serve --config {0}\n\
-         - the ledger is what it was at the time of the backup; nodes hand in again what was not acknowledged then",
-        config.display()
-    ));
-    text
+    lines.extend([
+        "- make sure that the old coordinator never runs again".to_owned(),
+        format!("- look at {config}: addresses and ports are those of the old machine"),
+        format!("- then: owm-coordinator serve --config {config}"),
+        "- the ledger is what it was at the time of the backup; nodes hand in again what was not \
+         acknowledged then"
+            .to_owned(),
+    ]);
+    lines.join("\n")
 }

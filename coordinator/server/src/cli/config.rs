@@ -15,14 +15,14 @@ use crate::{backup::database_url, config::Config, identity::Authority, serve};
 
 /// Prints findings and values; a usage error if anything is wrong.
 pub(super) fn run(path: &Path, json: bool, now: UnixMillis) -> Result<(), RunError> {
-    let checked = check::<Config>(Some(path), "OWM");
+    let checked = check::<Config>(path, "OWM");
     let mut problems: Vec<String> = checked
         .problems
         .iter()
         .map(|p| Chain(p).to_string())
         .collect();
-    if let Some(config) = checked.config {
-        problems.extend(beyond(&beside(path, config), now));
+    if problems.is_empty() {
+        problems.extend(beyond(&beside(path, checked.config), now));
     }
     let ok = problems.is_empty();
     let value = json!({"ok": ok, "problems": problems, "values": checked.values});

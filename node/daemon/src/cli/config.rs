@@ -49,14 +49,14 @@ pub(super) fn run(arguments: &ConfigArgs, output: Output) -> Result<(), RunError
 }
 
 fn look(path: &Path, output: Output) -> Result<(), RunError> {
-    let checked = check::<NodeConfig>(Some(path), "OWM");
+    let checked = check::<NodeConfig>(path, "OWM");
     let mut problems: Vec<String> = checked
         .problems
         .iter()
         .map(|problem| Chain(problem).to_string())
         .collect();
-    if let Some(config) = &checked.config {
-        problems.extend(beyond(config, path));
+    if problems.is_empty() {
+        problems.extend(beyond(&checked.config, path));
     }
     let ok = problems.is_empty();
     let mut lines: Vec<String> = checked.values.iter().map(Effective::line).collect();

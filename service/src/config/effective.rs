@@ -1,7 +1,7 @@
 //! `config check`: everything that is wrong with a configuration at once, and what is in effect.
 //!
-//! The daemons' `config check` calls it; programs that run take [`super::load()`], which stops at the
-//! first mistake. Must stay true: both accept the same files; no secret is shown.
+//! The daemons' `config check` calls it. Must stay true: no secret is shown; what is in effect is what
+//! [`super::load()`] would give, where it gives anything.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -10,7 +10,8 @@ use toml::{Table, Value};
 
 use super::{
     ConfigError, Documented,
-    load::{environment, in_file, key_of, override_key, parse, read, unknown_keys},
+    examine::{Examined, examine_text},
+    load::{environment, key_of, read},
 };
 
 /// Shown instead of a secret.
@@ -21,11 +22,11 @@ const SECRET_NAMES: [&str; 3] = ["password", "secret", "token"];
 /// A configuration looked at as a whole.
 #[derive(Debug)]
 pub struct Checked<T> {
-    /// The configuration, if nothing is wrong with it.
-    pub config: Option<T>,
-    /// All that is wrong with it, in the order of the file, then the environment.
+    /// The configuration; keys with a mistake have their defaults.
+    pub config: T,
+    /// All that is wrong with it.
     pub problems: Vec<ConfigError>,
-    /// What is in effect, in the order of the documentation; empty if anything is wrong.
+    /// What is in effect, in the order of the documentation.
     pub values: Vec<Effective>,
 }
 
@@ -42,15 +43,18 @@ pub struct Effective {
     pub origin: String,
 }
 
-/// Checks the file at `path` (none: defaults) with this process's environment, as [`super::load()`] reads
-/// them.
-pub fn check<T>(path: Option<&Path>, env_prefix: &str) -> Checked<T>
+/// Checks the file at `path` with this process's environment, as [`super::load()`] reads them.
+pub fn check<T>(path: &Path, env_prefix: &str) -> Checked<T>
 where
-    T: DeserializeOwned + Serialize + Documented,
+    T: DeserializeOwned + Serialize + Documented + Default,
 {
-    match path.map(read).transpose() {
-        Ok(text) => check_text(&text.unwrap_or_default(), env_prefix, environment()),
-        Err(error) => failed(vec![error]),
+    match read(path) {
+        Ok(text) => check_text(&text, env_prefix, environment()),
+        Err(error) => Checked {
+            config: T::default(),
+            problems: vec![error],
+            values: Vec::new(),
+        },
     }
 }
 
@@ -61,67 +65,52 @@ pub fn check_text<T>(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Checked<T>
 where
-    T: DeserializeOwned + Serialize + Documented,
+    T: DeserializeOwned + Serialize + Documented + Default,
 {
-    let sections = T::sections();
     let env: BTreeMap<_, _> = env.into_iter().collect();
-    let mut problems = match unknown_keys(text, &sections) {
-        Ok(problems) => problems,
-        Err(error) => return failed(vec![error]),
-    };
-    let keys = in_file(text, &sections);
-    for (line, section, key, value) in &keys {
-        if let Err(error) = T::deserialize(only(section, *key, value.clone())) {
-            problems.push(ConfigError::Value {
-                line: *line,
-                name: key.map_or((*section).to_owned(), |key| format!("{section}.{key}")),
-                message: error.message().to_owned(),
-            });
+    let Examined { config, errors, .. } = examine_text::<T>(text, env_prefix, env.clone());
+    let sections = T::sections();
+    let in_file: Table = toml::from_str(text).unwrap_or_default();
+    let mut origins = BTreeMap::new();
+    for variable in env.keys() {
+        if let Ok(Some(names)) = key_of(variable, env_prefix, &sections) {
+            origins.insert(names, variable.clone());
         }
     }
-    let mut overrides = BTreeMap::new();
-    for (variable, value) in &env {
-        match key_of(variable, env_prefix, &sections) {
-            Ok(None) => {}
-            Ok(Some((section, key))) => {
-                overrides.insert((section, key), variable.clone());
-                let alone = override_key::<T>(&mut Table::new(), section, key, variable, value);
-                problems.extend(alone.err());
-            }
-            Err(error) => problems.push(error),
+    for error in &errors {
+        if let ConfigError::Variable { variable, .. } = error {
+            origins.retain(|_, overriding| overriding != variable);
         }
     }
-    if !problems.is_empty() {
-        return failed(problems);
-    }
-    let config: T = match parse(text, env_prefix, env) {
-        Ok(config) => config,
-        Err(error) => return failed(vec![error]),
+    let is_wrong = |section: &str, key: &str| {
+        errors.iter().any(|error| {
+            matches!(error, ConfigError::Value { section: s, key: k, .. }
+                if s == section && (k == key || k.is_empty()))
+        })
     };
     let shown = Table::try_from(&config).unwrap_or_default();
     let mut values = Vec::new();
-    for section in sections {
-        for key in section.keys {
-            let value = shown.get(section.name).and_then(|keys| keys.get(key.name));
-            let named = |(_, s, k, _): &(usize, &str, Option<&str>, Value)| {
-                *s == section.name && *k == Some(key.name)
-            };
-            let origin = match overrides.get(&(section.name, key.name)) {
-                Some(variable) => variable.clone(),
-                None if keys.iter().any(named) => "file".to_owned(),
+    for section in &sections {
+        for key in &section.keys {
+            let at = |table: &Table| table.get(section.name)?.get(key.name).cloned();
+            let origin = match origins.remove(&(section.name, key.name)) {
+                Some(variable) => variable,
+                None if at(&in_file).is_some() && !is_wrong(section.name, key.name) => {
+                    "file".to_owned()
+                }
                 None => "default".to_owned(),
             };
             values.push(Effective {
                 section: section.name,
                 key: key.name,
-                value: value.map(|value| hide(key.name, value).to_string()),
+                value: at(&shown).map(|value| hide(key.name, &value).to_string()),
                 origin,
             });
         }
     }
     Checked {
-        config: Some(config),
-        problems,
+        config,
+        problems: errors,
         values,
     }
 }
@@ -132,23 +121,6 @@ impl Effective {
         let value = self.value.as_deref().unwrap_or("not set");
         format!("{}.{} = {value}  ({})", self.section, self.key, self.origin)
     }
-}
-
-fn failed<T>(problems: Vec<ConfigError>) -> Checked<T> {
-    Checked {
-        config: None,
-        problems,
-        values: Vec::new(),
-    }
-}
-
-/// A configuration of one value, the rest being defaults.
-fn only(section: &str, key: Option<&str>, value: Value) -> Table {
-    let value = match key {
-        Some(key) => Value::Table([(key.to_owned(), value)].into_iter().collect()),
-        None => value,
-    };
-    [(section.to_owned(), value)].into_iter().collect()
 }
 
 /// The value without what nobody may read over a shoulder.
@@ -254,9 +226,9 @@ mod tests {
         let expected = [
             "line 3: section `api` has no key `timeuot`; did you mean `timeout`?",
             "line 5: there is no section `databse`; did you mean `database`?",
-            "line 2: api.listen: ",
-            "line 4: api.timeout: ",
-            "line 8: database.connections_max: ",
+            "line 2: [api] listen: ",
+            "line 4: [api] timeout: ",
+            "line 8: [database] connections_max: ",
             "the environment variable OWM_API__LISTNE overrides no key; did you mean `OWM_API__LISTEN`?",
             "the environment variable OWM_DATABASE__CONNECTIONS_MAX does not fit: ",
         ];
@@ -265,21 +237,28 @@ mod tests {
             let told = found.iter().any(|problem| problem.starts_with(expected));
             assert!(told, "{expected} is not in {found:#?}");
         }
-        assert!(checked(text, &env).config.is_none());
+        // What is wrong has its default, and says so.
+        let lines: Vec<String> = checked(text, &env)
+            .values
+            .iter()
+            .map(Effective::line)
+            .collect();
+        assert_eq!(lines[0], "api.listen = \"127.0.0.1:8080\"  (default)");
+        assert_eq!(lines[4], "database.connections_max = 16  (default)");
     }
 
     #[test]
     fn a_file_that_is_no_toml_and_a_section_that_is_none_are_told() {
         assert_eq!(problems("[api\n", &[]).len(), 1);
         let found = problems("api = 3\n", &[]);
-        assert!(found[0].starts_with("line 1: api: "), "{found:?}");
+        assert!(found[0].starts_with("line 1: [api] "), "{found:?}");
     }
 
     #[test]
     fn what_is_in_effect_is_shown_with_where_it_comes_from() {
         let env = [("OWM_DATABASE__CONNECTIONS_MAX", "4"), ("OWM_LOG", "info")];
         let checked = checked("[api]\ntimeout = \"5m\"\n", &env);
-        assert!(checked.config.is_some(), "{:?}", checked.problems);
+        assert!(checked.problems.is_empty(), "{:?}", checked.problems);
         let lines: Vec<String> = checked.values.iter().map(Effective::line).collect();
         assert_eq!(
             lines,
