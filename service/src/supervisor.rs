@@ -2,7 +2,7 @@
 //!
 //! `run` calls [`watch`] for every program; daemons call [`ready`] once they do their work and
 //! [`status`] while they wait for something. Without `NOTIFY_SOCKET` in the environment nothing happens.
-//! Must stay true: telling never blocks and never fails a program.
+//! Must stay true: telling never fails a program.
 
 use std::time::Duration;
 
