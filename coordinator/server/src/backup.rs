@@ -391,6 +391,43 @@ mod tests {
         assert_eq!(configured_url("").unwrap().as_str(), "postgres:///owm");
     }
 
+    /// A backup with these facts and members, all of them empty.
+    fn forged(folder: &Path, schema: i64, names: &[&str]) -> PathBuf {
+        let empty = folder.join("empty");
+        fs::write(&empty, b"").unwrap();
+        let to = folder.join(format!("{schema}-{}.tar", names.len()));
+        let plan = Plan {
+            program: PROGRAM,
+            version: "9.0.0",
+            network: String::new(),
+            key: String::new(),
+            created_at_ms: 0,
+            facts: [(SCHEMA.to_owned(), schema.to_string())].into(),
+            members: names
+                .iter()
+                .map(|name| ((*name).to_owned(), empty.clone()))
+                .collect(),
+        };
+        archive::write(&plan, &to).unwrap().path
+    }
+
+    #[test]
+    fn a_newer_schema_and_a_missing_part_are_refused_before_anything_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = ["genesis.json", "instance.pem", "data.key", CONFIG, DUMP];
+        check(&forged(folder.path(), schema_known(), &all)).unwrap();
+        let error = check(&forged(folder.path(), schema_known() + 1, &all)).unwrap_err();
+        assert!(
+            error.to_string().contains("version 9.0.0 or newer"),
+            "{error}"
+        );
+        let error = check(&forged(folder.path(), schema_known(), &all[..4])).unwrap_err();
+        assert!(
+            error.to_string().contains("database.dump is not in it"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn keys_and_statements_are_taken_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();

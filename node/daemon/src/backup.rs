@@ -221,3 +221,72 @@ fn new_config(text: &str, manifest: &Manifest) -> Result<String, BackupError> {
     read(&text)?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::genesis::NetworkId;
+
+    use super::*;
+
+    /// A backup of a node whose manifest names `key` and whose configuration has this data folder.
+    fn packed(folder: &Path, key: &str, data: &str) -> PathBuf {
+        let network = NetworkId(Sha256::of(b"network"));
+        let node = NodeKey::from_seed(&[1; 32]);
+        let invite = Invite {
+            genesis: network,
+            instance_key: node.public(),
+            addresses: vec!["127.0.0.1:1".into()],
+            onion: None,
+            peers: vec![],
+            web_seed: None,
+        };
+        let (pem, config) = (folder.join("node.pem"), folder.join("owm.toml"));
+        drop(fs::remove_file(&pem));
+        node.create(&pem).unwrap();
+        let text =
+            format!("# mine\n[coordinator]\ninvite = \"{invite}\"\n[node]\ndata = \"{data}\"\n");
+        fs::write(&config, text).unwrap();
+        let to = folder.join("b.tar");
+        drop(fs::remove_file(&to));
+        let plan = Plan {
+            program: PROGRAM,
+            version: "0.1.0",
+            network: network.to_string(),
+            key: key.to_owned(),
+            created_at_ms: 0,
+            facts: BTreeMap::new(),
+            members: vec![(CONFIG.into(), config), (format!("{DATA}/{KEY}"), pem)],
+        };
+        archive::write(&plan, &to).unwrap().path
+    }
+
+    #[test]
+    fn a_data_folder_elsewhere_comes_home_to_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = NodeKey::from_seed(&[1; 32]).public().to_string();
+        let backup = packed(folder.path(), &key, "/elsewhere/data");
+        let target = folder.path().join("new");
+        restore(&backup, &target).unwrap();
+        let text = fs::read_to_string(target.join(CONFIG)).unwrap();
+        assert!(
+            text.starts_with("# mine\n") && text.ends_with("[node]\ndata = \"data\"\n"),
+            "{text}"
+        );
+        assert!(target.join("data/node.pem").is_file());
+    }
+
+    #[test]
+    fn a_key_that_is_not_the_manifest_s_is_refused_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = NodeKey::from_seed(&[2; 32]).public().to_string();
+        let backup = packed(folder.path(), &other, "data");
+        let error = restore(&backup, &folder.path().join("new")).unwrap_err();
+        assert!(matches!(error, BackupError::Contradiction(_)), "{error}");
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["b.tar", "node.pem", "owm.toml"]);
+    }
+}
