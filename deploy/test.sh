@@ -65,6 +65,11 @@ if [ -n "${OWM_OPENAI_PYTHON:-}" ]; then
 else
     echo "SKIP openai_client_*: the Python package openai can't be had here"
 fi
+if command -v systemd-analyze >/dev/null; then
+    extra+=(units_)
+else
+    echo "SKIP units_*: systemd-analyze is not installed (Debian package systemd)"
+fi
 [ -z "${OWM_TEST_LONG:-}" ] || extra+=(long_)
 names=$(IFS='|'; echo "${extra[*]}")
 

@@ -4,6 +4,7 @@
 #[cfg(test)]
 extern crate self as owm_service;
 
+pub mod archive;
 pub mod backoff;
 pub mod clock;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod secret;
+pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
 

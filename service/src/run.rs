@@ -16,6 +16,7 @@ use crate::{
     metrics::{Family, Gauge, Registry},
     report::Chain,
     rng::Seed,
+    supervisor,
     telemetry::{self, TelemetryError, TelemetryOptions},
 };
 
@@ -200,6 +201,7 @@ where
 {
     let lifecycle = context.lifecycle.clone();
     lifecycle.watch_signals()?;
+    supervisor::watch(&lifecycle);
     for name in failpoint::unknown() {
         tracing::warn!(
             failpoint = name,

@@ -1,6 +1,9 @@
 //! The command line of `owm-coordinator`.
 
+mod backup;
 mod commands;
+mod config;
+mod man;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,6 +55,7 @@ pub enum Command {
     #[command(after_help = "Example: owm-coordinator serve --config /srv/owm/coordinator.toml")]
     Serve(ConfigArg),
     /// Bring the database's schema up to date (serve does it too).
+    #[command(after_help = "Example: owm-coordinator migrate --config /srv/owm/coordinator.toml")]
     Migrate(ConfigArg),
     /// Print the invite that `owm-node init --join` takes.
     #[command(after_help = "Example: owm-coordinator invite --config coordinator.toml --qr")]
@@ -78,10 +82,24 @@ pub enum Command {
     /// Print the failpoints of this program, one a line: for the crash harness.
     #[command(hide = true)]
     Failpoints,
+    /// Write keys, database and published files to one file.
+    Backup(backup::BackupArgs),
+    /// Restore a backup to an empty folder and an empty database.
+    Restore(backup::RestoreArgs),
     /// Print shell completions.
+    #[command(
+        after_help = "Example: owm-coordinator completions bash > /etc/bash_completion.d/owm-coordinator"
+    )]
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one per command.
+    #[command(after_help = "Example: owm-coordinator man --dir /usr/local/share/man/man1")]
+    Man {
+        /// The folder to write to.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
     },
 }
 
@@ -109,6 +127,7 @@ pub enum ModelCommand {
         config: ConfigArg,
     },
     /// List versions, newest first.
+    #[command(after_help = "Example: owm-coordinator model list --config coordinator.toml")]
     List(ConfigArg),
 }
 
@@ -116,8 +135,10 @@ pub enum ModelCommand {
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// List nodes, oldest first.
+    #[command(after_help = "Example: owm-coordinator node list --config coordinator.toml --json")]
     List(ConfigArg),
     /// Show one node.
+    #[command(after_help = "Example: owm-coordinator node show 5f1c... --config coordinator.toml")]
     Show {
         /// Its public key or its id.
         node: String,
@@ -126,6 +147,9 @@ pub enum NodeCommand {
         config: ConfigArg,
     },
     /// Shut a node out; its key can't register again.
+    #[command(
+        after_help = "Example: owm-coordinator node suspend 5f1c... --reason \"forged results\" --config coordinator.toml"
+    )]
     Suspend {
         /// Its public key or its id.
         node: String,
@@ -142,6 +166,9 @@ pub enum NodeCommand {
 #[derive(Debug, Subcommand)]
 pub enum ApiKeyCommand {
     /// Make a key and print it, once; only its hash is kept.
+    #[command(
+        after_help = "Example: owm-coordinator api-key create \"first user\" --config coordinator.toml"
+    )]
     Create {
         /// What it is for.
         name: String,
@@ -154,9 +181,13 @@ pub enum ApiKeyCommand {
 /// Verbs for the configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Read it and say what is wrong.
+    /// Say everything that is wrong with it, and what is in effect (passwords hidden).
+    #[command(
+        after_help = "Example: owm-coordinator config check --config coordinator.toml\n\nExit codes: 0 good, 2 wrong."
+    )]
     Check(ConfigArg),
     /// Print a commented sample.
+    #[command(after_help = "Example: owm-coordinator config sample > coordinator.toml")]
     Sample,
 }
 

@@ -9,7 +9,7 @@ use owm_service::{
     Context, RunError,
     health::Readiness,
     reconcile::{self, Schedule},
-    secret,
+    secret, supervisor,
 };
 use tokio::net::TcpListener;
 
@@ -136,6 +136,7 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
         stake = app.stake_policy_str(),
         "coordinator is up"
     );
+    supervisor::ready("serving");
     context.lifecycle.shutdown_requested().await;
     Ok(())
 }
@@ -151,6 +152,7 @@ async fn wait_for_database(
         ready.not_ready(error.to_string());
         if !told {
             tracing::warn!(%error, "waiting for the database");
+            supervisor::status("waiting for the database");
             told = true;
         }
         tokio::select! {

@@ -1,8 +1,11 @@
 //! The command line: what can be asked, and exit codes (0 ok, 1 failed, 2 usage, 78 fenced). One file per
 //! command below. Must stay true: no key is ever an argument; `--json` prints one JSON value on stdout.
 
+mod backup;
+mod config;
 mod earnings;
 mod init;
+mod man;
 mod models;
 mod output;
 mod start;
@@ -47,6 +50,12 @@ enum Command {
     /// Prints the failpoints of this program, one a line: for the crash harness.
     #[command(hide = true)]
     Failpoints,
+    /// The configuration.
+    Config(config::ConfigArgs),
+    /// Writes key, documents and task log to one file.
+    Backup(backup::BackupArgs),
+    /// Restores a backup to an empty folder.
+    Restore(backup::RestoreArgs),
     /// Prints a shell completion script.
     #[command(
         after_help = "Example:\n  owm-node completions bash > /etc/bash_completion.d/owm-node"
@@ -55,7 +64,14 @@ enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Writes manual pages, one per command.
+    Man(man::ManArgs),
 }
+
+/// An error that its command has told of already.
+#[derive(Debug, thiserror::Error)]
+#[error("told already")]
+struct Told;
 
 /// Where the node's configuration is.
 #[derive(Clone, Debug, Args)]
@@ -115,6 +131,10 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             output.answer(&serde_json::json!({ "failpoints": names }), &lines);
             Ok(())
         }
+        Command::Config(arguments) => config::run(&arguments, output),
+        Command::Backup(arguments) => backup::backup(&arguments, output),
+        Command::Restore(arguments) => backup::restore(&arguments, output),
+        Command::Man(arguments) => man::run(&arguments, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "owm-node", &mut script);
@@ -129,7 +149,9 @@ fn finish(outcome: Result<(), RunError>, output: Output) -> ExitCode {
     match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(error) => {
-            output.error(&Chain(&*error.source).to_string());
+            if !error.source.is::<Told>() {
+                output.error(&Chain(&*error.source).to_string());
+            }
             error.code.into()
         }
     }

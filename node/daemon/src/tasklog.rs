@@ -6,6 +6,7 @@
 
 mod migrations;
 mod query;
+mod snapshot;
 
 use std::{
     path::Path,

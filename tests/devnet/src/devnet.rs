@@ -339,6 +339,16 @@ impl Devnet {
         &mut self.coordinator
     }
 
+    /// The coordinator, to ask it something while something else goes on.
+    pub fn coordinator_ref(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// The nodes, as [`Self::coordinator_ref`].
+    pub fn nodes_ref(&self) -> &[Node] {
+        &self.nodes
+    }
+
     /// The nodes, `node1` first.
     pub fn nodes(&mut self) -> &mut [Node] {
         &mut self.nodes

@@ -1,6 +1,7 @@
 //! End-to-end tests on a whole network; all of them are in `tests/`, each file a subject:
 //! `answer.rs` (a question and its answer, receipts), `join.rs` (nodes come and go), `restart.rs` (what
-//! outlives a restart or a crash), `openai_client.rs` (a stranger's client), `real_weights.rs`.
+//! outlives a restart or a crash), `backup/` (what is restored elsewhere), `config_check.rs`,
+//! `openai_client.rs` (a stranger's client), `real_weights.rs`.
 //!
 //! `crash.rs` (the crash harness, whose parts are in [`crash`]).
 //!

@@ -19,7 +19,9 @@ use owm_service::{Context, RunError, progress::Progress};
 use rand::Rng as _;
 use serde_json::json;
 
-use super::{ApiKeyCommand, Cli, Command, ConfigCommand, ModelCommand, NodeCommand};
+use super::{
+    ApiKeyCommand, Cli, Command, ConfigCommand, ModelCommand, NodeCommand, backup, config, man,
+};
 use crate::{
     blobs::Blobs,
     config::Config,
@@ -35,8 +37,12 @@ const LIST_MAX: u32 = 10_000;
 
 /// Reads a configuration; what is wrong with it is a usage error.
 pub(super) fn read_config(path: &Path) -> Result<Config, RunError> {
-    let mut config: Config =
-        owm_service::config::load(Some(path), "OWM").map_err(RunError::usage)?;
+    let config = owm_service::config::load(Some(path), "OWM").map_err(RunError::usage)?;
+    Ok(beside(path, config))
+}
+
+/// The configuration read from `path` with absolute paths.
+pub(super) fn beside(path: &Path, mut config: Config) -> Config {
     // Relative paths are relative to the file, wherever the command is run.
     let base = path.parent().unwrap_or(Path::new("."));
     let absolute = |p: &mut PathBuf| {
@@ -47,11 +53,11 @@ pub(super) fn read_config(path: &Path) -> Result<Config, RunError> {
     absolute(&mut config.identity.dir);
     absolute(&mut config.blobs.dir);
     config.database.url_file.as_mut().map(absolute);
-    Ok(config)
+    config
 }
 
 /// Prints a line for people or JSON for programs.
-fn print(json: bool, value: &serde_json::Value, text: &str) -> Result<(), RunError> {
+pub(super) fn print(json: bool, value: &serde_json::Value, text: &str) -> Result<(), RunError> {
     let mut out = std::io::stdout().lock();
     let done = if json {
         writeln!(out, "{value}")
@@ -123,12 +129,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
         Command::ApiKey(ApiKeyCommand::Create { name, config }) => {
             api_key(context, &read_config(&config.config)?, &name, json, now).await
         }
-        Command::Config(ConfigCommand::Check(config)) => {
-            let config = read_config(&config.config)?;
-            serve::check(&config).map_err(RunError::usage)?;
-            Authority::load(&config.identity.dir, now)?;
-            print(json, &json!({"ok": true}), "the configuration is good")
-        }
+        Command::Config(ConfigCommand::Check(path)) => config::run(&path.config, json, now),
         Command::Config(ConfigCommand::Sample) => {
             let sample = owm_service::config::sample::<Config>();
             print(json, &json!({"sample": sample}), &sample)
@@ -136,6 +137,13 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
         Command::Failpoints => {
             let names = owm_service::failpoint::known();
             print(json, &json!({ "failpoints": names }), &names.join("\n"))
+        }
+        Command::Backup(args) => backup::backup(&args, json, now).await,
+        Command::Restore(args) => backup::restore(&args, json).await,
+        Command::Man { dir } => {
+            let pages = man::write(&dir)?;
+            let text = format!("{pages} pages are in {}", dir.display());
+            print(json, &json!({"dir": dir, "pages": pages}), &text)
         }
         Command::Completions { shell } => {
             let mut out = std::io::stdout();

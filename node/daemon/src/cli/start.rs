@@ -8,6 +8,7 @@ use owm_service::{
     Context, Program, RunError,
     dialer::{Dialer, NetworkPolicy},
     health::Readiness,
+    supervisor,
     telemetry::{LogFormat, TelemetryOptions},
 };
 
@@ -90,6 +91,7 @@ async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), R
     }
     let (loader, backend) = engine(&config)?;
     tracing::info!(node.key = %key.public(), data = %home.path().display(), "node starts");
+    supervisor::ready("running; see owm-node status");
     let parts = Parts {
         capabilities: hardware.capabilities(backend),
         hardware: lines,

@@ -132,3 +132,27 @@ fn a_log_of_a_newer_program_is_left_alone() {
         Err(TaskLogError::Newer { found: 99, .. })
     ));
 }
+
+#[test]
+fn a_snapshot_of_an_open_log_holds_what_is_committed_and_nothing_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tasks.sqlite");
+    let log = TaskLog::open(&path).unwrap();
+    for n in [1, 2] {
+        log.accepted(&accepted(n)).unwrap();
+        let text = format!("answer number {n}").repeat(20);
+        log.finished(&finished(n, text.as_bytes())).unwrap();
+    }
+    log.booked(key(1), &OWED, UnixMillis(1)).unwrap();
+    let copy = folder.path().join("copy.sqlite");
+    // The log stays open, as a running daemon's does.
+    TaskLog::snapshot(&path, &copy).unwrap();
+    let bytes = std::fs::read(&copy).unwrap();
+    let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    assert!(holds(b"answer number 2") && !holds(b"answer number 1"));
+    let copied = TaskLog::open(&copy).unwrap();
+    assert_eq!(copied.unacked().unwrap(), [key(2)]);
+    assert_eq!(copied.earnings().unwrap(), log.earnings().unwrap());
+    let none = TaskLog::snapshot(&folder.path().join("none"), &folder.path().join("x"));
+    assert!(none.is_err() && !folder.path().join("none").exists());
+}
