@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod identity;
+pub mod page;
 pub mod publish;
 pub mod rpc;
 pub mod serve;

@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod chunk;
 pub mod error;
+pub mod glance;
 pub mod instance;
 pub mod lease;
 pub mod ledger;
