@@ -5,7 +5,13 @@
   const again_ms = 15000;
   const live = document.getElementById("live");
   const link = document.getElementById("link");
+  // A tab that comes back reconnects at once: that is not worth a word.
+  const patience_ms = 2000;
+  // The server says something every 15 s; a line that is silent for longer is dead, whatever TCP thinks.
+  const silence_ms = 40000;
   let timer = 0;
+  let soon = 0;
+  let watchdog = 0;
 
   const say = (state, text) => {
     if (link.dataset.state === state) return;
@@ -26,13 +32,26 @@
     timer = setTimeout(() => htmx.trigger(live, "owm:again"), again_ms);
   };
 
+  const heard = () => {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(() => {
+      if (document.hidden) return;
+      lost();
+      live._htmx?.sse?.reader?.cancel();
+    }, silence_ms);
+  };
+
   say("wait", "Connecting");
   document.addEventListener("htmx:sse:after:connection", () => {
     clearTimeout(timer);
+    clearTimeout(soon);
+    soon = 0;
+    heard();
     say("live", "Live");
   });
+  document.addEventListener("htmx:sse:before:message", heard);
   document.addEventListener("htmx:sse:before:connection", (event) => {
-    if (event.detail.connection.attempt > 0 && !document.hidden) lost();
+    if (event.detail.connection.attempt > 0 && !soon) soon = setTimeout(lost, patience_ms);
   });
   document.addEventListener("htmx:sse:error", lost);
   document.addEventListener("htmx:response:error", retry);

@@ -258,3 +258,6 @@ pub async fn glance_oldest_queued(tx: &mut Tx) -> Result<Option<UnixMillis>, Sto
         .await?;
     Ok(oldest.map(from_pg))
 }
+
+#[cfg(test)]
+mod tests;

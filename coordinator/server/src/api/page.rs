@@ -31,7 +31,8 @@ use crate::page::{
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'";
 
-/// A comment goes out at least this often, so that proxies and viewers see that the line is alive.
+/// Something goes out at least this often, so that proxies see that the line is alive, and the page,
+/// which takes one that is silent for much longer for dead (`static/page.js`).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A viewer who finds no place tries again after this.
@@ -137,7 +138,8 @@ async fn get_events(State(api): State<Api>, headers: HeaderMap) -> Result<Respon
         let event = Event::default().data(for_viewer(&html, &base));
         Some((Ok::<_, Infallible>(event), (viewer, app, base)))
     });
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("live");
+    let alive = Event::default().comment("nothing new").event("alive");
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).event(alive);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

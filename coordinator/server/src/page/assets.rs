@@ -116,4 +116,67 @@ mod tests {
         assert!(ASSETS.find(&ASSETS.htmx.path).is_some());
         assert!(ASSETS.find("/static/00000000/page.css").is_none());
     }
+
+    /// The colours of one of the style's palettes.
+    fn palette(css: &str) -> Vec<(&str, [f64; 3])> {
+        let declared = css.split_once('}').expect("a block ends").0;
+        let colour = |hex: &str| {
+            let hex: String = match hex.len() {
+                3 => hex.chars().flat_map(|c| [c, c]).collect(),
+                _ => hex.to_owned(),
+            };
+            let part = |at: usize| {
+                let value = u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+                let value = f64::from(value) / 255.0;
+                if value <= 0.040_45 {
+                    value / 12.92
+                } else {
+                    ((value + 0.055) / 1.055).powf(2.4)
+                }
+            };
+            [part(0), part(2), part(4)]
+        };
+        declared
+            .split("--")
+            .filter_map(|rest| rest.split_once(": #"))
+            .map(|(name, rest)| (name, colour(rest.split_once(';').unwrap().0)))
+            .collect()
+    }
+
+    /// WCAG's contrast of two colours in linear light.
+    fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
+        let luminance = |[r, g, b]: [f64; 3]| 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        let (a, b) = (luminance(a) + 0.05, luminance(b) + 0.05);
+        (a / b).max(b / a)
+    }
+
+    #[test]
+    fn every_text_is_told_from_its_ground_in_light_and_dark() {
+        let css = std::str::from_utf8(ASSETS.style.bytes).unwrap();
+        let (light, rest) = css.split_once("prefers-color-scheme: dark").unwrap();
+        for palette in [palette(light), palette(rest)] {
+            let named = |wanted: &str| {
+                let found = palette.iter().find(|(name, _)| *name == wanted);
+                found.unwrap_or_else(|| panic!("{wanted} in {palette:?}")).1
+            };
+            let mut pairs = vec![];
+            for ink in [
+                "text", "soft", "link", "mark", "good", "degraded", "down", "busy",
+            ] {
+                pairs.extend([(ink, "card"), (ink, "ground")]);
+            }
+            for level in ["good", "degraded", "down"] {
+                let own = ["good-ground", "degraded-ground", "down-ground"];
+                let own = own
+                    .into_iter()
+                    .find(|ground| ground.starts_with(level))
+                    .unwrap();
+                pairs.extend([(level, own), ("text", own), ("soft", own)]);
+            }
+            for (ink, ground) in pairs {
+                let contrast = contrast(named(ink), named(ground));
+                assert!(contrast >= 4.5, "{ink} on {ground}: {contrast:.2}");
+            }
+        }
+    }
 }

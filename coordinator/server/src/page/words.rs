@@ -49,11 +49,11 @@ pub(super) fn clock_to_the_second(at: UnixMillis) -> String {
     format!("{:02}:{:02}:{:02} UTC", t.hour(), t.minute(), t.second())
 }
 
-/// `under a minute`, `3 min`, `2 h 5 min`, `4 days`.
+/// `<1 min`, `3 min`, `2 h 5 min`, `4 days`.
 pub(super) fn span(span: Duration) -> String {
     let minutes = span.as_secs() / 60;
     match minutes {
-        0 => "under a minute".to_owned(),
+        0 => "<1 min".to_owned(),
         1..60 => format!("{minutes} min"),
         60..1_440 if minutes % 60 == 0 => format!("{} h", minutes / 60),
         60..1_440 => format!("{} h {} min", minutes / 60, minutes % 60),
@@ -146,13 +146,10 @@ pub(super) fn reason(reason: &Reason, now: UnixMillis) -> (String, &'static str)
             ),
             "",
         ),
-        Reason::NoModel => (
-            "no model is published yet".to_owned(),
-            "The operator publishes one: owm-coordinator model import",
-        ),
+        Reason::NoModel => ("no model is published yet".to_owned(), ""),
         Reason::NoNodes => (
             "no node has joined, or none was heard of for a day".to_owned(),
-            "The operator makes an invite: owm-coordinator invite. Whoever has it joins: owm-node init --join INVITE, then owm-node start",
+            "",
         ),
         Reason::NoneConnected {
             expected,
@@ -163,7 +160,7 @@ pub(super) fn reason(reason: &Reason, now: UnixMillis) -> (String, &'static str)
                 2 => format!("both nodes are silent{}", since(at)),
                 n => format!("all {} nodes are silent{}", grouped(*n), since(at)),
             },
-            "An operator starts one again: owm-node start; owm-node doctor finds what is wrong",
+            "Whoever runs one starts it again with owm-node start; owm-node doctor finds what is wrong",
         ),
         Reason::Unheld { sub_models, .. } => {
             let names: Vec<String> = sub_models.iter().map(ToString::to_string).collect();
@@ -212,7 +209,7 @@ pub(super) fn reason(reason: &Reason, now: UnixMillis) -> (String, &'static str)
 /// A wait below a minute by tens of seconds: it is looked at while it lasts.
 pub(super) fn wait(longest: Duration) -> String {
     match longest.as_secs() {
-        0..10 => "under 10 s".to_owned(),
+        0..10 => "<10 s".to_owned(),
         secs @ 10..60 => format!("{} s", secs / 10 * 10),
         _ => span(longest),
     }
@@ -240,7 +237,7 @@ mod tests {
     #[test]
     fn spans_are_coarse() {
         let said = |secs| span(Duration::from_secs(secs));
-        assert_eq!(said(59), "under a minute");
+        assert_eq!(said(59), "<1 min");
         assert_eq!(said(60), "1 min");
         assert_eq!(said(3_600), "1 h");
         assert_eq!(said(7_500), "2 h 5 min");

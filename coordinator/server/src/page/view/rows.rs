@@ -117,9 +117,10 @@ fn standing(now_at: &NodeNow) -> (State, Option<UnixMillis>) {
     (state, since)
 }
 
-/// Slots of all connected nodes, and leases they work on.
+/// Slots of the connected nodes that get work, and leases they work on.
 pub(super) fn slots(nodes: &[NodeNow]) -> (u64, u64) {
-    nodes.iter().fold((0, 0), |(all, taken), n| match n.place {
+    let active = nodes.iter().filter(|n| n.node.status == NodeStatus::Active);
+    active.fold((0, 0), |(all, taken), n| match n.place {
         Where::Here { slots, busy, .. } => (all + u64::from(slots), taken + u64::from(busy)),
         _ => (all, taken),
     })
