@@ -2,11 +2,7 @@
 //! runs this where Chromium is installed; the pictures it leaves in cargo's target folder (`tmp/`) are
 //! for people to look at.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "what fails in a helper fails the test; measured times are told"
-)]
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::{
     path::{Path, PathBuf},
@@ -192,6 +188,27 @@ async fn browser_sees_a_node_go_and_come_back_without_a_reload() {
     until_link(&mut browser, "Live").await;
     assert_eq!(browser.value("window.witness").await.unwrap(), "still here");
     net.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs OWM_CHROMIUM, the path of a Chromium; `make test` sets it"]
+async fn browser_is_told_that_the_database_is_away_and_keeps_the_last_figures() {
+    let mut net = network().await;
+    let mut browser = browser().await;
+    browser.look(Look::DESKTOP).await.unwrap();
+    browser.open(net.api().base()).await.unwrap();
+    until_link(&mut browser, "Live").await;
+    net.postgres().process().kill().await.unwrap();
+    let away = "document.getElementById('verdict').innerText.includes('database has not answered')";
+    browser.until(away, LIMIT).await.unwrap();
+    assert!(browser.text(HEADLINE).await.unwrap().contains("Down"));
+    assert_eq!(browser.value(ROWS).await.unwrap(), 3, "of the last look");
+    let page = net.api().get("/").await.unwrap();
+    assert_eq!(page.status, 503);
+    browser
+        .picture(&picture("page-database-away.png"))
+        .await
+        .unwrap();
 }
 
 async fn until_link(browser: &mut Browser, text: &str) {

@@ -133,25 +133,20 @@ impl Feed {
         let about = About::of(app, self.0.started_at);
         let now = app.now();
         let ok = looked.is_some();
-        let (verdict, html) = match looked {
-            Some(glance) => {
-                state.away_since = None;
-                let glance = state.seen.insert(glance);
-                (
-                    glance.verdict.clone(),
-                    view::live(Some(glance), None, &about, now),
-                )
-            }
-            None => {
-                let since = *state.away_since.get_or_insert(now);
-                let verdict = Verdict::database_away(since);
-                let html = view::live(state.seen.as_ref(), Some(&verdict), &about, now);
-                (verdict, html)
-            }
+        let (level, html) = if let Some(glance) = looked {
+            state.away_since = None;
+            let glance = state.seen.insert(glance);
+            let html = view::live(Some(glance), None, &about, now);
+            (glance.verdict.level, html)
+        } else {
+            let since = *state.away_since.get_or_insert(now);
+            let verdict = Verdict::database_away(since);
+            let html = view::live(state.seen.as_ref(), Some(&verdict), &about, now);
+            (verdict.level, html)
         };
         Rendered {
             html: html.into(),
-            title: view::title(verdict.level, &about.network),
+            title: view::title(level, &about.network),
             ok,
             made: Instant::now(),
         }

@@ -166,7 +166,7 @@ fn place(node: &NodeGlance, presences: &[Presence]) -> Where {
     }
 }
 
-fn is_serving(presence: &&Presence) -> bool {
+fn is_serving(presence: &Presence) -> bool {
     presence.status == NodeStatus::Active && presence.lost_at.is_none()
 }
 
@@ -180,8 +180,11 @@ fn holdings(manifest: &Manifest, presences: &[Presence]) -> Vec<Holding> {
             same.is_default |= is_default;
             continue;
         }
-        let holds = |p: &&Presence| weights.iter().all(|w| p.loaded.contains(w));
-        let holders = presences.iter().filter(is_serving).filter(holds).count() as u64;
+        let holds = |p: &Presence| weights.iter().all(|w| p.loaded.contains(w));
+        let holders = presences
+            .iter()
+            .filter(|p| is_serving(p) && holds(p))
+            .count() as u64;
         all.push(Holding {
             sub_models: vec![id.to_string()],
             weights,
@@ -198,7 +201,7 @@ fn judged(
     holdings: &[Holding],
     nodes: &[NodeNow],
 ) -> NetworkView {
-    let here = presences.iter().filter(is_serving).count() as u64;
+    let here = presences.iter().filter(|p| is_serving(p)).count() as u64;
     let silent_since = nodes
         .iter()
         .filter(|n| n.node.status == NodeStatus::Active)

@@ -55,7 +55,7 @@ pub(super) fn span(span: Duration) -> String {
     match minutes {
         0 => "<1 min".to_owned(),
         1..60 => format!("{minutes} min"),
-        60..1_440 if minutes % 60 == 0 => format!("{} h", minutes / 60),
+        60..1_440 if minutes.is_multiple_of(60) => format!("{} h", minutes / 60),
         60..1_440 => format!("{} h {} min", minutes / 60, minutes % 60),
         1_440..2_880 => "1 day".to_owned(),
         _ => format!("{} days", minutes / 1_440),

@@ -167,7 +167,7 @@ fn sample() -> Glance {
         nodes_connected: 2,
         silent_since: Some(back(960)),
         queued: 1,
-        longest_wait: Duration::from_secs(60),
+        longest_wait: Duration::from_mins(1),
         ..NetworkView::default()
     };
     Glance {
