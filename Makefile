@@ -29,10 +29,12 @@ setup: ## install what is missing (Debian packages; says which; sudo where not r
 build: ## compile the programs, in the same profile as the tests
 	@$(CARGO) build --locked -p owm-coordinator -p owm-node -p owm-devnet
 
-test: setup ## all tests: Rust, documentation, the openai client, the real weights if they can be had
+test: ## all tests: Rust, documentation, openai client, browser, the real weights if they can be had
+	@deploy/setup.sh test
 	@deploy/test.sh
 
-test-long: setup ## as test, with the tests marked as long
+test-long: ## as test, with the tests marked as long
+	@deploy/setup.sh test
 	@OWM_TEST_LONG=1 deploy/test.sh
 
 bench: setup build ## questions to the real model, time to first answer; see docs/benchmarks.md

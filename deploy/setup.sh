@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian 12 machine with Rust lacks, and nothing else; says what. `make up` and
-# `make test` call it. Silent when all is there.
+# `make test` (with the word `test`: then Chromium too, for the page's tests) call it. Silent when all
+# is there.
 set -euo pipefail
 
 # The Postgres that the devnet's own clusters are made of: any version from 15 on.
@@ -25,6 +26,13 @@ command -v setpriv >/dev/null || missing+=(util-linux)
 # The weights and the `openai` client come as Python packages.
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+
+# Chromium tests the public page: some 125 MB to fetch, 450 MB on disk, a minute or two. The tests do
+# without it (they say SKIP), so nothing fails if it can't be had.
+want_browser=
+if [ "${1:-}" = test ] && [ -z "${OWM_CHROMIUM:-}" ]; then
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || want_browser=yes
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
@@ -55,6 +63,16 @@ if [ ${#missing[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
     have_postgres || { echo "setup: Postgres 15 or newer is needed; this system's is older" >&2; exit 1; }
+fi
+
+if [ -n "$want_browser" ] && command -v apt-get >/dev/null; then
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    echo "setup: installing Debian package: chromium (for the tests of the public page)"
+    { [ ${#missing[@]} -gt 0 ] || "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq; } &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
+        echo "setup: chromium can't be installed: the tests of the public page will be left out" >&2
 fi
 
 command -v cargo >/dev/null || {

@@ -18,6 +18,8 @@ if [ "${1:-}" != --inside ]; then
     fi
     OWM_OPENAI_PYTHON=$(deploy/openai-venv.sh "$OWM_CACHE") || OWM_OPENAI_PYTHON=
     export OWM_OPENAI_PYTHON
+    OWM_CHROMIUM=${OWM_CHROMIUM:-$(command -v chromium || command -v chromium-browser || true)}
+    export OWM_CHROMIUM
     exec "$CARGO_TARGET_DIR/debug/owm-devnet" pg-run -- deploy/test.sh --inside
 fi
 
@@ -69,6 +71,11 @@ if command -v systemd-analyze >/dev/null; then
     extra+=(units_)
 else
     echo "SKIP units_*: systemd-analyze is not installed (Debian package systemd)"
+fi
+if [ -n "${OWM_CHROMIUM:-}" ]; then
+    extra+=(browser_)
+else
+    echo "SKIP browser_*: there is no Chromium here (Debian: apt-get install --no-install-recommends chromium)"
 fi
 [ -z "${OWM_TEST_LONG:-}" ] || extra+=(long_)
 names=$(IFS='|'; echo "${extra[*]}")

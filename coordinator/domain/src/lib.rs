@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod liveness;
+pub mod network;
 pub mod node;
 pub mod reward;
 pub mod schedule;

@@ -12,6 +12,7 @@ mod guard;
 mod limit;
 mod models;
 mod nodes;
+mod page;
 mod problem;
 mod query;
 mod receipts;
@@ -110,7 +111,7 @@ impl Api {
 fn router_within(app: App, limits: Limits) -> Router {
     let api = Api::new(app, limits);
     Router::new()
-        .route("/", get(root::get_root))
+        .route("/", get(page::get_page))
         .route("/openapi.json", get(root::get_openapi))
         // Questions and answers: API key.
         .route("/v1/query", post(query::post_query))
@@ -127,6 +128,7 @@ fn router_within(app: App, limits: Limits) -> Router {
         .route("/v1/network/nodes", get(nodes::get_nodes))
         .route("/v1/nodes/{id}/status", get(nodes::get_node))
         .route("/v1/blobs/{sha256}", get(blobs::get_blob))
+        .merge(page::routes())
         .fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))

@@ -19,7 +19,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::{
     answers::Answers, blobs::Blobs, config::Config, dispatch::DispatchHandle, identity::Authority,
-    rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
+    page::Feed, rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
 };
 
 #[cfg(test)]
@@ -51,6 +51,8 @@ pub struct Parts {
     pub chunks: ChunkSender,
     /// Takes signs of life to be folded.
     pub signs: SignSender,
+    /// The public page, made at most once a second for all who look.
+    pub page: Feed,
     /// The time.
     pub clock: SharedClock,
     /// The root of this process's randomness.
@@ -109,6 +111,7 @@ impl App {
             dispatcher: with.dispatcher,
             chunks: with.chunks,
             signs: with.signs,
+            page: Feed::new(UnixMillis(with.clock.now_ms())),
             clock: with.clock,
             seed: with.seed,
             requests: AtomicU64::new(0),

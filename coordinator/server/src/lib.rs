@@ -11,6 +11,7 @@ pub mod config;
 pub mod dispatch;
 pub(crate) mod failpoints;
 pub mod identity;
+pub mod page;
 pub mod publish;
 pub mod rpc;
 pub mod serve;

@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     dispatch::{self, DispatchHandle},
     identity::Authority,
+    page,
     rpc::{self, chunks},
     tasks::{alive, announce, due, gone, outbox, purge, signs, standing},
 };
@@ -176,6 +177,7 @@ fn start_loops(
     lifecycle.spawn("dispatch", dispatch::run(app.clone(), soft()));
     lifecycle.spawn("chunks", chunks::run(app.clone(), chunk_receiver, soft()));
     lifecycle.spawn("signs", signs::run(app.clone(), sign_receiver, soft()));
+    lifecycle.spawn("page", page::run(app.clone(), soft()));
     macro_rules! reconciler {
         ($what:expr, $period_ms:expr) => {{
             let what = $what;

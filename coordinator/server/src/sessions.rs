@@ -40,6 +40,8 @@ struct Session {
     run: SessionId,
     key: PublicKey,
     facts: Candidate,
+    /// When this run of its process first opened it; a reconnect does not count.
+    opened_at: UnixMillis,
     down: Option<Down>,
     /// Leases the node works on.
     running: HashMap<TaskId, (u64, Role)>,
@@ -74,6 +76,25 @@ pub struct Opening {
     pub polls: bool,
     /// Now.
     pub now: UnixMillis,
+}
+
+/// A session as the public page shows it.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// Whose.
+    pub node: NodeId,
+    /// Only active nodes get work.
+    pub status: owm_proto::NodeStatus,
+    /// Since when this run of its process is here.
+    pub since: UnixMillis,
+    /// Since when its stream is broken, if it is.
+    pub lost_at: Option<UnixMillis>,
+    /// Inference slots, busy ones included.
+    pub slots: u32,
+    /// Leases of any role that it works on.
+    pub busy: u32,
+    /// Weights files it has loaded.
+    pub loaded: Vec<Sha256>,
 }
 
 /// A node as the dispatcher and the public see it.
@@ -118,6 +139,7 @@ impl Sessions {
             run: opening.session,
             key: node.public_key,
             facts,
+            opened_at: opening.now,
             down: opening.down,
             running: HashMap::new(),
             lost_at: None,
@@ -125,7 +147,11 @@ impl Sessions {
             polls: opening.polls,
             slots_before: (0, opening.now),
         };
-        let old = self.with(|all| all.insert(seat.node, new));
+        let old = self.with(|all| {
+            let before = all.get(&seat.node).filter(|old| old.run == opening.session);
+            let opened_at = before.map_or(opening.now, |old| old.opened_at);
+            all.insert(seat.node, Session { opened_at, ..new })
+        });
         let fences = old.filter(|old| old.run != opening.session);
         if let Some(down) = fences.and_then(|old| old.down) {
             drop(down.try_send(fenced()));
@@ -321,6 +347,23 @@ impl Sessions {
         let mut ids: Vec<NodeId> = self.with(|all| all.keys().copied().collect());
         ids.sort();
         ids
+    }
+
+    /// Every session as the public page shows it.
+    pub fn presences(&self, now: UnixMillis) -> Vec<Presence> {
+        self.with(|all| {
+            all.values()
+                .map(|s| Presence {
+                    node: s.seat.node,
+                    status: s.facts.status,
+                    since: s.opened_at,
+                    lost_at: s.lost_at,
+                    slots: s.slots(now),
+                    busy: s.running.len() as u32,
+                    loaded: s.facts.loaded.clone(),
+                })
+                .collect()
+        })
     }
 
     /// Takes over what the reconcilers made of a node's row.

@@ -4,6 +4,7 @@ pub mod api_key;
 pub mod chunk;
 pub mod database;
 pub mod error;
+pub mod glance;
 pub mod instance;
 pub mod lease;
 pub mod ledger;

@@ -101,6 +101,8 @@ fn route_of(path: &str) -> &'static str {
         "/v1/nodes",
         "/v1/blobs",
         "/openapi.json",
+        "/events",
+        "/static",
     ];
     let is = |route: &&&str| {
         path.strip_prefix(**route)
@@ -114,14 +116,15 @@ fn finish(headers: &mut HeaderMap, log_id: &str) {
     headers.insert(HeaderName::from_static("x-request-id"), id);
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    // The page has a policy of its own.
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(policy);
     // Answers are nobody's to keep; what may be kept (published files) says so itself.
     headers
         .entry(header::CACHE_CONTROL)

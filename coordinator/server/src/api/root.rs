@@ -1,11 +1,9 @@
-//! `GET /` and `GET /openapi.json`: where a stranger finds out what this is.
+//! `GET /openapi.json`, and what `GET /` tells programs: where a stranger's program finds out what
+//! this is. For people `page` answers.
 
 use std::sync::LazyLock;
 
-use axum::{
-    Json,
-    response::{IntoResponse as _, Response},
-};
+use axum::response::{IntoResponse as _, Response};
 use http::header;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,15 +25,11 @@ pub(super) struct Pointer {
 }
 
 /// What this is.
-#[utoipa::path(
-    get, path = "/", tag = "network",
-    responses((status = 200, description = "Where to read on", body = Pointer))
-)]
-pub(super) async fn get_root() -> Json<Pointer> {
-    Json(Pointer {
+pub(super) fn pointer() -> Pointer {
+    Pointer {
         name: "OWM coordinator",
         docs: "/openapi.json",
-    })
+    }
 }
 
 /// This document.

@@ -7,8 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    blobs, chat, genesis, models, nodes, problem::Kind, query, receipts, requests, root, stats,
-    versions,
+    blobs, chat, genesis, models, nodes, page, problem::Kind, query, receipts, requests, root,
+    stats, versions,
 };
 
 #[derive(OpenApi)]
@@ -19,7 +19,7 @@ use super::{
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     paths(
-        root::get_root,
+        page::get_page,
         root::get_openapi,
         query::post_query,
         chat::post_chat,

@@ -6,6 +6,7 @@ mod keys;
 mod limits;
 mod network;
 mod openapi;
+mod page;
 mod questions;
 mod streams;
 

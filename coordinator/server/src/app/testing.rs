@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     dispatch::{self, DispatchHandle},
     identity::{self, Authority, NewNetwork},
+    page,
     publish::{Release, publish},
     rpc::{NodeService, chunks},
     tasks::signs,
@@ -99,6 +100,7 @@ pub(crate) async fn app_with(pool: PgPool, change: impl FnOnce(&mut Config)) -> 
     tokio::spawn(dispatch::run(app.clone(), stop.clone()));
     tokio::spawn(chunks::run(app.clone(), chunk_receiver, stop.clone()));
     tokio::spawn(signs::run(app.clone(), sign_receiver, stop.clone()));
+    tokio::spawn(page::run(app.clone(), stop.clone()));
     TestApp {
         app,
         _folder: folder,

@@ -32,7 +32,7 @@ async fn every_described_path_is_there(pool: PgPool) {
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
 async fn the_root_says_where_to_read_on(pool: PgPool) {
     let site = site(pool).await;
-    let root = site.ok(get("/")).await;
+    let root = site.ok(with(get("/"), "accept", "application/json")).await;
     assert_eq!(
         root,
         json!({ "name": "OWM coordinator", "docs": "/openapi.json" })
