@@ -1,10 +1,13 @@
 //! The command line: what can be asked, and exit codes (0 ok, 1 failed, 2 usage, 78 fenced). One file per
 //! command below. Must stay true: no key is ever an argument; `--json` prints one JSON value on stdout.
 
+mod config_error;
+mod drain;
 mod earnings;
 mod init;
 mod models;
 mod output;
+mod pause;
 mod start;
 mod status;
 mod verify_receipt;
@@ -38,6 +41,12 @@ enum Command {
     Start(start::StartArgs),
     /// How the running node is.
     Status(status::StatusArgs),
+    /// Takes no new work for a while, or until `resume`.
+    Pause(pause::PauseArgs),
+    /// Ends a pause.
+    Resume(pause::ResumeArgs),
+    /// Finishes what runs, hands it in, and ends the running node.
+    Drain(drain::DrainArgs),
     /// Checks a receipt, offline.
     VerifyReceipt(verify_receipt::VerifyArgs),
     /// What this node has earned, from its own log.
@@ -72,7 +81,8 @@ impl ConfigArg {
 
     fn load(&self) -> Result<(PathBuf, crate::config::NodeConfig), RunError> {
         let path = self.path()?;
-        let config = owm_service::config::load(Some(&path), "OWM").map_err(RunError::usage)?;
+        let config = owm_service::config::load(Some(&path), "OWM");
+        let config = config.map_err(|error| config_error::with_file(&path, error))?;
         Ok((path, config))
     }
 }
@@ -103,6 +113,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(arguments) => return start::run(&arguments, output),
         Command::Init(arguments) => init::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
+        Command::Pause(arguments) => pause::run(&arguments, output),
+        Command::Resume(arguments) => pause::resume(&arguments, output),
+        Command::Drain(arguments) => drain::run(&arguments, output),
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),

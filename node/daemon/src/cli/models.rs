@@ -1,4 +1,8 @@
-//! `owm-node models list`: what is on the disk, and which version is loaded if a node runs.
+//! `owm-node models`: what is on the disk and what is loaded (`list`), getting a version now (`fetch`),
+//! hashing everything again (`verify`).
+
+mod fetch;
+mod verify;
 
 use clap::{Args, Subcommand};
 use owm_service::RunError;
@@ -26,10 +30,21 @@ enum ModelsCommand {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Downloads a version now, and repairs what is damaged; a running node loads it by itself.
+    Fetch(fetch::FetchArgs),
+    /// Hashes every model file again and compares it with its signed manifest; changes nothing.
+    Verify(verify::VerifyArgs),
 }
 
 pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError> {
-    let ModelsCommand::List { config } = &arguments.command;
+    match &arguments.command {
+        ModelsCommand::List { config } => list(config, output),
+        ModelsCommand::Fetch(arguments) => fetch::run(arguments, output),
+        ModelsCommand::Verify(arguments) => verify::run(arguments, output),
+    }
+}
+
+fn list(config: &ConfigArg, output: Output) -> Result<(), RunError> {
     let (path, config) = config.load()?;
     let home = Home::open(&config.data_folder(&path))?;
     let shelf = Shelf::new(home.models(), None);
@@ -44,7 +59,10 @@ pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError
     let Some(kept) = kept else {
         output.answer(
             &json!({ "versions": [] }),
-            &["no model on this node yet".to_owned()],
+            &[
+                "no model on this node yet; get it: owm-node models fetch, or owm-node start"
+                    .to_owned(),
+            ],
         );
         return Ok(());
     };
