@@ -23,7 +23,7 @@ use owm_service::{Exit, RunError, report::Chain};
     name = "owm-node",
     version,
     about = "Contributes a machine to an OWM network",
-    after_help = "Examples:\n  owm-node init --join owm1…\n  owm-node start --config ~/.owm/node/owm.toml\n  owm-node status"
+    after_help = "Examples:\n  owm-node init --join owm1…\n  owm-node start --config ~/.owm/node/owm.toml\n  owm-node status\n  owm-node pause --for 2h\n  owm-node drain\n  owm-node models verify"
 )]
 struct Cli {
     /// Print JSON instead of text.
@@ -62,6 +62,11 @@ enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+/// An error that its command has told of already.
+#[derive(Debug, thiserror::Error)]
+#[error("told already")]
+struct Told;
 
 /// Where the node's configuration is.
 #[derive(Clone, Debug, Args)]
@@ -133,7 +138,9 @@ fn finish(outcome: Result<(), RunError>, output: Output) -> ExitCode {
     match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(error) => {
-            output.error(&Chain(&*error.source).to_string());
+            if !error.source.is::<Told>() {
+                output.error(&Chain(&*error.source).to_string());
+            }
             error.code.into()
         }
     }

@@ -206,7 +206,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (first, clock) = book(folder.path(), 1_000);
         first.pause(Some(HOUR)).unwrap();
-        clock.advance(HOUR - Duration::from_millis(1));
+        clock.advance(Duration::from_millis(3_599_999));
         first.end_pause_if_over();
         assert!(paused(&first).is_some());
         let later = 1_000 + HOUR.as_millis() as u64;

@@ -7,7 +7,7 @@ use clap::Args;
 use owm_service::{RunError, config::HumanDuration, progress::Progress};
 use serde_json::json;
 
-use super::{ConfigArg, Output, block_on};
+use super::{ConfigArg, Output, Told, block_on};
 use crate::{
     control::{self, Ask, ControlError},
     home::{Home, HomeError},
@@ -47,11 +47,14 @@ pub(super) fn run(arguments: &DrainArgs, output: Output) -> Result<(), RunError>
     let left = TaskLog::open(&home.tasks())?.unacked()?.len();
     let value = json!({ "drained": left == 0, "results_left": left });
     if left > 0 {
-        output.answer(&value, &[]);
-        return Err(RunError::failed(format!(
+        if output.json {
+            output.answer(&value, &[]);
+        }
+        output.complain(&format!(
             "the node has ended with {left} results that the coordinator has not taken; they are kept \
              and handed in by the next owm-node start"
-        )));
+        ));
+        return Err(RunError::failed(Told));
     }
     let line = "drained: all work is handed in, the node has ended";
     output.answer(&value, &[line.to_owned()]);

@@ -35,6 +35,12 @@ impl Output {
         if self.json {
             raw(format!("{}\n", json!({ "error": text })).as_bytes());
         }
+        self.complain(text);
+    }
+
+    /// What went wrong, for people, after an answer that says it to programs.
+    #[expect(clippy::unused_self, reason = "as its siblings")]
+    pub(super) fn complain(self, text: &str) {
         let mut err = std::io::stderr().lock();
         drop(writeln!(err, "owm-node: {text}"));
     }

@@ -19,7 +19,7 @@ use owm_service::{
     failpoint,
 };
 
-use super::{Shelf, check::hash_file, shelf::free_bytes};
+use super::{Shelf, ShelfError, check::hash_file, shelf::free_bytes};
 use crate::{DOWNLOAD_BEFORE_RENAME, home::sync_folder};
 
 /// Bytes gathered before they are hashed and written on a blocking thread.
@@ -135,6 +135,9 @@ pub enum DownloadError {
         /// Why.
         source: io::Error,
     },
+    /// The shelf.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// The process ends.
     #[error("the process stops")]
     Stopped,
@@ -204,8 +207,8 @@ impl Fetcher {
                 "{} on this disk is damaged (SHA-256 {found}, not {}); it is fetched again",
                 file.name, file.sha256
             ));
-            let path = self.shelf.blob(&file.sha256);
-            std::fs::remove_file(&path).map_err(|source| DownloadError::Io { path, source })?;
+            // Gone already: the running node has found it too.
+            self.shelf.discard(&file.sha256)?;
         }
         self.fetch(file, progress).await
     }

@@ -333,8 +333,7 @@ impl Stream {
         loop {
             match self.next().await {
                 Message::Ping(n) => self.send(work_down::Message::Pong(n)).await,
-                Message::Heartbeat(_) | Message::Chunk(_) => {}
-                Message::Withdraw(_) => {}
+                Message::Heartbeat(_) | Message::Chunk(_) | Message::Withdraw(_) => {}
                 // A new set of weights without credits says nothing about slots.
                 Message::Offer(offer) if offer.credits == 0 => {}
                 other => return other,

@@ -58,11 +58,7 @@ impl Joined {
 
 async fn states(joined: &Joined) -> (Option<i32>, Vec<String>) {
     let output = joined.run(&["models", "verify", "--json"]).await;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let first = serde_json::Deserializer::from_str(&text)
-        .into_iter::<Value>()
-        .next();
-    let value = first.unwrap().unwrap();
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
     let files = value["files"].as_array().unwrap();
     let mut states: Vec<String> = files
         .iter()

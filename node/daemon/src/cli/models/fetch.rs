@@ -168,17 +168,14 @@ impl<'a> Context<'a> {
             .map_err(RunError::usage)?;
         Ok(wanted(&signed.manifest, &configured)?)
     }
+}
 
-    /// Files that a quota must not push out: those of the version the node works with.
-    fn in_use(&self, network: &Network, shelf: &Shelf) -> BTreeSet<Sha256> {
-        let newest = SignedManifest::load(&shelf.newest(), &network.trust).ok();
-        let files = newest.flatten().map(|signed| signed.manifest.files);
-        files
-            .into_iter()
-            .flatten()
-            .map(|file| file.sha256)
-            .collect()
-    }
+/// Files that a quota must not push out: those of the version the node works with.
+fn in_use(network: &Network, shelf: &Shelf) -> BTreeSet<Sha256> {
+    let newest = SignedManifest::load(&shelf.newest(), &network.trust).ok();
+    let files = newest.flatten().map(|signed| signed.manifest.files);
+    let files = files.into_iter().flatten();
+    files.map(|file| file.sha256).collect()
 }
 
 async fn lock(shelf: &Shelf, output: Output) -> Result<Lock, RunError> {
@@ -203,7 +200,7 @@ async fn get_files(
 ) -> Result<(u64, Vec<String>), RunError> {
     let files = files_of(&signed.manifest, &context.wanted(signed)?);
     let network = Network::load(&context.home.network(), None)?;
-    let mut keep = context.in_use(&network, &fetcher.shelf);
+    let mut keep = in_use(&network, &fetcher.shelf);
     keep.extend(files.iter().map(|file| file.sha256));
     fetcher.shelf.make_room(&files, &keep)?;
     let total: u64 = files.iter().map(|file| file.size).sum();

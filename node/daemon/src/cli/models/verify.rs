@@ -4,7 +4,7 @@ use clap::Args;
 use owm_service::{RunError, progress::Progress, report::Chain};
 use serde_json::json;
 
-use super::{ConfigArg, Output};
+use super::{ConfigArg, Output, Told};
 use crate::{
     home::Home,
     models::{Checked, Expected, FileState, Shelf, SignedManifest, check, plan},
@@ -66,10 +66,11 @@ pub(super) fn run(arguments: &VerifyArgs, output: Output) -> Result<(), RunError
     if wrong == 0 {
         return Ok(());
     }
-    Err(RunError::failed(format!(
+    output.complain(&format!(
         "{wrong} of the model's files are not what their manifest says; owm-node models fetch gets them \
          again (if it happens often, check the disk and the memory of this machine)"
-    )))
+    ));
+    Err(RunError::failed(Told))
 }
 
 fn kept(home: &Home, shelf: &Shelf) -> Result<Kept, RunError> {
