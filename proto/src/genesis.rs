@@ -169,6 +169,13 @@ impl TrustRoot {
         self.keys(role, now).contains(key)
     }
 
+    /// When `role` was first delegated to `key`; what lies in the future means that a clock is wrong.
+    pub fn delegated_since(&self, role: DelegatedRole, key: &PublicKey) -> Option<UnixMillis> {
+        let of_key = |d: &&Delegation| d.role == role && d.key == *key;
+        let issued = self.delegations.iter().filter(of_key);
+        issued.map(|d| d.issued_at_ms).min()
+    }
+
     /// All keys that hold `role` at `now`.
     pub fn keys(&self, role: DelegatedRole, now: UnixMillis) -> Vec<PublicKey> {
         let revoked = |key: &PublicKey| {

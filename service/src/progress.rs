@@ -61,6 +61,11 @@ impl Progress {
         self.bar.set_position(done);
     }
 
+    /// Of how much; 0 for work of unknown length.
+    pub fn total(&self) -> u64 {
+        self.bar.length().unwrap_or_default()
+    }
+
     /// How much is done.
     pub fn position(&self) -> u64 {
         self.bar.position()

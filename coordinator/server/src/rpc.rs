@@ -17,7 +17,7 @@ use owm_coordinator_store::{
     node::{Node, node_lookup_by_key},
 };
 use owm_proto::{
-    EnvelopeError, PublicKey,
+    EnvelopeError, PublicKey, UnixMillis,
     limits::GRPC_MESSAGE_BYTES_MAX,
     wire::coordinator::{self as wire, coordinator_server},
 };
@@ -230,6 +230,23 @@ pub(crate) fn envelope_status(error: EnvelopeError) -> Status {
         }
         error => Status::invalid_argument(error.to_string()),
     }
+}
+
+/// A request whose times do not fit: says by how much the node's clock is off, as far as can be told.
+pub(crate) fn clock_status(error: EnvelopeError, issued_at: UnixMillis, now: UnixMillis) -> Status {
+    let EnvelopeError::OutOfTime(what) = error else {
+        return envelope_status(error);
+    };
+    let (off, side) = if issued_at > now {
+        (issued_at.since(now), "ahead of")
+    } else {
+        (now.since(issued_at), "behind")
+    };
+    let (minutes, seconds) = (off.as_secs() / 60, off.as_secs() % 60);
+    Status::invalid_argument(format!(
+        "the request is {what}: this machine's clock is {minutes} min {seconds} s {side} the \
+         coordinator's; set it (timedatectl set-ntp true), owm-node tries again by itself"
+    ))
 }
 
 pub(crate) fn verdict_status(error: VerdictError) -> Status {

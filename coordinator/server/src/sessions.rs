@@ -51,6 +51,8 @@ struct Session {
     polls: bool,
     /// Slots it had when a lease last ended, and when: its next offer is on its way.
     slots_before: (u32, UnixMillis),
+    /// Whether it has withdrawn its slots since its last offer: then no offer is on its way.
+    withdrawn: bool,
 }
 
 /// A node offers a slot again as soon as its lease has ended; until then the slot counts as there.
@@ -146,6 +148,7 @@ impl Sessions {
             last_sign_at: opening.now,
             polls: opening.polls,
             slots_before: (0, opening.now),
+            withdrawn: false,
         };
         let old = self.with(|all| {
             let before = all.get(&seat.node).filter(|old| old.run == opening.session);
@@ -190,8 +193,16 @@ impl Sessions {
         self.with(|all| {
             if let Some(s) = all.get_mut(&node) {
                 s.facts.credits = Credits::default();
-                s.count_slots();
+                s.expect_no_offer();
             }
+        });
+    }
+
+    /// The node takes no more work of a role until its next offer.
+    pub fn withdraw(&self, seat: Seat, role: Role) {
+        self.with_seat(seat, |s| {
+            *s.facts.credits.of_mut(role) = 0;
+            s.expect_no_offer();
         });
     }
 
@@ -200,6 +211,8 @@ impl Sessions {
         self.with_seat(seat, |s| {
             let free = s.facts.credits.of_mut(role);
             *free = free.saturating_add(credits).min(CREDITS_MAX);
+            // Weights alone, without a credit, say nothing about slots.
+            s.withdrawn &= credits == 0;
             s.facts.loaded = loaded;
             s.count_slots();
         });
@@ -342,6 +355,11 @@ impl Sessions {
         })
     }
 
+    /// Every node with a session and its inference slots, busy ones included; 0: it takes no work.
+    pub fn slots_by_node(&self, now: UnixMillis) -> HashMap<NodeId, u32> {
+        self.with(|all| all.iter().map(|(node, s)| (*node, s.slots(now))).collect())
+    }
+
     /// Nodes with a session.
     pub fn connected_nodes(&self) -> Vec<NodeId> {
         let mut ids: Vec<NodeId> = self.with(|all| all.keys().copied().collect());
@@ -391,10 +409,17 @@ impl Session {
     /// Inference slots, one that is about to be offered again included.
     fn slots(&self, now: UnixMillis) -> u32 {
         let (before, at) = self.slots_before;
-        let expected = self.down.is_some() && now.since(at) < OFFER_EXPECTED_WITHIN;
+        let expected =
+            self.down.is_some() && !self.withdrawn && now.since(at) < OFFER_EXPECTED_WITHIN;
         self.facts
             .infer_slots
             .max(if expected { before } else { 0 })
+    }
+
+    /// The slot of a lease that ends is not offered again.
+    fn expect_no_offer(&mut self) {
+        self.withdrawn = true;
+        self.count_slots();
     }
 
     fn count_slots(&mut self) {

@@ -3,11 +3,14 @@
 
 mod backup;
 mod config;
+mod config_error;
+mod drain;
 mod earnings;
 mod init;
 mod man;
 mod models;
 mod output;
+mod pause;
 mod start;
 mod status;
 mod verify_receipt;
@@ -23,7 +26,7 @@ use owm_service::{Exit, RunError, report::Chain};
     name = "owm-node",
     version,
     about = "Contributes a machine to an OWM network",
-    after_help = "Examples:\n  owm-node init --join owm1…\n  owm-node start --config ~/.owm/node/owm.toml\n  owm-node status"
+    after_help = "Examples:\n  owm-node init --join owm1…\n  owm-node start --config ~/.owm/node/owm.toml\n  owm-node status\n  owm-node pause --for 2h\n  owm-node drain\n  owm-node models verify"
 )]
 struct Cli {
     /// Print JSON instead of text.
@@ -41,6 +44,12 @@ enum Command {
     Start(start::StartArgs),
     /// How the running node is.
     Status(status::StatusArgs),
+    /// Takes no new work for a while, or until `resume`.
+    Pause(pause::PauseArgs),
+    /// Ends a pause.
+    Resume(pause::ResumeArgs),
+    /// Finishes what runs, hands it in, and ends the running node.
+    Drain(drain::DrainArgs),
     /// Checks a receipt, offline.
     VerifyReceipt(verify_receipt::VerifyArgs),
     /// What this node has earned, from its own log.
@@ -91,7 +100,8 @@ impl ConfigArg {
 
     fn load(&self) -> Result<(PathBuf, crate::config::NodeConfig), RunError> {
         let path = self.path()?;
-        let config = owm_service::config::load(Some(&path), "OWM").map_err(RunError::usage)?;
+        let config = owm_service::config::load(Some(&path), "OWM");
+        let config = config.map_err(|error| config_error::with_file(&path, error))?;
         Ok((path, config))
     }
 }
@@ -122,6 +132,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(arguments) => return start::run(&arguments, output),
         Command::Init(arguments) => init::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
+        Command::Pause(arguments) => pause::run(&arguments, output),
+        Command::Resume(arguments) => pause::resume(&arguments, output),
+        Command::Drain(arguments) => drain::run(&arguments, output),
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),

@@ -34,6 +34,7 @@ use crate::{
     link::Coordinator,
     models::{Fetcher, Keeper, KeeperSettings, Limits, Shelf},
     network::Network,
+    orders::OrderBook,
     session::Phase,
     status::Status,
     tasklog::TaskLog,
@@ -116,9 +117,11 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         .map_err(RunError::usage)?;
     let checks = Checks::new(&parts.readiness);
     let (status, shown) = watch::channel(first_picture(&parts, coordinator.target(), now));
-    let control = control::serve(&parts.home.control(), shown, log.clone())?;
+    let orders = OrderBook::open(&parts.home, Arc::clone(&frame.clock));
+    let control = control::serve(&parts.home.control(), shown, log.clone(), orders.clone())?;
     let _control = AbortOnDrop(tokio::spawn(control));
-    let Some(network) = join::join(&frame, &parts, &coordinator, &status).await? else {
+    let joining = join::join(&frame, &parts, &coordinator, &status, orders.follow());
+    let Some(network) = joining.await? else {
         return Ok(());
     };
     let (hints, hint) = watch::channel(None);
@@ -139,6 +142,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         hints,
         models,
         status,
+        orders,
     };
     Daemon::new(&frame, &parts, setup).serve(&frame).await
 }
@@ -229,6 +233,8 @@ fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> St
         running: 0,
         unacknowledged: 0,
         open: true,
+        pause: None,
+        model_damage: None,
         hardware: parts.hardware.clone(),
     }
 }

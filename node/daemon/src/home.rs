@@ -32,9 +32,23 @@ pub enum HomeError {
 #[derive(Clone, Debug)]
 pub struct Home(PathBuf);
 
-/// Held as long as the daemon runs.
+/// A lock file, held until this is dropped (the system drops it with the process).
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "holding it is its use")] Flock<File>);
+
+/// Takes a lock file, made if it is not there; `None`: another process (or part of this one) has it.
+pub fn try_lock(path: &Path) -> io::Result<Option<Lock>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(Lock(lock))),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
 
 impl Home {
     /// Makes the folder (mode 0700) if it is not there.
@@ -88,28 +102,23 @@ impl Home {
         self.0.join("network")
     }
 
+    /// The pause that holds, if one does.
+    pub fn pause(&self) -> PathBuf {
+        self.0.join("paused.json")
+    }
+
     /// Models.
     pub fn models(&self) -> PathBuf {
         self.0.join("models")
     }
 
-    /// Keeps other processes out until the result is dropped (the system drops it with the process).
+    /// Keeps other processes out until the result is dropped.
     pub fn lock(&self) -> Result<Lock, HomeError> {
         let path = self.0.join("lock");
-        let io = |source| HomeError::Io {
-            path: path.clone(),
-            source,
-        };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(io)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Lock(lock)),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(HomeError::Locked(self.0.clone())),
-            Err((_, errno)) => Err(io(errno.into())),
+        match try_lock(&path) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(HomeError::Locked(self.0.clone())),
+            Err(source) => Err(HomeError::Io { path, source }),
         }
     }
 }

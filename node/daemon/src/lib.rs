@@ -14,6 +14,7 @@ pub mod link;
 pub mod metrics;
 pub mod models;
 pub mod network;
+pub mod orders;
 pub mod register;
 pub mod renewal;
 pub mod roles;

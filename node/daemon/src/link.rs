@@ -44,7 +44,7 @@ const SUBMIT: &str = "SubmitTaskResult";
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// There is no connection.
-    #[error("cannot reach the coordinator ({}): {message}", layer.as_str())]
+    #[error("cannot reach the coordinator ({}): {message}; {}", layer.as_str(), advice(*layer))]
     Unreachable {
         /// On which layer it failed.
         layer: Layer,
@@ -52,7 +52,7 @@ pub enum CallError {
         message: String,
     },
     /// It answered, with a refusal.
-    #[error("the coordinator refused {call}: {code:?}: {message}")]
+    #[error("the coordinator refused {call}: {code:?}: {message}{}", version_advice(*code))]
     Refused {
         /// Which call.
         call: &'static str,
@@ -61,6 +61,30 @@ pub enum CallError {
         /// In words.
         message: String,
     },
+}
+
+/// What to look at when a connection fails on this layer.
+fn advice(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Policy => "use an address that the network policy allows",
+        Layer::Name => "check the address in the invite and this machine's DNS",
+        Layer::Tcp => "check the port, that the coordinator runs, and firewalls on the way",
+        Layer::Tls => {
+            "something else answers there, or the coordinator's key has changed: check the port, or \
+             ask its operator for a new invite"
+        }
+        Layer::Http2 => {
+            "what answers there speaks another protocol or version: check the port, or update owm-node"
+        }
+        Layer::Timeout => "check firewalls on the way; it is slow or gone",
+    }
+}
+
+fn version_advice(code: Code) -> &'static str {
+    match code {
+        Code::Unimplemented => "; it is another version than this owm-node: update the older one",
+        _ => "",
+    }
 }
 
 impl CallError {

@@ -3,6 +3,8 @@
 //! Must stay true: nothing is loaded whose manifest does not verify; a node never goes back to a lower
 //! sequence by itself; a version that is loaded stays loaded until the next one is.
 
+mod check;
+mod choice;
 mod download;
 mod keeper;
 mod manifest;
@@ -13,6 +15,8 @@ use std::{
     sync::Arc,
 };
 
+pub use check::{Checked, Expected, FileState, check, hash_file, plan};
+pub use choice::{NoneWanted, SEQUENCE, files_of, wanted};
 pub use download::{DownloadError, Fetcher, Limits};
 pub use keeper::{Keeper, KeeperSettings};
 pub use manifest::{ManifestRefused, SignedManifest};
@@ -70,6 +74,8 @@ pub enum ModelEvent {
     Busy(String),
     /// This failed; it is tried again.
     Failed(String),
+    /// A file on this disk was damaged (shown in `status` until the process ends).
+    Damaged(String),
     /// This version is loaded now.
     Loaded(Arc<LoadedModel>),
 }

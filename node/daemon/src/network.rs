@@ -2,7 +2,7 @@
 //! invite, and keeps them for checking receipts offline. `daemon` and `cli` call it.
 //! Must stay true: nothing is kept or used that does not verify.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use owm_proto::{
     Envelope, UnixMillis,
@@ -40,6 +40,16 @@ pub enum NetworkError {
          revoked, or this machine's clock is wrong): ask for a new invite"
     )]
     NotDelegated,
+    /// The clock is wrong: the delegation is younger than now.
+    #[error(
+        "this machine's clock is at least {} min {} s behind: the network's root key made the \
+         coordinator's key valid only after what the clock says; set it (timedatectl set-ntp true)",
+        behind.as_secs() / 60, behind.as_secs() % 60
+    )]
+    ClockBehind {
+        /// At least so far.
+        behind: Duration,
+    },
     /// The files can't be used.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -104,9 +114,14 @@ impl Network {
             .trust
             .is_delegated(DelegatedRole::Instance, &invite.instance_key, now)
         {
-            Ok(())
-        } else {
-            Err(NetworkError::NotDelegated)
+            return Ok(());
+        }
+        let (role, key) = (DelegatedRole::Instance, &invite.instance_key);
+        match self.trust.delegated_since(role, key) {
+            Some(since) if since > now => Err(NetworkError::ClockBehind {
+                behind: since.since(now),
+            }),
+            _ => Err(NetworkError::NotDelegated),
         }
     }
 
@@ -190,6 +205,26 @@ mod tests {
         let again = Network::load(folder.path(), Some(invite.genesis)).unwrap();
         assert_eq!(again.trust.id(), invite.genesis);
         assert_eq!(again.web_seed, "http://127.0.0.1:1");
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_told_by_how_much() {
+        let (mut documents, invite) = documents(u64::MAX);
+        let [root, instance] = [1, 2].map(|n| NodeKey::from_seed(&[n; 32]));
+        let delegation = Delegation {
+            role: DelegatedRole::Instance,
+            key: instance.public(),
+            issued_at_ms: UnixMillis(10_000_000),
+            expires_at_ms: UnixMillis(u64::MAX),
+        };
+        let signed = delegation.sign(&root, &invite.genesis);
+        documents.delegations = vec![(&signed).into()];
+        let network = Network::verify(Some(invite.genesis), documents).unwrap();
+        let hour_ago = UnixMillis(10_000_000 - 3_600_000);
+        let error = network.check_instance(&invite, hour_ago).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("60 min 0 s behind"), "{text}");
+        assert!(text.contains("timedatectl"), "{text}");
     }
 
     #[test]

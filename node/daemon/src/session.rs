@@ -5,6 +5,7 @@
 //! here exactly once; a finished result is tried until it is acknowledged.
 
 mod leases;
+mod taking;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -113,6 +114,13 @@ pub enum Event {
     Weights(Vec<String>),
     /// The operator's hours begin or end.
     Open(bool),
+    /// The operator pauses the node, or lets it go on.
+    Pause(bool),
+    /// Finish what runs, hand in what is finished, end; what is not done within this time is handed back.
+    Drain {
+        /// The time.
+        within: Duration,
+    },
     /// Stop softly.
     Stop,
 }
@@ -144,6 +152,8 @@ pub enum Effect {
         /// The whole set.
         sha256: Vec<String>,
     },
+    /// Take back every slot that is offered.
+    Withdraw,
     /// A sign of life.
     Ping(u64),
     /// A heartbeat, on the link or by a call.
@@ -227,7 +237,8 @@ pub struct Session {
     outstanding: u32,
     weights: Vec<String>,
     open: bool,
-    draining: Option<Duration>,
+    paused: bool,
+    leaving: Option<taking::Leaving>,
     over: bool,
 }
 
@@ -253,7 +264,8 @@ impl Session {
             outstanding: 0,
             weights: Vec::new(),
             open: true,
-            draining: None,
+            paused: false,
+            leaving: None,
             over: false,
             settings,
             rng,
@@ -262,7 +274,7 @@ impl Session {
 
     /// Where it stands.
     pub fn phase(&self) -> Phase {
-        match (self.over, self.draining, self.membership, &self.link) {
+        match (self.over, self.leaving, self.membership, &self.link) {
             (true, ..) => Phase::Over,
             (_, Some(_), ..) => Phase::Draining,
             (_, _, Membership::Member { .. }, Link::Up { .. }) => Phase::Active,
@@ -317,10 +329,10 @@ impl Session {
             Event::Fenced(reason) => self.end(Over::Fenced(reason), &mut effects),
             Event::Ended(key, ending) => self.on_ended(now, key, ending, &mut effects),
             Event::Weights(weights) => self.on_weights(weights, &mut effects),
-            Event::Open(open) => self.open = open,
-            Event::Stop => {
-                self.draining.get_or_insert(now + self.settings.drain);
-            }
+            Event::Open(open) => self.change_taking(&mut effects, |s| s.open = open),
+            Event::Pause(paused) => self.change_taking(&mut effects, |s| s.paused = paused),
+            Event::Drain { within } => self.leave(now, within, true, &mut effects),
+            Event::Stop => self.leave(now, self.settings.drain, false, &mut effects),
         }
         self.on_time(now, &mut effects);
         self.offer_what_is_free(&mut effects);
@@ -415,18 +427,23 @@ impl Session {
     }
 
     fn on_time(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if let Some(until) = self.draining {
-            return self.drain(now, until, effects);
-        }
+        // A node that stops at once no longer joins; one that drains needs to, to hand its results in.
         if let Membership::Ask { at } = self.membership
             && now >= at
+            && self.leaving.is_none_or(|leaving| leaving.patient)
         {
             self.membership = Membership::Asking;
             effects.push(Effect::Register);
         }
         self.keep_link(now, effects);
         self.watch_leases(now, effects);
+        if let Some(leaving) = self.leaving {
+            self.break_what_is_late(now, leaving, effects);
+        }
         self.hand_in(now, effects);
+        if let Some(leaving) = self.leaving {
+            self.end_if_done(now, leaving, effects);
+        }
     }
 
     /// Connects, shows signs of life, notices that nobody answers.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{engine::EngineDescription, session::Phase};
+use crate::{engine::EngineDescription, orders::Pause, session::Phase};
 
 /// The whole picture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,12 @@ pub struct Status {
     pub unacknowledged: u32,
     /// Whether the operator's hours are open.
     pub open: bool,
+    /// The pause that holds.
+    #[serde(default)]
+    pub pause: Option<Pause>,
+    /// What was wrong with the model's files on this disk, the last time something was.
+    #[serde(default)]
+    pub model_damage: Option<String>,
     /// Hardware, as found: one line each.
     pub hardware: Vec<String>,
 }

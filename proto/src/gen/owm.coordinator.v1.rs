@@ -208,9 +208,17 @@ pub struct HandBack {
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
 }
+/// The node takes no more work of this role (paused, draining, outside its hours): every credit of the role
+/// is void, busy slots stay until their leases end. A lease that crosses it is handed back. The next Offer
+/// takes it up again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Withdraw {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkUp {
-    #[prost(oneof = "work_up::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "work_up::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<work_up::Message>,
 }
 /// Nested message and enum types in `WorkUp`.
@@ -233,6 +241,8 @@ pub mod work_up {
         HandBack(super::HandBack),
         #[prost(message, tag = "8")]
         Heartbeat(super::SignedEnvelope),
+        #[prost(message, tag = "9")]
+        Withdraw(super::Withdraw),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

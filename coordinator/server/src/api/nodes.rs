@@ -1,7 +1,7 @@
 //! `GET /v1/network/nodes` and `GET /v1/nodes/{id}/status`: who takes part and how well, never where.
 //! Needs no key.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use axum::{
     Json,
@@ -60,6 +60,9 @@ pub(super) struct NodeLine {
     status: &'static str,
     /// Whether it has a session right now.
     connected: bool,
+    /// Questions it takes at the same time right now, those it works on included; 0 while it is paused,
+    /// draining, outside its hours, loading, or not connected.
+    slots: u32,
     /// Whether it has no GPU.
     cpu_only: bool,
     /// Minutes seen of 1 000 elapsed, over seven days.
@@ -95,7 +98,7 @@ pub(super) struct NodeDetail {
 }
 
 impl NodeLine {
-    fn new(node: Node, connected: bool) -> Self {
+    fn new(node: Node, slots: Option<u32>) -> Self {
         Self {
             node_id: node.node_id.to_string(),
             public_key: node.public_key.to_string(),
@@ -103,7 +106,8 @@ impl NodeLine {
             tier: node.tier.as_str(),
             effective_tier: node.effective_tier.as_str(),
             status: node.status.as_str(),
-            connected,
+            connected: slots.is_some(),
+            slots: slots.unwrap_or_default(),
             cpu_only: node.cpu_only,
             uptime_permille: node.uptime.0,
             reliability_permille: node.reliability.0,
@@ -154,10 +158,10 @@ pub(super) async fn get_nodes(
         .last()
         .filter(|_| more)
         .map(|node| node.node_id.to_string());
-    let connected: HashSet<NodeId> = api.app.sessions.connected_nodes().into_iter().collect();
+    let slots: HashMap<NodeId, u32> = api.app.sessions.slots_by_node(api.app.now());
     let line = |node: Node| {
-        let connected = connected.contains(&node.node_id);
-        NodeLine::new(node, connected)
+        let slots = slots.get(&node.node_id).copied();
+        NodeLine::new(node, slots)
     };
     Ok(Json(NodePage {
         nodes: nodes.into_iter().map(line).collect(),
@@ -192,9 +196,10 @@ pub(super) async fn get_node(
             "there is no such node; name it by its public key (`owm-node status` shows it)";
         Problem::new(Kind::NotFound, detail)
     })?;
-    let connected = api.app.sessions.connected_nodes().contains(&node.node_id);
+    let slots = api.app.sessions.slots_by_node(api.app.now());
+    let slots = slots.get(&node.node_id).copied();
     let status_reason = node.status_reason.clone();
-    let node = NodeLine::new(node, connected);
+    let node = NodeLine::new(node, slots);
     Ok(Json(NodeDetail {
         node,
         status_reason,

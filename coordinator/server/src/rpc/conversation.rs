@@ -176,6 +176,7 @@ impl Conversation {
         match message {
             Said::Hello(_) => Err(Status::invalid_argument("a session says hello once")),
             Said::Offer(offer) => self.offer(&offer).map(|()| None),
+            Said::Withdraw(withdraw) => self.withdraw(&withdraw).map(|()| None),
             Said::Ping(n) => Ok(Some(Say::Pong(n))),
             Said::Chunk(chunk) => self.chunk(chunk).await.map(|()| None),
             Said::Commit(envelope) => {
@@ -223,6 +224,15 @@ impl Conversation {
         let app = &self.service.app;
         app.sessions.offer(self.seat, role, offer.credits, loaded);
         app.dispatcher.wake();
+        Ok(())
+    }
+
+    fn withdraw(&self, withdraw: &wire::Withdraw) -> Result<(), Status> {
+        let role = withdraw.role.parse();
+        let role: Role =
+            role.map_err(|e: owm_proto::hash::ParseError| Status::invalid_argument(e.to_string()))?;
+        tracing::info!(node.id = %self.node.node_id, %role, "the node takes no more work");
+        self.service.app.sessions.withdraw(self.seat, role);
         Ok(())
     }
 

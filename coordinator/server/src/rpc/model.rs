@@ -28,7 +28,7 @@ impl NodeService {
             .map_err(store_status)?;
         let model = found.ok_or_else(|| match wanted {
             Some(version) => Status::not_found(format!("there is no version {version}")),
-            None => Status::not_found("no model is published on this network yet"),
+            None => Status::not_found("no model is published on this network yet; the coordinator's operator publishes one with `owm-coordinator model import`, nodes fetch it by themselves"),
         })?;
         Ok(wire::GetModelVersionResponse {
             manifest: Some((&model.envelope).into()),

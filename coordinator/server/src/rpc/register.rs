@@ -22,7 +22,7 @@ use prost::Message as _;
 use rand::Rng as _;
 use tonic::Status;
 
-use super::{NodeService, envelope_status, store_status};
+use super::{NodeService, clock_status, envelope_status, store_status};
 use crate::failpoints::{REGISTER_AFTER_COMMIT, REGISTER_BEFORE_COMMIT};
 
 /// A membership statement's life (spec §7).
@@ -113,7 +113,8 @@ impl NodeService {
             UnixMillis(body.issued_at_ms),
             UnixMillis(body.expires_at_ms),
         );
-        check_time(issued, expires, self.app.now()).map_err(envelope_status)?;
+        let now = self.app.now();
+        check_time(issued, expires, now).map_err(|error| clock_status(error, issued, now))?;
         let binding: Vec<Envelope> = body
             .owner_binding
             .into_iter()

@@ -91,3 +91,22 @@ fn a_slot_whose_lease_has_ended_counts_until_its_next_offer_is_overdue() {
     sessions.offer(seat, Role::Infer, 1, weights());
     assert_eq!(sessions.slots_holding(&weights(), UnixMillis(15_000)), 1);
 }
+
+#[test]
+fn a_node_that_withdraws_has_no_slots_until_it_offers_again() {
+    let sessions = Sessions::default();
+    let (seat, _messages) = open(&sessions, 1);
+    sessions.offer(seat, Role::Infer, 2, weights());
+    let task = TaskId::from_random([3; 16]);
+    assert!(sessions.lease(seat, task, 1, Role::Infer, wire::Lease::default()));
+    sessions.withdraw(seat, Role::Infer);
+    let slots = |at| sessions.slots_by_node(UnixMillis(at))[&node().node_id];
+    assert_eq!(slots(10), 1, "what it works on stays its own");
+    sessions.release(node().node_id, task, 1, UnixMillis(20));
+    assert_eq!(slots(20), 0, "and no offer is expected after it");
+    assert_eq!(sessions.slots_holding(&weights(), UnixMillis(20)), 0);
+    sessions.offer(seat, Role::Infer, 0, weights());
+    assert_eq!(slots(20), 0, "weights alone are no offer");
+    sessions.offer(seat, Role::Infer, 2, weights());
+    assert_eq!(slots(20), 2);
+}

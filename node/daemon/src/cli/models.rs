@@ -1,14 +1,19 @@
-//! `owm-node models list`: what is on the disk, and which version is loaded if a node runs.
+//! `owm-node models`: what is on the disk and what is loaded (`list`), getting a version now (`fetch`),
+//! hashing everything again (`verify`).
+
+mod fetch;
+mod verify;
 
 use clap::{Args, Subcommand};
+use owm_proto::manifest::ManifestFile;
 use owm_service::RunError;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{ConfigArg, Output, block_on};
+use super::{ConfigArg, Output, Told, block_on};
 use crate::{
     control,
     home::Home,
-    models::{Shelf, SignedManifest},
+    models::{Shelf, ShelfError, SignedManifest},
     network::Network,
 };
 
@@ -20,16 +25,27 @@ pub(super) struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ModelsCommand {
-    /// Lists the version on this node, its files and what is loaded.
+    /// Lists the versions on this node, their files and what is loaded.
     #[command(after_help = "Example:\n  owm-node models list --json")]
     List {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Downloads a version now, and repairs what is damaged; a running node loads it by itself.
+    Fetch(fetch::FetchArgs),
+    /// Hashes every model file again and compares it with its signed manifest; changes nothing.
+    Verify(verify::VerifyArgs),
 }
 
 pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError> {
-    let ModelsCommand::List { config } = &arguments.command;
+    match &arguments.command {
+        ModelsCommand::List { config } => list(config, output),
+        ModelsCommand::Fetch(arguments) => fetch::run(arguments, output),
+        ModelsCommand::Verify(arguments) => verify::run(arguments, output),
+    }
+}
+
+fn list(config: &ConfigArg, output: Output) -> Result<(), RunError> {
     let (path, config) = config.load()?;
     let home = Home::open(&config.data_folder(&path))?;
     let shelf = Shelf::new(home.models(), None);
@@ -37,24 +53,61 @@ pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError
         .ok()
         .and_then(|answer| answer.status.model)
         .map(|model| model.version);
-    let kept = match Network::load(&home.network(), None) {
-        Ok(network) => SignedManifest::load(&shelf.newest(), &network.trust)?,
-        Err(_) => None,
+    let Ok(network) = Network::load(&home.network(), None) else {
+        return Ok(show(&[], &shelf, output)?);
     };
-    let Some(kept) = kept else {
-        output.answer(
-            &json!({ "versions": [] }),
-            &["no model on this node yet".to_owned()],
-        );
-        return Ok(());
-    };
+    let mut kept: Vec<SignedManifest> = SignedManifest::load(&shelf.newest(), &network.trust)?
+        .into_iter()
+        .collect();
+    for path in shelf.manifests()? {
+        // One that does not hold is `verify`'s to tell of.
+        if let Ok(Some(other)) = SignedManifest::load(&path, &network.trust)
+            && kept
+                .iter()
+                .all(|k| k.manifest.version != other.manifest.version)
+            && other.manifest.files.iter().any(|file| shelf.has(file))
+        {
+            kept.push(other);
+        }
+    }
+    let versions: Vec<_> = kept
+        .iter()
+        .map(|kept| {
+            let is_loaded = loaded.as_deref() == Some(kept.manifest.version.as_str());
+            (kept, is_loaded)
+        })
+        .collect();
+    Ok(show(&versions, &shelf, output)?)
+}
+
+fn show(
+    versions: &[(&SignedManifest, bool)],
+    shelf: &Shelf,
+    output: Output,
+) -> Result<(), ShelfError> {
+    let mut lines: Vec<String> = versions
+        .iter()
+        .flat_map(|(kept, is_loaded)| version_lines(kept, *is_loaded, shelf))
+        .collect();
+    if versions.is_empty() {
+        let text = "no model on this node yet; get it: owm-node models fetch, or owm-node start";
+        lines.push(text.to_owned());
+    }
+    let values: Vec<_> = versions
+        .iter()
+        .map(|(kept, is_loaded)| version_value(kept, *is_loaded, shelf))
+        .collect();
+    let value = json!({ "versions": values, "disk_bytes": shelf.used()? });
+    output.answer(&value, &lines);
+    Ok(())
+}
+
+fn version_lines(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Vec<String> {
     let manifest = &kept.manifest;
-    let is_loaded = loaded.as_deref() == Some(manifest.version.as_str());
+    let loaded = if is_loaded { " (loaded)" } else { "" };
     let mut lines = vec![format!(
-        "{}{} sequence {}",
-        manifest.version,
-        if is_loaded { " (loaded)" } else { "" },
-        manifest.sequence
+        "{}{loaded} sequence {}",
+        manifest.version, manifest.sequence
     )];
     if !kept.note.is_empty() {
         lines.push(format!("  {}", kept.note));
@@ -66,24 +119,18 @@ pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError
             file.sha256, file.size, file.name
         )
     }));
-    let files: Vec<_> = manifest
-        .files
-        .iter()
-        .map(
-            |f| json!({ "name": f.name, "size": f.size, "sha256": f.sha256, "here": shelf.has(f) }),
-        )
-        .collect();
-    let version = json!({
+    lines
+}
+
+fn version_value(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Value {
+    let manifest = &kept.manifest;
+    let file = |f: &ManifestFile| json!({ "name": f.name, "size": f.size, "sha256": f.sha256, "here": shelf.has(f) });
+    json!({
         "version": manifest.version,
         "sequence": manifest.sequence,
         "loaded": is_loaded,
         "note": kept.note,
         "sub_models": manifest.sub_models.keys().collect::<Vec<_>>(),
-        "files": files,
-    });
-    output.answer(
-        &json!({ "versions": [version], "disk_bytes": shelf.used()? }),
-        &lines,
-    );
-    Ok(())
+        "files": manifest.files.iter().map(file).collect::<Vec<_>>(),
+    })
 }

@@ -1,10 +1,14 @@
 //! `owm-node status`: asks the running node; if none runs, says so and shows the log's last facts.
 
 use clap::Args;
-use owm_service::RunError;
+use owm_proto::UnixMillis;
+use owm_service::{
+    RunError,
+    clock::{Clock as _, SystemClock},
+};
 use serde_json::json;
 
-use super::{ConfigArg, Output, block_on};
+use super::{ConfigArg, Output, block_on, pause::pause_line};
 use crate::{
     control::{self, ControlError, StatusAnswer},
     home::Home,
@@ -113,6 +117,12 @@ fn lines(answer: &StatusAnswer) -> Vec<String> {
             .iter()
             .map(|state| format!("model: {state}")),
     );
+    lines.extend(
+        status
+            .model_damage
+            .iter()
+            .map(|what| format!("model files: {what}")),
+    );
     let hours = if status.open {
         ""
     } else {
@@ -122,6 +132,8 @@ fn lines(answer: &StatusAnswer) -> Vec<String> {
         "tasks: {} of {} slots running, {} results unacknowledged{hours}",
         status.running, status.slots, status.unacknowledged
     ));
+    let now = UnixMillis(SystemClock::new().now_ms());
+    lines.extend(status.pause.iter().map(|pause| pause_line(pause, now)));
     lines.extend(answer.earnings.iter().map(sums));
     lines.extend(status.hardware.iter().cloned());
     lines

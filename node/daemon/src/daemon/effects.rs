@@ -5,7 +5,8 @@ use std::time::Duration;
 use owm_proto::{
     UnixMillis,
     wire::coordinator::{
-        Chunk, HandBack, Hello, Offer, RunningTask, SignedEnvelope, WorkUp, work_up::Message,
+        Chunk, HandBack, Hello, Offer, RunningTask, SignedEnvelope, Withdraw, WorkUp,
+        work_up::Message,
     },
 };
 use owm_service::{RunError, failpoint};
@@ -45,6 +46,10 @@ impl Daemon {
                     sha256,
                 }))
                 .await;
+            }
+            Effect::Withdraw => {
+                let role = "infer".into();
+                self.send(Message::Withdraw(Withdraw { role })).await;
             }
             Effect::Ping(n) => self.send(Message::Ping(n)).await,
             Effect::Heartbeat { on_link } => self.heartbeat(on_link).await?,

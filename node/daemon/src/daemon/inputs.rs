@@ -18,6 +18,7 @@ use crate::{
     home::write_atomically,
     link::LinkEvent,
     models::{LoadedModel, ModelEvent},
+    orders::Orders,
     register::{self, Outcome},
     roles::infer::JobEvent,
     session::{Ending, Event, Registration},
@@ -36,6 +37,7 @@ pub(super) enum Input {
     Job(JobEvent),
     Call(CallDone),
     Model(ModelEvent),
+    Orders,
     Tick,
     Stop,
 }
@@ -48,6 +50,7 @@ impl Daemon {
             job_events,
             calls,
             models,
+            ordered,
             ..
         } = self;
         let link_event = async {
@@ -61,6 +64,7 @@ impl Daemon {
             event = link_event => Input::Link(event),
             Some(event) = job_events.recv() => Input::Job(event),
             Some(event) = models.recv() => Input::Model(event),
+            Ok(()) = ordered.changed() => Input::Orders,
             Some(Ok(done)) = calls.join_next(), if !calls.is_empty() => Input::Call(done),
             else => std::future::pending().await,
         }
@@ -69,6 +73,7 @@ impl Daemon {
     pub(super) async fn take(&mut self, input: Input) -> Result<(), RunError> {
         match input {
             Input::Tick => self.tick(),
+            Input::Orders => self.take_orders(),
             Input::Stop => self.events.push_back(Event::Stop),
             Input::Link(event) => self.take_link(event).await?,
             Input::Job(event) => self.take_job(event).await?,
@@ -78,7 +83,34 @@ impl Daemon {
         Ok(())
     }
 
+    fn take_orders(&mut self) {
+        let Orders { pause, drain } = *self.ordered.borrow_and_update();
+        if pause != self.picture.pause {
+            let paused = pause.is_some();
+            tracing::info!(
+                paused,
+                "the operator's order: {}",
+                if paused {
+                    "take no new work"
+                } else {
+                    "take work again"
+                }
+            );
+            self.picture.pause = pause;
+            self.events.push_back(Event::Pause(paused));
+        }
+        if let Some(within) = drain.filter(|within| self.drains_within != Some(*within)) {
+            tracing::info!(
+                within_secs = within.as_secs(),
+                "the operator's order: finish what runs, hand in, end"
+            );
+            self.drains_within = Some(within);
+            self.events.push_back(Event::Drain { within });
+        }
+    }
+
     fn tick(&mut self) {
+        self.orders.end_pause_if_over();
         let open = self.caps.hours.is_open(self.clock.now_ms());
         if open != self.picture.open {
             tracing::info!(open, "the operator's hours changed");
@@ -351,6 +383,7 @@ impl Daemon {
         match event {
             ModelEvent::Busy(what) => self.picture.model_state = Some(what),
             ModelEvent::Failed(why) => self.picture.model_state = Some(why),
+            ModelEvent::Damaged(what) => self.picture.model_damage = Some(what),
             ModelEvent::Loaded(loaded) => {
                 self.checks.model.ready();
                 self.say_if_a_gpu_idles(&loaded);

@@ -11,18 +11,20 @@ use crate::{
     home::{Home, read_small},
     link::Coordinator,
     network::{Network, NetworkError},
+    orders::Orders,
     status::Status,
 };
 
 /// Two envelopes around some hundred bytes.
 const OWNER_BINDING_BYTES_MAX: u64 = 64 << 10;
 
-/// Fetches and verifies the network's documents; `None`: told to stop meanwhile.
+/// Fetches and verifies the network's documents; `None`: told to stop or to drain meanwhile.
 pub(super) async fn join(
     frame: &Frame,
     parts: &Parts,
     coordinator: &Coordinator,
     status: &watch::Sender<Status>,
+    mut orders: watch::Receiver<Orders>,
 ) -> Result<Option<Network>, RunError> {
     let section = &parts.config.coordinator;
     let mut backoff = Backoff::new(section.reconnect_min.get(), section.reconnect_max.get(), 2);
@@ -49,6 +51,7 @@ pub(super) async fn join(
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = frame.lifecycle.shutdown_requested() => return Ok(None),
+            Ok(_) = orders.wait_for(|orders| orders.drain.is_some()) => return Ok(None),
         }
     }
 }

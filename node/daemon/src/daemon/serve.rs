@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     models::{LoadedModel, ModelEvent},
     network::Network,
+    orders::{OrderBook, Orders},
     register::Application,
     renewal::Renewal,
     roles::infer::{JobContext, JobEvent},
@@ -54,6 +55,7 @@ pub(super) struct Setup {
     pub(super) hints: watch::Sender<Option<String>>,
     pub(super) models: mpsc::Receiver<ModelEvent>,
     pub(super) status: watch::Sender<Status>,
+    pub(super) orders: OrderBook,
 }
 
 /// A task under way here.
@@ -100,6 +102,9 @@ pub(super) struct Daemon {
     pub(super) checks: Checks,
     pub(super) status: watch::Sender<Status>,
     pub(super) picture: Status,
+    pub(super) orders: OrderBook,
+    pub(super) ordered: watch::Receiver<Orders>,
+    pub(super) drains_within: Option<Duration>,
 }
 
 impl Daemon {
@@ -114,7 +119,14 @@ impl Daemon {
             .network
             .clone_from(&setup.network.trust.genesis().name);
         picture.link_error = None;
+        let ordered = setup.orders.follow();
+        picture.pause = ordered.borrow().pause;
+        // Before anything can be offered.
+        let events = VecDeque::from([Event::Pause(picture.pause.is_some())]);
         Self {
+            ordered,
+            orders: setup.orders,
+            drains_within: None,
             application: Application {
                 capabilities: setup.caps.limit(parts.capabilities.clone()),
                 ln_node_uri: parts.config.node.ln_node_uri.clone(),
@@ -145,7 +157,7 @@ impl Daemon {
             membership: None,
             membership_file: parts.home.membership(),
             renewal: Renewal::default(),
-            events: VecDeque::new(),
+            events,
             over: None,
             metrics: Metrics::new(&frame.metrics),
             status: setup.status,

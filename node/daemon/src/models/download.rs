@@ -19,7 +19,7 @@ use owm_service::{
     failpoint,
 };
 
-use super::Shelf;
+use super::{Shelf, ShelfError, check::hash_file, shelf::free_bytes};
 use crate::{DOWNLOAD_BEFORE_RENAME, home::sync_folder};
 
 /// Bytes gathered before they are hashed and written on a blocking thread.
@@ -93,6 +93,40 @@ pub enum DownloadError {
         /// Of what came.
         found: Sha256,
     },
+    /// The disk is full.
+    #[error(
+        "{file}: the disk is full: {missing} bytes are still to come, {free} are free under {}; make \
+         room, or move the data folder ([node] data): the {got} bytes that are there stay, it goes on \
+         from there", folder.display()
+    )]
+    DiskFull {
+        /// Its name in the manifest.
+        file: String,
+        /// Bytes there are.
+        got: u64,
+        /// Bytes still to come.
+        missing: u64,
+        /// Bytes there is room for.
+        free: u64,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The system allows no file of this size.
+    #[error(
+        "{file}: this system allows no file of {size} bytes under {} (a limit of the process, see \
+         `ulimit -f` and LimitFSIZE=, or of the file system); raise it, or move the data folder \
+         ([node] data): the {got} bytes that are there stay, it goes on from there", folder.display()
+    )]
+    FileTooLarge {
+        /// Its name in the manifest.
+        file: String,
+        /// Bytes there are.
+        got: u64,
+        /// Bytes there should be.
+        size: u64,
+        /// Where.
+        folder: PathBuf,
+    },
     /// The disk.
     #[error("{}: {source}", path.display())]
     Io {
@@ -101,6 +135,9 @@ pub enum DownloadError {
         /// Why.
         source: io::Error,
     },
+    /// The shelf.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// The process ends.
     #[error("the process stops")]
     Stopped,
@@ -150,6 +187,30 @@ impl Fetcher {
         }
         let (to, file) = (self.shelf.blob(&file.sha256), file.clone());
         blocking(move || part.finish(&file, &to)).await
+    }
+
+    /// As [`Fetcher::fetch`], but what is there is hashed first; a damaged file is taken off the shelf
+    /// and told to `damaged`.
+    pub async fn repair(
+        &self,
+        file: &ManifestFile,
+        progress: &(dyn Fn(u64) + Sync),
+        damaged: &mut (dyn FnMut(String) + Send),
+    ) -> Result<(), DownloadError> {
+        let (blob, wanted) = (self.shelf.blob(&file.sha256), file.clone());
+        let state = blocking(move || {
+            hash_file(&blob, &|_| {}).map_err(|source| DownloadError::Io { path: blob, source })
+        })
+        .await?;
+        if let Some(found) = state.filter(|found| *found != wanted.sha256) {
+            damaged(format!(
+                "{} on this disk is damaged (SHA-256 {found}, not {}); it is fetched again",
+                file.name, file.sha256
+            ));
+            // Gone already: the running node has found it too.
+            self.shelf.discard(&file.sha256)?;
+        }
+        self.fetch(file, progress).await
     }
 
     async fn fill(
@@ -206,7 +267,8 @@ impl Fetcher {
             let is_data = matches!(&next, Ok(Some(Ok(frame))) if frame.is_data());
             if !is_data || waiting >= WRITE_BYTES {
                 let batch = std::mem::take(&mut gathered);
-                part = blocking(move || part.write(&batch)).await?;
+                let wanted = file.clone();
+                part = blocking(move || part.write(&batch, &wanted)).await?;
                 waiting = 0;
                 progress(part.len);
             }
@@ -304,18 +366,39 @@ impl Part {
         })
     }
 
-    fn write(mut self, batch: &[Bytes]) -> Result<Self, DownloadError> {
+    fn write(mut self, batch: &[Bytes], file: &ManifestFile) -> Result<Self, DownloadError> {
         for bytes in batch {
             self.file
                 .write_all(bytes)
-                .map_err(|source| DownloadError::Io {
-                    path: self.path.clone(),
-                    source,
-                })?;
+                .map_err(|source| self.no_room(source, file))?;
             self.hasher.update(bytes);
             self.len += bytes.len() as u64;
         }
         Ok(self)
+    }
+
+    /// What a failed write means for whoever has to make room.
+    fn no_room(&self, source: io::Error, file: &ManifestFile) -> DownloadError {
+        let (path, name) = (self.path.clone(), file.name.clone());
+        // Also what the failed write has brought to the disk.
+        let got = self.file.metadata().map_or(self.len, |found| found.len());
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DownloadError::DiskFull {
+                file: name,
+                got,
+                missing: file.size.saturating_sub(got),
+                free: free_bytes(&folder).unwrap_or_default(),
+                folder,
+            },
+            io::ErrorKind::FileTooLarge => DownloadError::FileTooLarge {
+                file: name,
+                got,
+                size: file.size,
+                folder,
+            },
+            _ => DownloadError::Io { path, source },
+        }
     }
 
     /// Gives the file its name if it is the right one, else throws it away.

@@ -20,11 +20,12 @@ use owm_service::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    DownloadError, Fetcher, LoadedModel, LoadedSubModel, ManifestRefused, ModelEvent, ShelfError,
-    SignedManifest, shelf::sub_model_files,
+    DownloadError, Fetcher, LoadedModel, LoadedSubModel, ManifestRefused, ModelEvent, NoneWanted,
+    SEQUENCE, ShelfError, SignedManifest, files_of, shelf::sub_model_files, wanted,
 };
 use crate::{
     engine::{EngineLoader, InferenceEngine, LoadError},
+    home::Lock,
     link::{CallError, Coordinator},
     network::Network,
     tasklog::{TaskLog, TaskLogError},
@@ -34,8 +35,8 @@ use crate::{
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Between two lines in the log while something is fetched.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
-/// The name of the highest manifest sequence in the log.
-const SEQUENCE: &str = "sequence owm/manifest/v1";
+/// Between two looks whether another process has finished with the shelf.
+const LOCK_EVERY: Duration = Duration::from_millis(500);
 /// Memory a loaded model takes at most, per byte of its files: f16 weights become f32.
 const RAM_PER_BYTE: u64 = 2;
 
@@ -76,6 +77,8 @@ enum KeeperError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Log(#[from] TaskLogError),
+    #[error(transparent)]
+    NoneWanted(#[from] NoneWanted),
     #[error("{0}")]
     Refused(String),
 }
@@ -145,10 +148,10 @@ impl Keeper {
                 return;
             }
         };
-        let shelf = &self.settings.fetcher.shelf;
-        let is_whole = self
-            .files(&signed.manifest)
-            .is_ok_and(|f| f.iter().all(|f| shelf.has(f)));
+        let is_whole = self.files(&signed.manifest).is_ok_and(|files| {
+            let shelf = &self.settings.fetcher.shelf;
+            files.iter().all(|file| shelf.has(file))
+        });
         if is_whole && let Err(error) = self.load(&signed).await {
             tracing::warn!(error = %Chain(&error), "the model on the disk cannot be used");
         }
@@ -179,8 +182,12 @@ impl Keeper {
         }
         let (version, note) = (&signed.manifest.version, &signed.note);
         tracing::info!(model.version = %version, model.note = %note, "model version found");
+        let writer = self.writer().await?;
         self.fetch(&signed).await?;
-        signed.store(&self.settings.fetcher.shelf.newest())?;
+        let shelf = &self.settings.fetcher.shelf;
+        signed.store(&shelf.manifest(&signed.manifest.version))?;
+        signed.store(&shelf.newest())?;
+        drop(writer);
         let sequence = signed.manifest.sequence;
         self.settings
             .log
@@ -189,41 +196,49 @@ impl Keeper {
         self.load(&signed).await
     }
 
-    fn wanted(&self, manifest: &Manifest) -> Result<Vec<SubModelId>, KeeperError> {
-        let there = |id: &SubModelId| manifest.sub_models.contains_key(id);
-        let ids: Vec<_> = if self.settings.wanted.is_empty() {
-            manifest.sub_models.keys().cloned().collect()
-        } else {
-            self.settings
-                .wanted
-                .iter()
-                .filter(|id| there(id))
-                .cloned()
-                .collect()
-        };
-        if ids.is_empty() {
-            let text = "none of [model] sub_models is in this version; change or empty the list";
-            return Err(KeeperError::Refused(text.into()));
-        }
-        Ok(ids)
+    fn wanted(&self, manifest: &Manifest) -> Result<Vec<SubModelId>, NoneWanted> {
+        wanted(manifest, &self.settings.wanted)
     }
 
     /// All files of the wanted sub-models, each once.
-    fn files<'a>(&self, manifest: &'a Manifest) -> Result<Vec<&'a ManifestFile>, KeeperError> {
-        let ids = self.wanted(manifest)?;
-        let mut files: BTreeMap<Sha256, &ManifestFile> = BTreeMap::new();
-        for id in &ids {
-            files.extend(
-                sub_model_files(manifest, id)
-                    .into_iter()
-                    .map(|f| (f.sha256, f)),
-            );
+    fn files<'a>(&self, manifest: &'a Manifest) -> Result<Vec<&'a ManifestFile>, NoneWanted> {
+        Ok(files_of(manifest, &self.wanted(manifest)?))
+    }
+
+    /// Waits while `owm-node models fetch` is at it.
+    async fn writer(&self) -> Result<Lock, KeeperError> {
+        let mut said = false;
+        loop {
+            if let Some(lock) = self.settings.fetcher.shelf.writer()? {
+                return Ok(lock);
+            }
+            if !std::mem::replace(&mut said, true) {
+                let text = "another process fetches models into this folder, waiting for it";
+                tracing::info!("{text}");
+                self.tell(ModelEvent::Busy(text.into())).await;
+            }
+            tokio::time::sleep(LOCK_EVERY).await;
         }
-        Ok(files.into_values().collect())
+    }
+
+    async fn damaged(&self, manifest: &Manifest, what: &str) {
+        let text = format!("{}: {what}", manifest.version);
+        tracing::warn!("{text}");
+        self.tell(ModelEvent::Damaged(text)).await;
     }
 
     async fn fetch(&self, signed: &SignedManifest) -> Result<(), KeeperError> {
         let files = self.files(&signed.manifest)?;
+        for file in &files {
+            if let Some(found) = self.settings.fetcher.shelf.wrong_size(file) {
+                let (name, size) = (&file.name, file.size);
+                let what = format!(
+                    "{name} on this disk is damaged ({found} bytes, not {size}); it is fetched again"
+                );
+                self.damaged(&signed.manifest, &what).await;
+                self.settings.fetcher.shelf.discard(&file.sha256)?;
+            }
+        }
         let keep: BTreeSet<Sha256> = files.iter().map(|file| file.sha256).collect();
         self.settings.fetcher.shelf.make_room(&files, &keep)?;
         if files
@@ -314,9 +329,10 @@ impl Keeper {
         let outcome = loading.unwrap_or_else(|error| {
             Err(LoadError::Unusable(format!("the engine panicked: {error}")))
         });
-        if let Err(LoadError::Damaged { file, .. }) = &outcome
+        if let Err(error @ LoadError::Damaged { file, .. }) = &outcome
             && let Some(file) = manifest.file(file)
         {
+            self.damaged(manifest, &error.to_string()).await;
             shelf.discard(&file.sha256)?;
         }
         Ok(outcome?)

@@ -1,6 +1,8 @@
 //! The shelf: `blobs/<sha256>` with every file once, `<version>/<sub-model>/<name>` as hard links to
-//! them, `newest.pb` with the signed manifest. Knows what there is and what room is left.
-//! Must stay true: a file under `blobs/<sha256>` was whole and right when it got that name.
+//! them, `newest.pb` and `manifests/<version>.pb` with signed manifests. Knows what there is and what
+//! room is left.
+//! Must stay true: a file under `blobs/<sha256>` was whole and right when it got that name; one process
+//! at a time fetches ([`Shelf::writer`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,11 +11,11 @@ use std::{
 };
 
 use owm_proto::{
-    Sha256, SubModelId,
+    Sha256, SubModelId, VersionId,
     manifest::{Manifest, ManifestFile},
 };
 
-use crate::home::sync_folder;
+use crate::home::{Lock, sync_folder, try_lock};
 
 /// Room that is left for everything else on the disk, in bytes.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -87,6 +89,56 @@ impl Shelf {
         self.folder.join("newest.pb")
     }
 
+    /// The manifest of a version that was fetched.
+    pub fn manifest(&self, version: &VersionId) -> PathBuf {
+        self.folder.join("manifests").join(format!("{version}.pb"))
+    }
+
+    /// Manifests of all versions that were ever fetched.
+    pub fn manifests(&self) -> Result<Vec<PathBuf>, ShelfError> {
+        let folder = self.folder.join("manifests");
+        let read = || -> io::Result<Vec<PathBuf>> {
+            let entries = std::fs::read_dir(&folder)?.map(|entry| Ok(entry?.path()));
+            let mut found = entries.collect::<io::Result<Vec<_>>>()?;
+            found.retain(|path| path.extension().is_some_and(|ending| ending == "pb"));
+            found.sort();
+            Ok(found)
+        };
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            found => found.map_err(|source| io_error(&folder, source)),
+        }
+    }
+
+    /// The right to change what lies here; `None`: another process is at it.
+    pub fn writer(&self) -> Result<Option<Lock>, ShelfError> {
+        let path = self.folder.join("lock");
+        std::fs::create_dir_all(&self.folder)
+            .and_then(|()| try_lock(&path))
+            .map_err(|source| io_error(&path, source))
+    }
+
+    /// The length of a file that lies here and is not as long as it should be.
+    pub fn wrong_size(&self, file: &ManifestFile) -> Option<u64> {
+        let found = std::fs::metadata(self.blob(&file.sha256)).ok()?.len();
+        (found != file.size).then_some(found)
+    }
+
+    /// SHA-256s of the files that lie here, and of those that are still growing with their length.
+    pub fn lying_here(&self) -> Result<(BTreeSet<Sha256>, BTreeMap<Sha256, u64>), ShelfError> {
+        let (mut whole, mut growing) = (BTreeSet::new(), BTreeMap::new());
+        for (path, size, _) in self.blobs()? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.unwrap_or_default();
+            if let Ok(sha256) = name.parse() {
+                whole.insert(sha256);
+            } else if let Some(Ok(sha256)) = name.strip_suffix(".part").map(str::parse) {
+                growing.insert(sha256, size);
+            }
+        }
+        Ok((whole, growing))
+    }
+
     /// Whether the file is there, whole.
     pub fn has(&self, file: &ManifestFile) -> bool {
         std::fs::metadata(self.blob(&file.sha256)).is_ok_and(|found| found.len() == file.size)
@@ -130,11 +182,7 @@ impl Shelf {
                 });
             }
         }
-        let stat =
-            nix::sys::statvfs::statvfs(&blobs).map_err(|errno| io_error(&blobs, errno.into()))?;
-        #[expect(clippy::useless_conversion, reason = "these are u32 on some systems")]
-        let free =
-            u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+        let free = free_bytes(&blobs).map_err(|source| io_error(&blobs, source))?;
         let needed = if missing == 0 {
             0
         } else {
@@ -226,7 +274,7 @@ impl Shelf {
             let name = entry.file_name();
             let is_version = name
                 .to_str()
-                .is_some_and(|n| n.parse::<owm_proto::VersionId>().is_ok());
+                .is_some_and(|n| n.parse::<VersionId>().is_ok());
             if is_version && name != keep.version.as_str() {
                 std::fs::remove_dir_all(entry.path())
                     .map_err(|source| io_error(&entry.path(), source))?;
@@ -234,6 +282,14 @@ impl Shelf {
         }
         Ok(())
     }
+}
+
+/// Bytes that this user may still write on the disk of `folder`.
+pub(super) fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder)?;
+    #[expect(clippy::useless_conversion, reason = "these are u32 on some systems")]
+    let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+    Ok(free)
 }
 
 /// The files a sub-model is loaded from, in manifest order.

@@ -1,11 +1,11 @@
 //! The part of the machine about tasks: which run, until when, what is free, what waits for its
-//! acknowledgement, and how it all ends when the process stops.
+//! acknowledgement. What is taken at all is `taking`'s.
 
 use std::time::Duration;
 
 use owm_proto::wire::coordinator::HandBackReason;
 
-use super::{ACK_WAIT, Effect, Ending, FLUSH_TIME, Over, Session};
+use super::{ACK_WAIT, Effect, Ending, Session};
 use crate::tasklog::LeaseKey;
 
 /// A task under way.
@@ -18,7 +18,7 @@ pub(super) struct Running {
 
 /// Why a task is being broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Broken {
+pub(super) enum Broken {
     Cancelled,
     OutOfTime,
     ShuttingDown,
@@ -56,10 +56,6 @@ impl Session {
             .saturating_sub(self.outstanding)
     }
 
-    pub(super) fn may_offer(&self) -> bool {
-        self.is_linked() && self.open && self.draining.is_none() && !self.weights.is_empty()
-    }
-
     pub(super) fn offer_what_is_free(&mut self, effects: &mut Vec<Effect>) {
         let credits = self.free();
         if self.may_offer() && credits > 0 && !self.over {
@@ -93,15 +89,11 @@ impl Session {
             self.break_for(older, Broken::Cancelled, effects);
         }
         self.outstanding = self.outstanding.saturating_sub(1);
-        let refusal = if self.draining.is_some() {
-            Some((HandBackReason::ShuttingDown, "this node is stopping"))
-        } else if !self.open {
-            Some((HandBackReason::CannotDo, "outside the operator's hours"))
-        } else if self.running.len() >= self.settings.slots as usize {
-            Some((HandBackReason::CannotDo, "no slot is free"))
-        } else {
-            None
+        let no_slot = || {
+            let is_full = self.running.len() >= self.settings.slots as usize;
+            is_full.then_some((HandBackReason::CannotDo, "no slot is free"))
         };
+        let refusal = self.why_nothing_is_taken().or_else(no_slot);
         if let Some((reason, message)) = refusal {
             effects.push(Effect::HandBack {
                 key,
@@ -129,7 +121,7 @@ impl Session {
         }
     }
 
-    fn break_for(&mut self, key: LeaseKey, why: Broken, effects: &mut Vec<Effect>) {
+    pub(super) fn break_for(&mut self, key: LeaseKey, why: Broken, effects: &mut Vec<Effect>) {
         if let Some(task) = self.running.get_mut(&key)
             && task.broken.is_none()
         {
@@ -217,22 +209,6 @@ impl Session {
                 waiting.submitting = true;
                 effects.push(Effect::Submit(*key));
             }
-        }
-    }
-
-    pub(super) fn drain(&mut self, now: Duration, until: Duration, effects: &mut Vec<Effect>) {
-        self.keep_link(now, effects);
-        self.watch_leases(now, effects);
-        if now >= until {
-            for key in self.running().collect::<Vec<_>>() {
-                self.break_for(key, Broken::ShuttingDown, effects);
-            }
-        }
-        self.hand_in(now, effects);
-        let flushed = self.unacked.is_empty() || !self.is_linked();
-        let in_vain = now >= until + FLUSH_TIME;
-        if (self.running.is_empty() && flushed) || in_vain {
-            self.end(Over::Stopped, effects);
         }
     }
 }

@@ -5,6 +5,8 @@ use owm_service::rng::Seed;
 
 use super::*;
 
+mod taking;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn key(n: u8) -> LeaseKey {
@@ -254,7 +256,7 @@ fn a_result_whose_acknowledgement_got_lost_is_handed_in_by_a_call() {
 fn a_draining_node_takes_nothing_finishes_and_ends() {
     let mut session = active(2);
     session.on(SECOND, lease(1));
-    assert_eq!(session.on(2 * SECOND, Event::Stop), []);
+    assert_eq!(session.on(2 * SECOND, Event::Stop), [Effect::Withdraw]);
     assert_eq!(session.phase(), Phase::Draining);
     assert_eq!(
         hand_backs(&session.on(3 * SECOND, lease(2))),
@@ -287,7 +289,8 @@ fn what_does_not_finish_while_draining_is_handed_back() {
 #[test]
 fn outside_the_hours_nothing_is_offered_or_taken() {
     let mut session = active(1);
-    session.on(SECOND, Event::Open(false));
+    let closed = session.on(SECOND, Event::Open(false));
+    assert_eq!(closed, [Effect::Withdraw], "the coordinator need not try");
     assert_eq!(
         hand_backs(&session.on(SECOND, lease(1))),
         [HandBackReason::CannotDo]

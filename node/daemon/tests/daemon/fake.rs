@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -60,6 +60,8 @@ struct State {
     membership: Mutex<Option<Duration>>,
     registrations: AtomicU32,
     refusal: Mutex<Option<&'static str>>,
+    blobs: Arc<Blobs>,
+    no_model: AtomicBool,
 }
 
 /// The poll session that stands in for a stream.
@@ -123,7 +125,23 @@ fn manifest() -> Manifest {
     }
 }
 
-async fn serve_blobs() -> String {
+/// What becomes of the next request for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlobFault {
+    /// Other bytes of the same length.
+    Lie,
+    /// Half of them.
+    Cut,
+}
+
+/// Faults to come, and how often files were asked for.
+#[derive(Debug, Default)]
+struct Blobs {
+    faults: Mutex<VecDeque<BlobFault>>,
+    asked: AtomicU32,
+}
+
+async fn serve_blobs(plan: Arc<Blobs>) -> String {
     let blobs: HashMap<String, Vec<u8>> = files()
         .into_iter()
         .map(|(_, bytes)| (format!("/v1/blobs/{}", Sha256::of(&bytes)), bytes))
@@ -133,12 +151,16 @@ async fn serve_blobs() -> String {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let blobs = Arc::clone(&blobs);
+            let (blobs, plan) = (Arc::clone(&blobs), Arc::clone(&plan));
             let service = hyper::service::service_fn(move |request: http::Request<_>| {
                 let _: &hyper::body::Incoming = request.body();
-                let (status, body) = match blobs.get(request.uri().path()) {
-                    Some(bytes) => (200, bytes.clone()),
-                    None => (404, Vec::new()),
+                plan.asked.fetch_add(1, Relaxed);
+                let fault = plan.faults.lock().unwrap().pop_front();
+                let (status, body) = match (blobs.get(request.uri().path()), fault) {
+                    (Some(bytes), None) => (200, bytes.clone()),
+                    (Some(bytes), Some(BlobFault::Lie)) => (200, vec![b'?'; bytes.len()]),
+                    (Some(bytes), Some(BlobFault::Cut)) => (200, bytes[..bytes.len() / 2].into()),
+                    (None, _) => (404, Vec::new()),
                 };
                 let response = http::Response::builder()
                     .status(status)
@@ -179,7 +201,8 @@ impl Fake {
             delegate(DelegatedRole::Instance, &instance),
             delegate(DelegatedRole::Release, &release),
         ];
-        let web_seed = serve_blobs().await;
+        let blobs = Arc::new(Blobs::default());
+        let web_seed = serve_blobs(Arc::clone(&blobs)).await;
         let network = GetNetworkResponse {
             genesis,
             delegations,
@@ -201,6 +224,8 @@ impl Fake {
             membership: Mutex::default(),
             registrations: AtomicU32::default(),
             refusal: Mutex::default(),
+            blobs,
+            no_model: AtomicBool::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -245,6 +270,21 @@ impl Fake {
 
     pub(crate) fn refuse_streams(&self, why: &'static str) {
         *self.state.refusal.lock().unwrap() = Some(why);
+    }
+
+    /// The next requests for files go wrong like this.
+    pub(crate) fn spoil_files(&self, faults: impl IntoIterator<Item = BlobFault>) {
+        self.state.blobs.faults.lock().unwrap().extend(faults);
+    }
+
+    /// How often files were asked for.
+    pub(crate) fn files_asked(&self) -> u32 {
+        self.state.blobs.asked.load(Relaxed)
+    }
+
+    /// Whether a model is published.
+    pub(crate) fn publish(&self, is_published: bool) {
+        self.state.no_model.store(!is_published, Relaxed);
     }
 
     /// Grants memberships that hold for so long.
@@ -293,7 +333,7 @@ impl Stream {
         loop {
             match self.next().await {
                 Message::Ping(n) => self.send(work_down::Message::Pong(n)).await,
-                Message::Heartbeat(_) | Message::Chunk(_) => {}
+                Message::Heartbeat(_) | Message::Chunk(_) | Message::Withdraw(_) => {}
                 // A new set of weights without credits says nothing about slots.
                 Message::Offer(offer) if offer.credits == 0 => {}
                 other => return other,
@@ -313,6 +353,25 @@ impl Stream {
         loop {
             if let work_up::Message::Ping(n) = self.next().await {
                 return self.send(work_down::Message::Pong(n)).await;
+            }
+        }
+    }
+
+    /// Waits until the node takes its slots back.
+    pub(crate) async fn withdrawn(&mut self) {
+        loop {
+            if let work_up::Message::Withdraw(withdraw) = self.next().await {
+                assert_eq!(withdraw.role, "infer");
+                return;
+            }
+        }
+    }
+
+    /// Nothing that was said so far offers a slot.
+    pub(crate) fn check_nothing_is_offered(&mut self) {
+        while let Ok(message) = self.up.try_recv() {
+            if let Some(work_up::Message::Offer(offer)) = message.message {
+                assert_eq!(offer.credits, 0, "a slot is offered");
             }
         }
     }
@@ -419,14 +478,31 @@ impl Stream {
         stream: bool,
         forced_prefix: &[u32],
     ) -> TaskId {
-        let inference = InferencePayload {
-            prompt: prompt.into(),
-            max_tokens: 100,
-            top_p: 1.0,
-            seed: 7,
-            stream,
-            ..InferencePayload::default()
-        };
+        let inference = question(prompt, stream);
+        self.send_lease(node, epoch, inference, forced_prefix, |_| {})
+            .await
+    }
+
+    /// A lease with something in it that no coordinator of ours would send, or no node can do.
+    pub(crate) async fn odd_lease(
+        &self,
+        node: &NodeKey,
+        change_question: impl FnOnce(&mut InferencePayload),
+        change_lease: impl FnOnce(&mut Lease),
+    ) -> TaskId {
+        let mut inference = question("hi", false);
+        change_question(&mut inference);
+        self.send_lease(node, 1, inference, &[], change_lease).await
+    }
+
+    async fn send_lease(
+        &self,
+        node: &NodeKey,
+        epoch: u64,
+        inference: InferencePayload,
+        forced_prefix: &[u32],
+        change: impl FnOnce(&mut Lease),
+    ) -> TaskId {
         let payload = TaskPayload {
             task: Some(Task::Inference(inference)),
         }
@@ -437,7 +513,7 @@ impl Stream {
             forced_prefix: forced_prefix.to_vec(),
         };
         let task = task_id(9);
-        let lease = Lease {
+        let mut lease = Lease {
             task_id: task.to_string(),
             epoch,
             task_type: "inference".into(),
@@ -449,8 +525,20 @@ impl Stream {
             input_hash,
             sealed_payload: seal::seal(&node.public(), &sealed.encode_to_vec()).unwrap(),
         };
+        change(&mut lease);
         self.send(work_down::Message::Lease(lease)).await;
         task
+    }
+}
+
+fn question(prompt: &str, stream: bool) -> InferencePayload {
+    InferencePayload {
+        prompt: prompt.into(),
+        max_tokens: 100,
+        top_p: 1.0,
+        seed: 7,
+        stream,
+        ..InferencePayload::default()
     }
 }
 
@@ -603,6 +691,11 @@ impl Coordinator for Service {
         &self,
         _: Request<GetModelVersionRequest>,
     ) -> Result<Response<GetModelVersionResponse>, Status> {
+        if self.0.no_model.load(Relaxed) {
+            return Err(Status::not_found(
+                "no model is published on this network yet",
+            ));
+        }
         let manifest = Some(self.0.manifest.clone());
         Ok(Response::new(GetModelVersionResponse {
             manifest,

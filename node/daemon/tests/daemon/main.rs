@@ -5,6 +5,9 @@
 
 mod echo;
 mod fake;
+mod faults;
+mod orders;
+mod program;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -29,7 +32,7 @@ use owm_proto::{
 };
 use owm_service::{
     Exit, RunError,
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     config::HumanDuration,
     dialer::{Dialer, NetworkPolicy},
     health::Readiness,
@@ -58,12 +61,16 @@ fn config() -> NodeConfig {
 }
 
 fn start(fake: &Fake, folder: &Path, config: NodeConfig) -> Node {
+    start_at(fake, folder, config, SystemClock::shared())
+}
+
+fn start_at(fake: &Fake, folder: &Path, config: NodeConfig, clock: SharedClock) -> Node {
     let home = Home::open(folder).unwrap();
     let key = Arc::new(NodeKey::load_or_create(&home.key(), &[77; 32]).unwrap());
     let gate = Arc::new(Gate::default());
     let lifecycle = Lifecycle::default();
     let frame = Frame {
-        clock: SystemClock::shared(),
+        clock,
         seed: Seed::from_os(),
         lifecycle: lifecycle.clone(),
         metrics: Registry::new(),
@@ -139,7 +146,7 @@ fn text_of(chunks: &[Chunk]) -> String {
 }
 
 /// Waits until the node's own status says so.
-async fn until(folder: &Path, says: impl Fn(&Status) -> bool) {
+async fn until(folder: &Path, mut says: impl FnMut(&Status) -> bool) {
     let socket = folder.join("control.sock");
     let asking = async {
         while !control::ask(&socket)

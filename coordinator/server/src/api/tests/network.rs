@@ -124,7 +124,10 @@ async fn nodes_come_in_pages_and_by_both_names(pool: PgPool) {
         (&by_id["node_id"], &by_id["public_key"]),
         (&json!(id), &json!(key))
     );
-    assert_eq!(by_id["connected"], true);
+    assert_eq!(
+        (&by_id["connected"], &by_id["slots"]),
+        (&json!(true), &json!(1))
+    );
     for unknown in [
         "ff".repeat(32),
         "00000000-0000-4000-8000-000000000000".into(),
@@ -161,6 +164,7 @@ async fn a_node_is_shown_without_address_hardware_or_wallet(pool: PgPool) {
         "public_key",
         "registered_at_ms",
         "reliability_permille",
+        "slots",
         "software_version",
         "status",
         "tasks_succeeded",

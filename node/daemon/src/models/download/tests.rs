@@ -12,6 +12,8 @@ use tokio::{
 use super::*;
 use crate::models::ShelfError;
 
+mod disk;
+
 /// What the server does with one request.
 #[derive(Clone, Debug)]
 enum Does {
