@@ -29,12 +29,14 @@
 //! The first struct has no defaults and lists the sections; the others give every key a default. A
 //! section may be used by several roots. `Option<T> = None` is a key that may be absent.
 
+mod examine;
 mod human;
 mod load;
 mod sample;
 
 use std::path::PathBuf;
 
+pub use examine::{Examined, examine, examine_text};
 pub use human::{HumanBytes, HumanDuration, ParseHumanError};
 pub use load::{CONFIG_BYTES_MAX, load, parse};
 pub use sample::sample;
@@ -123,6 +125,18 @@ pub enum ConfigError {
         key: String,
         /// The known one most like it.
         nearest: Option<String>,
+    },
+    /// A value that does not fit its key (from [`examine()`]; [`load()`] shows the parser's message).
+    #[error("line {line}: [{section}] {key}: {message}")]
+    Value {
+        /// Line in the file, from 1.
+        line: usize,
+        /// The section.
+        section: String,
+        /// The key; empty: the section itself.
+        key: String,
+        /// What is wrong.
+        message: String,
     },
     /// A variable of ours that overrides nothing.
     #[error("the environment variable {variable} overrides no key{}", hint(nearest.as_ref()))]

@@ -22,14 +22,18 @@ where
     T: DeserializeOwned + Documented,
 {
     let text = path.map(read).transpose()?.unwrap_or_default();
-    // Names that are no Unicode cannot be ours; a value that is none is refused by its key.
-    let env = std::env::vars_os().filter_map(|(name, value)| {
+    parse(&text, env_prefix, environment())
+}
+
+/// The process's environment. Names that are no Unicode cannot be ours; a value that is none is refused
+/// by its key.
+pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
         Some((
             name.into_string().ok()?,
             value.to_string_lossy().into_owned(),
         ))
-    });
-    parse(&text, env_prefix, env)
+    })
 }
 
 /// As [`load`], from a text and an environment given.
@@ -58,7 +62,7 @@ where
     Ok(config)
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read {
         path: path.to_owned(),
         source,
@@ -112,7 +116,7 @@ fn check_keys(text: &str, sections: &[SectionDoc]) -> Result<(), ConfigError> {
 }
 
 /// Which key a variable overrides; `None` when it is none of ours.
-fn key_of(
+pub(super) fn key_of(
     variable: &str,
     prefix: &str,
     sections: &[SectionDoc],
@@ -147,7 +151,7 @@ fn key_of(
 }
 
 /// Sets a key from a variable; a value that does not fit as TOML is tried as a string.
-fn override_key<T: DeserializeOwned>(
+pub(super) fn override_key<T: DeserializeOwned>(
     table: &mut Table,
     section: &str,
     key: &str,
@@ -187,7 +191,7 @@ fn scalar(value: &str) -> Option<Value> {
 }
 
 /// The candidate with the smallest edit distance, if it is near enough to be what was meant.
-fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
     let allowed = (word.chars().count() / 3).max(2);
     candidates
         .map(|candidate| (edit_distance(word, candidate), candidate))
