@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and exit codes (0 ok, 1 failed, 2 usage, 78 fenced). One file per
 //! command below. Must stay true: no key is ever an argument; `--json` prints one JSON value on stdout.
 
+mod doctor;
 mod earnings;
 mod init;
 mod models;
@@ -36,6 +37,8 @@ enum Command {
     Init(init::InitArgs),
     /// Runs the node until it is told to stop.
     Start(start::StartArgs),
+    /// Says what is wrong with this node and what to do about it.
+    Doctor(doctor::DoctorArgs),
     /// How the running node is.
     Status(status::StatusArgs),
     /// Checks a receipt, offline.
@@ -101,6 +104,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output { json: cli.json };
     let outcome = match cli.command {
         Command::Start(arguments) => return start::run(&arguments, output),
+        Command::Doctor(arguments) => return doctor::run(&arguments, output),
         Command::Init(arguments) => init::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),

@@ -53,6 +53,11 @@ impl Home {
         Ok(Self(folder.to_owned()))
     }
 
+    /// The folder as it is, not made if it is absent: for those who only look.
+    pub fn at(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.0
@@ -86,6 +91,11 @@ impl Home {
     /// The network's documents, for checking receipts offline.
     pub fn network(&self) -> PathBuf {
         self.0.join("network")
+    }
+
+    /// How the last run ended.
+    pub fn last_exit(&self) -> PathBuf {
+        self.0.join("last-exit.json")
     }
 
     /// Models.

@@ -14,6 +14,7 @@ use std::{
 };
 
 pub use download::{DownloadError, Fetcher, Limits};
+pub(crate) use keeper::RAM_PER_BYTE;
 pub use keeper::{Keeper, KeeperSettings};
 pub use manifest::{ManifestRefused, SignedManifest};
 use owm_proto::{Sha256, SubModelId, VersionId};

@@ -37,7 +37,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 /// The name of the highest manifest sequence in the log.
 const SEQUENCE: &str = "sequence owm/manifest/v1";
 /// Memory a loaded model takes at most, per byte of its files: f16 weights become f32.
-const RAM_PER_BYTE: u64 = 2;
+pub(crate) const RAM_PER_BYTE: u64 = 2;
 
 /// What the keeper needs.
 #[derive(Clone, Debug)]
