@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod chunk;
+pub mod doctor;
 pub mod error;
 pub mod instance;
 pub mod lease;

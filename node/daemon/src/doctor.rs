@@ -55,6 +55,8 @@ struct Ground {
     /// The configuration's path, as given.
     path: PathBuf,
     config: NodeConfig,
+    /// Whether the file could be read; else `config` is made of defaults.
+    parsed: bool,
     home: Home,
     quick: bool,
     now_ms: u64,
@@ -106,6 +108,7 @@ fn gather(options: Options, now_ms: u64) -> (Examined<NodeConfig>, Ground) {
     let known = Known::probe(&home, invite.as_ref());
     let ground = Ground {
         config: examined.config.clone(),
+        parsed: examined.parsed,
         key: KeyFacts::probe(&home),
         process: ProcessFacts::probe(&home, &config),
         path: config,
@@ -208,6 +211,9 @@ fn files_check(ground: &Ground) -> Vec<Finding> {
 }
 
 fn backup_check(ground: &Ground) -> Vec<Finding> {
+    if !ground.home.path().exists() {
+        return Vec::new(); // `identity` has told.
+    }
     let known = backup::probe(ground.home.path());
     let command = ground.command("backup");
     let what = "the key node.pem is the node, and what it is owed hangs on it";

@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use clap::CommandFactory as _;
@@ -36,16 +36,7 @@ const LIST_MAX: u32 = 10_000;
 pub(super) fn read_config(path: &Path) -> Result<Config, RunError> {
     let mut config: Config =
         owm_service::config::load(Some(path), "OWM").map_err(RunError::usage)?;
-    // Relative paths are relative to the file, wherever the command is run.
-    let base = path.parent().unwrap_or(Path::new("."));
-    let absolute = |p: &mut PathBuf| {
-        if p.is_relative() {
-            *p = base.join(&*p);
-        }
-    };
-    absolute(&mut config.identity.dir);
-    absolute(&mut config.blobs.dir);
-    config.database.url_file.as_mut().map(absolute);
+    config.resolve(path);
     Ok(config)
 }
 
@@ -63,7 +54,8 @@ fn print(json: bool, value: &serde_json::Value, text: &str) -> Result<(), RunErr
 pub(super) async fn run(context: &Context, command: Command, json: bool) -> Result<(), RunError> {
     let now = UnixMillis(context.clock.now_ms());
     match command {
-        Command::Serve(_) => Ok(()),
+        // `main` runs them.
+        Command::Serve(_) | Command::Doctor(_) => Ok(()),
         Command::Init { dir, name, chain } => init(
             context,
             &dir,

@@ -41,6 +41,9 @@ pub(super) fn live(ground: &Ground, reached: &[Reached]) -> Option<Network> {
 }
 
 pub(super) fn judge(ground: &Ground, reached: &[Reached]) -> Vec<Finding> {
+    if !ground.parsed {
+        return Vec::new(); // `settings` has told; what the file says of the invite is not known.
+    }
     let file = shell(&ground.path);
     let (invite, finding) = judge_invite(&ground.config.coordinator.invite, &file);
     let mut findings = vec![finding];
