@@ -54,8 +54,9 @@ impl Running {
         self.ready.is_some()
     }
 
+    /// A process of ours that has the health port runs, whether it answers or not.
     pub(super) fn daemon(&self) -> Daemon {
-        if self.is_up() {
+        if self.is_up() || self.pid.is_some() {
             Daemon::Runs(self.pid)
         } else {
             Daemon::Stopped
@@ -63,7 +64,7 @@ impl Running {
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
-        self.pid.filter(|_| self.is_up())
+        self.pid
     }
 
     pub(super) fn nodes(&self) -> Option<u64> {
@@ -137,6 +138,13 @@ fn judge_process(
 ) -> Finding {
     const AREA: &str = "process";
     let Some(checks) = ready else {
+        if let Some(pid) = pid {
+            let what = format!(
+                "a coordinator (pid {pid}) has the health port and does not answer: it starts, hangs, or belongs to another folder"
+            );
+            let fix = format!("wait a few seconds; if it stays: kill {pid}, then: {serve}");
+            return Finding::problem(AREA, what, fix);
+        }
         return Finding::ok(AREA, format!("not running; to start it: {serve}"));
     };
     let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
@@ -160,10 +168,7 @@ fn judge_network(stats: &Value) -> Option<Finding> {
     let connected = stats.pointer("/nodes/connected")?.as_u64()?;
     let reason = stats.get("verdict_reason")?.as_str()?;
     match stats.get("verdict")?.as_str()? {
-        "ready" => Some(Finding::ok(
-            AREA,
-            format!("{connected} nodes connected: {reason}"),
-        )),
+        "ready" => Some(Finding::ok(AREA, reason)),
         "empty" => Some(Finding::warning(
             AREA,
             "no model is published: no question can be answered",
@@ -196,6 +201,9 @@ mod tests {
         let checks = parse_ready(&up).unwrap();
         assert_eq!(judge_process(Some(&checks), None, "serve").level, Level::Ok);
         assert_eq!(judge_process(None, None, "serve").level, Level::Ok);
+        let hangs = judge_process(None, Some(7), "serve");
+        assert_eq!(hangs.level, Level::Problem);
+        assert!(hangs.what.contains("does not answer"));
     }
 
     #[test]
