@@ -193,6 +193,19 @@ impl TrustRoot {
             .collect()
     }
 
+    /// Until when `key` holds `role`, if it holds it at `now`: the latest of its delegations.
+    pub fn delegated_until(
+        &self,
+        role: DelegatedRole,
+        key: &PublicKey,
+        now: UnixMillis,
+    ) -> Option<UnixMillis> {
+        let of_key = |d: &&Delegation| d.role == role && d.key == *key;
+        let latest = self.delegations.iter().filter(of_key);
+        let latest = latest.map(|d| d.expires_at_ms).max();
+        latest.filter(|_| self.is_delegated(role, key, now))
+    }
+
     /// Keys that ever held `role` and were not revoked: durable messages outlive a delegation.
     pub fn keys_ever(&self, role: DelegatedRole) -> Vec<PublicKey> {
         self.delegations

@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod dialer;
+pub mod doctor;
 pub mod failpoint;
 pub mod health;
 pub mod lifecycle;

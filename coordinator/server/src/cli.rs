@@ -3,13 +3,17 @@
 mod backup;
 mod commands;
 mod config;
+mod doctor;
 mod man;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use owm_proto::{SubModelId, VersionId};
-use owm_service::{Program, telemetry::TelemetryOptions};
+use owm_service::{Program, RunError, telemetry::TelemetryOptions};
 
 use crate::{dispatch, rpc, serve, verdict};
 
@@ -76,6 +80,11 @@ pub enum Command {
     /// Keys for the public API.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
+    /// Say what is wrong with this coordinator and what to do about it.
+    #[command(
+        after_help = "Examples:\n  owm-coordinator doctor --config /srv/owm/coordinator.toml\n  owm-coordinator doctor --config coordinator.toml --quick --json\n\nChanges nothing; runs beside a running coordinator as well. Exit codes: 0 healthy or warnings only, 1 broken."
+    )]
+    Doctor(doctor::DoctorArgs),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -202,6 +211,9 @@ pub fn main() -> ExitCode {
     ] {
         owm_service::failpoint::register(failpoints);
     }
+    if let Command::Doctor(arguments) = cli.command {
+        return doctor::run(arguments, cli.json);
+    }
     let program = Program {
         name: "owm-coordinator",
         version: env!("CARGO_PKG_VERSION"),
@@ -210,10 +222,18 @@ pub fn main() -> ExitCode {
     owm_service::run(program, |context| async move {
         match cli.command {
             Command::Serve(config) => {
-                let config = commands::read_config(&config.config)?;
-                serve::serve(context, config).await
+                let path = config.config;
+                let hint = |error| doctor_hint(&error, &path);
+                let config = commands::read_config(&path).map_err(hint)?;
+                serve::serve(context, config).await.map_err(hint)
             }
             command => commands::run(&context, command, cli.json).await,
         }
     })
+}
+
+/// An error of a start with the way to find out more.
+fn doctor_hint(error: &RunError, config: &Path) -> RunError {
+    let config = owm_service::doctor::shell(config);
+    owm_service::doctor::hint(error, &format!("owm-coordinator doctor --config {config}"))
 }

@@ -1,7 +1,11 @@
 //! `coordinator.toml`: one struct per section, every key documented; `owm-coordinator init` writes the
 //! generated sample.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use owm_coordinator_domain::node::{AdmissionPolicy, StakePolicy, TierMinima};
 use owm_proto::{Msat, Sats, Tier};
@@ -124,6 +128,21 @@ pub enum StakeSetting {
     /// The tier's minimum must be staked.
     #[serde(rename = "required")]
     Required,
+}
+
+impl Config {
+    /// Makes relative paths relative to the file at `file`, wherever the command is run.
+    pub fn resolve(&mut self, file: &Path) {
+        let base = file.parent().unwrap_or(Path::new("."));
+        let absolute = |path: &mut PathBuf| {
+            if path.is_relative() {
+                *path = base.join(&*path);
+            }
+        };
+        absolute(&mut self.identity.dir);
+        absolute(&mut self.blobs.dir);
+        self.database.url_file.as_mut().map(absolute);
+    }
 }
 
 impl PolicySection {

@@ -242,20 +242,60 @@ fn statements(folder: &Path) -> Result<Vec<Envelope>, IdentityError> {
         .collect()
 }
 
+/// The documents in `dir`, as signed.
+struct Documents {
+    genesis: Vec<u8>,
+    delegations: Vec<Envelope>,
+    revocations: Vec<Envelope>,
+    trust: TrustRoot,
+}
+
+fn documents(dir: &Path) -> Result<Documents, IdentityError> {
+    let path = dir.join("genesis.json");
+    let genesis = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(IdentityError::Missing(dir.to_owned()));
+        }
+        Err(error) => return Err(io(&path)(error)),
+    };
+    let delegations = statements(&dir.join("delegations"))?;
+    let revocations = statements(&dir.join("revocations"))?;
+    let trust = TrustRoot::from_documents(None, &genesis, &delegations, &revocations)?;
+    Ok(Documents {
+        genesis,
+        delegations,
+        revocations,
+        trust,
+    })
+}
+
+/// The network in `dir`, without its keys.
+pub(crate) fn trust(dir: &Path) -> Result<TrustRoot, IdentityError> {
+    Ok(documents(dir)?.trust)
+}
+
+/// What users' text is encrypted with at rest.
+pub(crate) fn vault(dir: &Path) -> Result<Vault, IdentityError> {
+    let path = dir.join("data.key");
+    let bytes = secret::read_file(&path)?;
+    let key: &[u8; 32] = bytes
+        .expose()
+        .as_slice()
+        .try_into()
+        .map_err(|_| IdentityError::DataKey(path))?;
+    Ok(Vault::new(key))
+}
+
 impl Authority {
     /// Loads what `init` made and checks that the instance key may speak.
     pub fn load(dir: &Path, now: UnixMillis) -> Result<Self, IdentityError> {
-        let path = dir.join("genesis.json");
-        let genesis = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(IdentityError::Missing(dir.to_owned()));
-            }
-            Err(error) => return Err(io(&path)(error)),
-        };
-        let delegations = statements(&dir.join("delegations"))?;
-        let revocations = statements(&dir.join("revocations"))?;
-        let trust = TrustRoot::from_documents(None, &genesis, &delegations, &revocations)?;
+        let Documents {
+            genesis,
+            delegations,
+            revocations,
+            trust,
+        } = documents(dir)?;
         let instance = NodeKey::load(&dir.join("instance.pem"))?;
         if !trust.is_delegated(DelegatedRole::Instance, &instance.public(), now) {
             return Err(IdentityError::NotDelegated(instance.public()));
@@ -277,14 +317,7 @@ impl Authority {
 
     /// What users' text is encrypted with at rest.
     pub fn vault(&self) -> Result<Vault, IdentityError> {
-        let path = self.dir.join("data.key");
-        let bytes = secret::read_file(&path)?;
-        let key: &[u8; 32] = bytes
-            .expose()
-            .as_slice()
-            .try_into()
-            .map_err(|_| IdentityError::DataKey(path))?;
-        Ok(Vault::new(key))
+        vault(&self.dir)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod blobs;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod doctor;
 pub(crate) mod failpoints;
 pub mod identity;
 pub mod page;

@@ -61,16 +61,19 @@ pub enum ServeError {
     UrlText,
 }
 
+/// The database's URL, which may hold a password.
+pub(crate) fn database_url(config: &Config) -> Result<String, ServeError> {
+    let Some(path) = &config.database.url_file else {
+        return Ok(config.database.url.clone());
+    };
+    let bytes = secret::read_file(path)?;
+    let text = std::str::from_utf8(bytes.expose()).map_err(|_| ServeError::UrlText)?;
+    Ok(text.trim().to_owned())
+}
+
 /// Connects (lazily) to the configured database.
 pub fn store(config: &Config) -> Result<Store, RunError> {
-    let url = match &config.database.url_file {
-        None => config.database.url.clone(),
-        Some(path) => {
-            let bytes = secret::read_file(path).map_err(ServeError::from)?;
-            let text = std::str::from_utf8(bytes.expose()).map_err(|_| ServeError::UrlText)?;
-            text.trim().to_owned()
-        }
-    };
+    let url = database_url(config)?;
     Ok(Store::connect(&url, config.database.connections_max)?)
 }
 

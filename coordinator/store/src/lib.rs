@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod chunk;
 pub mod database;
+pub mod doctor;
 pub mod error;
 pub mod glance;
 pub mod instance;

@@ -56,7 +56,7 @@ pub struct Request {
     pub state: RequestState,
 }
 
-fn sealed_row(key: &Sha256, part: &str) -> Vec<u8> {
+pub(crate) fn sealed_row(key: &Sha256, part: &str) -> Vec<u8> {
     [b"requests.", part.as_bytes(), b":", key.as_bytes()].concat()
 }
 

@@ -4,6 +4,7 @@
 mod backup;
 mod config;
 mod config_error;
+mod doctor;
 mod drain;
 mod earnings;
 mod init;
@@ -42,6 +43,8 @@ enum Command {
     Init(init::InitArgs),
     /// Runs the node until it is told to stop.
     Start(start::StartArgs),
+    /// Says what is wrong with this node and what to do about it.
+    Doctor(doctor::DoctorArgs),
     /// How the running node is.
     Status(status::StatusArgs),
     /// Takes no new work for a while, or until `resume`.
@@ -130,6 +133,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output { json: cli.json };
     let outcome = match cli.command {
         Command::Start(arguments) => return start::run(&arguments, output),
+        Command::Doctor(arguments) => return doctor::run(&arguments, output),
         Command::Init(arguments) => init::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
         Command::Pause(arguments) => pause::run(&arguments, output),

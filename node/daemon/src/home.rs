@@ -67,6 +67,11 @@ impl Home {
         Ok(Self(folder.to_owned()))
     }
 
+    /// The folder as it is, not made if it is absent: for those who only look.
+    pub fn at(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.0
@@ -105,6 +110,11 @@ impl Home {
     /// The pause that holds, if one does.
     pub fn pause(&self) -> PathBuf {
         self.0.join("paused.json")
+    }
+
+    /// How the last run ended.
+    pub fn last_exit(&self) -> PathBuf {
+        self.0.join("last-exit.json")
     }
 
     /// Models.

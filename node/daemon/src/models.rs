@@ -18,6 +18,7 @@ use std::{
 pub use check::{Checked, Expected, FileState, check, hash_file, plan};
 pub use choice::{NoneWanted, SEQUENCE, files_of, wanted};
 pub use download::{DownloadError, Fetcher, Limits};
+pub(crate) use keeper::RAM_PER_BYTE;
 pub use keeper::{Keeper, KeeperSettings};
 pub use manifest::{ManifestRefused, SignedManifest};
 use owm_proto::{Sha256, SubModelId, VersionId};

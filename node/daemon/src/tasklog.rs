@@ -111,6 +111,11 @@ pub enum Booking {
 #[derive(Clone, Debug)]
 pub struct TaskLog(Arc<Mutex<Connection>>);
 
+/// The newest schema that this program knows.
+pub(crate) fn schema_known() -> u32 {
+    migrations::known()
+}
+
 impl TaskLog {
     /// Opens or makes the file and brings its schema up to date.
     pub fn open(path: &Path) -> Result<Self, TaskLogError> {

@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use clap::CommandFactory as _;
@@ -43,16 +43,7 @@ pub(super) fn read_config(path: &Path) -> Result<Config, RunError> {
 
 /// The configuration read from `path` with absolute paths.
 pub(super) fn beside(path: &Path, mut config: Config) -> Config {
-    // Relative paths are relative to the file, wherever the command is run.
-    let base = path.parent().unwrap_or(Path::new("."));
-    let absolute = |p: &mut PathBuf| {
-        if p.is_relative() {
-            *p = base.join(&*p);
-        }
-    };
-    absolute(&mut config.identity.dir);
-    absolute(&mut config.blobs.dir);
-    config.database.url_file.as_mut().map(absolute);
+    config.resolve(path);
     config
 }
 
@@ -70,7 +61,8 @@ pub(super) fn print(json: bool, value: &serde_json::Value, text: &str) -> Result
 pub(super) async fn run(context: &Context, command: Command, json: bool) -> Result<(), RunError> {
     let now = UnixMillis(context.clock.now_ms());
     match command {
-        Command::Serve(_) => Ok(()),
+        // `main` runs them.
+        Command::Serve(_) | Command::Doctor(_) => Ok(()),
         Command::Init { dir, name, chain } => init(
             context,
             &dir,

@@ -7,6 +7,7 @@ use owm_proto::{NodeKey, invite::Invite};
 use owm_service::{
     Context, Program, RunError,
     dialer::{Dialer, NetworkPolicy},
+    doctor,
     health::Readiness,
     supervisor,
     telemetry::{LogFormat, TelemetryOptions},
@@ -19,9 +20,10 @@ use crate::{
     engine::EngineLoader,
     hardware::{Backend, Hardware},
     home::Home,
+    last_exit::LastExit,
 };
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Example:\n  owm-node start --config ~/.owm/node/owm.toml\n\n\
     Exit codes: 0 stopped as asked, 1 failed, 2 configuration wrong, 78 another process has this \
@@ -35,8 +37,9 @@ pub(super) struct StartArgs {
 pub(super) fn run(arguments: &StartArgs, output: Output) -> ExitCode {
     let (path, config) = match arguments.config.load() {
         Ok(loaded) => loaded,
-        Err(error) => return finish(Err(error), output),
+        Err(error) => return finish(Err(arguments.with_hint(&error)), output),
     };
+    let hinting = arguments.clone();
     let format = match config.log.format {
         config::LogFormat::Auto => None,
         config::LogFormat::Human => Some(LogFormat::Human),
@@ -52,13 +55,31 @@ pub(super) fn run(arguments: &StartArgs, output: Output) -> ExitCode {
         telemetry,
     };
     owm_service::run(program, async move |context| {
-        let home = Home::open(&config.data_folder(&path))?;
-        serve(context, config, home).await
+        let run = async move {
+            let home = Home::open(&config.data_folder(&path))?;
+            let _lock = home.lock()?;
+            LastExit::forget(&home);
+            let clock = Arc::clone(&context.clock);
+            let outcome = serve(context, config, home.clone()).await;
+            LastExit::of(&outcome, clock.now_ms()).store(&home);
+            outcome
+        };
+        run.await.map_err(|error| hinting.with_hint(&error))
     })
 }
 
+impl StartArgs {
+    /// The error with the way to find out more.
+    fn with_hint(&self, error: &RunError) -> RunError {
+        let command = match &self.config.config {
+            Some(path) => format!("owm-node doctor --config {}", doctor::shell(path)),
+            None => "owm-node doctor".to_owned(),
+        };
+        doctor::hint(error, &command)
+    }
+}
+
 async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), RunError> {
-    let _lock = home.lock()?;
     if config.coordinator.invite.is_empty() {
         return Err(RunError::usage(
             "[coordinator] invite is empty; run owm-node init --join <invite>",

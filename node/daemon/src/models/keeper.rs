@@ -38,7 +38,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 /// Between two looks whether another process has finished with the shelf.
 const LOCK_EVERY: Duration = Duration::from_millis(500);
 /// Memory a loaded model takes at most, per byte of its files: f16 weights become f32.
-const RAM_PER_BYTE: u64 = 2;
+pub(crate) const RAM_PER_BYTE: u64 = 2;
 
 /// What the keeper needs.
 #[derive(Clone, Debug)]

@@ -43,9 +43,14 @@ const STEPS: &[&str] = &["
     ) STRICT;
 "];
 
+/// How many steps there are.
+pub(super) const fn known() -> u32 {
+    STEPS.len() as u32
+}
+
 /// Applies what is missing.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), TaskLogError> {
-    let known = STEPS.len() as u32;
+    let known = known();
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(TaskLogError::Newer { found, known });
