@@ -9,6 +9,8 @@ pub mod clock;
 pub mod config;
 pub mod dialer;
 pub mod failpoint;
+pub mod files;
+pub mod gate;
 pub mod health;
 pub mod lifecycle;
 pub mod metrics;
