@@ -8,6 +8,7 @@ pub mod blobs;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod http;
 pub mod identity;
 pub mod publish;
 pub mod rpc;

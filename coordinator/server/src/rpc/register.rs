@@ -110,7 +110,7 @@ impl NodeService {
             UnixMillis(body.issued_at_ms),
             UnixMillis(body.expires_at_ms),
         );
-        check_time(issued, expires, self.app.now()).map_err(envelope_status)?;
+        check_time(issued, expires, self.app.wall()).map_err(envelope_status)?;
         let binding: Vec<Envelope> = body
             .owner_binding
             .into_iter()
@@ -204,7 +204,7 @@ impl NodeService {
             reasons,
             heartbeat_secs: self.app.config.scheduler.heartbeat.get().as_secs() as u32,
             stake_policy: self.app.stake_policy_str().to_owned(),
-            coordinator_time_ms: now.0,
+            coordinator_time_ms: self.app.wall().0,
         }
     }
 }
