@@ -65,6 +65,7 @@ pub struct Coordinator {
     program: PathBuf,
     log: PathBuf,
     ports: CoordinatorPorts,
+    filter: Option<String>,
     process: Option<Process>,
 }
 
@@ -84,6 +85,7 @@ impl Coordinator {
             program: paths::program("owm-coordinator")?,
             log: log.to_owned(),
             ports,
+            filter: None,
             process: None,
         };
         if !dir.join("genesis.json").exists() {
@@ -161,6 +163,7 @@ impl Coordinator {
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
+            .logging(self.filter.as_deref())
             .start()?;
         let url = self.health_url();
         process
@@ -184,6 +187,11 @@ impl Coordinator {
             process.kill().await?;
         }
         Ok(())
+    }
+
+    /// What it logs from its next start on (`OWM_LOG`).
+    pub fn set_log(&mut self, filter: Option<String>) {
+        self.filter = filter;
     }
 
     /// Runs a subcommand with `--config` and gives its standard output.

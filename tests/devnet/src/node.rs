@@ -34,6 +34,7 @@ pub struct Node {
     program: PathBuf,
     log: PathBuf,
     health: Port,
+    filter: Option<String>,
     process: Option<Process>,
 }
 
@@ -54,6 +55,7 @@ impl Node {
             program: paths::program("owm-node")?,
             log: log.to_owned(),
             health,
+            filter: None,
             process: None,
         };
         if !node.config.exists() {
@@ -81,6 +83,7 @@ impl Node {
             .arg("start")
             .arg("--config")
             .arg(&self.config)
+            .logging(self.filter.as_deref())
             .start()?;
         self.process = Some(process);
         Ok(())
@@ -133,6 +136,21 @@ impl Node {
             process.kill().await?;
         }
         Ok(())
+    }
+
+    /// Sets a key of its configuration, for its next start.
+    pub fn set(
+        &self,
+        section: &'static str,
+        key: &'static str,
+        value: impl Into<Value>,
+    ) -> Result<()> {
+        settings::set(&self.config, "", vec![(section, key, value.into())])
+    }
+
+    /// What it logs from its next start on (`OWM_LOG`).
+    pub fn set_log(&mut self, filter: Option<String>) {
+        self.filter = filter;
     }
 
     /// Runs a subcommand with `--config` and gives its standard output.

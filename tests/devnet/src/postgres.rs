@@ -17,7 +17,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -54,6 +57,8 @@ pub struct PostgresOptions {
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
+    install: Install,
+    server: Spawn,
     dir: PathBuf,
     url: String,
     port: Port,
@@ -129,9 +134,11 @@ impl Postgres {
             "postgres://{USER}:{password}@127.0.0.1:{}/{USER}",
             port.number()
         );
-        let process = spawn.start()?;
+        let process = spawn.clone().start()?;
         let mut postgres = Self {
             process,
+            install: install.clone(),
+            server: spawn,
             dir,
             url,
             port,
@@ -140,6 +147,69 @@ impl Postgres {
         postgres.wait_ready(install).await?;
         postgres.create_database(install, &password).await?;
         Ok(postgres)
+    }
+
+    /// Ends the server and keeps everything else: [`Self::start_again`] goes on with it.
+    pub async fn stop_server(&mut self) -> Result<()> {
+        self.process.stop(STOP_GRACE).await?;
+        Ok(())
+    }
+
+    /// Starts the server on the same port after [`Self::stop_server`], and waits until it answers.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.process = self.server.clone().start()?;
+        let install = self.install.clone();
+        self.wait_ready(&install).await
+    }
+
+    /// Stops all its processes where they stand (`SIGSTOP`): connections stay open, nothing answers.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal_all(Signal::SIGSTOP)
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal_all(Signal::SIGCONT)
+    }
+
+    /// To the server and its children, each of which has a process group of its own.
+    fn signal_all(&mut self, signal: Signal) -> Result<()> {
+        let server = self.process.pid();
+        kill(Pid::from_raw(server), signal).context("cannot signal Postgres")?;
+        let list = format!("/proc/{server}/task/{server}/children");
+        let children = fs::read_to_string(&list).with_context(|| format!("cannot read {list}"))?;
+        for child in children.split_whitespace() {
+            let pid = child.parse().context("a process id is a number")?;
+            // One that has ended meanwhile needs no signal.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        Ok(())
+    }
+
+    /// What `psql` prints for `sql`, unaligned, without headers.
+    pub async fn query(&self, sql: &str) -> Result<String> {
+        self.client("psql", &["-X", "-A", "-t", "-q", "-c", sql])
+            .await
+    }
+
+    /// All rows of all tables as SQL; binary columns as hexadecimal digits.
+    pub async fn dump(&self) -> Result<String> {
+        self.client("pg_dump", &["--data-only", "--inserts"]).await
+    }
+
+    async fn client(&self, program: &str, args: &[&str]) -> Result<String> {
+        let output = Command::new(self.install.program(program))
+            .args(args)
+            .args(["-d", &self.url])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .with_context(|| format!("cannot start {program}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} failed: {}", said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// `postgres://…` with the password in it.
