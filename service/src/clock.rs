@@ -3,6 +3,8 @@
 //! Every daemon, store and rule takes a [`SharedClock`]; only [`SystemClock`] here may ask the
 //! machine what time it is. Must stay true: `monotonic` never goes back, whatever `now_ms` does.
 
+mod steady;
+
 use std::{
     fmt::Debug,
     sync::{
@@ -11,6 +13,8 @@ use std::{
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+pub use steady::SteadyClock;
 
 /// The variable that skews [`SystemClock`] by so many milliseconds (may be negative).
 /// Read only in builds with debug assertions, so that a test can give one process a wrong clock.

@@ -1,7 +1,8 @@
 //! The health port of every daemon: `/livez`, `/readyz`, `/metrics` on a loopback address.
 //!
 //! A daemon binds it first and keeps [`Running`] until its last work is done. Must stay true: it
-//! listens on loopback only, answers while the daemon drains, and never shows anything private.
+//! listens on loopback only, answers while the daemon drains and while others hold connections that say
+//! nothing, and never shows anything private.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +19,13 @@ use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Registry;
+use crate::{
+    gate::{Gate, GateLimits, GateMetrics},
+    metrics::Registry,
+};
 
 /// Connections at the same time: a supervisor, a scraper and a person are three.
 const CONNECTIONS_MAX: usize = 32;
@@ -133,14 +137,15 @@ impl HealthServer {
     }
 
     async fn serve(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        // All of them are loopback. An answer goes out in one piece, so none counts as in use.
+        let limits = GateLimits::new(CONNECTIONS_MAX, CONNECTIONS_MAX);
+        let gate = Gate::new("health", limits, GateMetrics::default());
         loop {
-            let permit = Arc::clone(&permits)
-                .acquire_owned()
-                .await
-                .expect("nobody closes this semaphore");
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, pass) = match listener.accept().await {
+                Ok((stream, remote)) => match gate.enter(remote.ip()) {
+                    Some(pass) => (stream, pass),
+                    None => continue,
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a health check, trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -153,15 +158,17 @@ impl HealthServer {
                     let response = this.respond(request.method(), request.uri().path());
                     async move { Ok::<_, Infallible>(response) }
                 });
-                let served = hyper::server::conn::http1::Builder::new()
+                let serving = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                    .serve_connection(TokioIo::new(stream), service);
+                let served = tokio::select! {
+                    served = serving => served,
+                    () = pass.thrown_out() => return,
+                };
                 if let Err(error) = served {
                     tracing::debug!(%error, "health check connection broke");
                 }
-                drop(permit);
             }));
         }
     }
@@ -297,6 +304,20 @@ mod tests {
             "{body}"
         );
         assert_eq!(get(&running, "/").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_nobody_out() {
+        let (running, ..) = start().await;
+        let dialer = Dialer::new(NetworkPolicy::LoopbackOnly);
+        let mut silent = vec![];
+        for _ in 0..2 * CONNECTIONS_MAX {
+            let (host, port) = (running.addr.ip().to_string(), running.addr.port());
+            let dialled = dialer.dial(&host, port, Duration::from_secs(10)).await;
+            silent.push(dialled.unwrap());
+        }
+        assert_eq!(get(&running, "/livez").await.0, 200);
+        drop(silent);
     }
 
     #[tokio::test]

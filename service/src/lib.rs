@@ -11,6 +11,8 @@ pub mod config;
 pub mod dialer;
 pub mod doctor;
 pub mod failpoint;
+pub mod files;
+pub mod gate;
 pub mod health;
 pub mod lifecycle;
 pub mod metrics;

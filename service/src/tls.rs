@@ -20,7 +20,10 @@ pub use grpc::{
     ConnectFailure, GrpcOptions, TargetError, connect_failure, grpc_channel, grpc_channel_with,
 };
 pub use identity::{Identity, IdentityError};
-pub use listener::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, TlsIo, TlsLimits, serve_tls};
+pub use listener::{
+    CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
+    HANDSHAKES_PER_ADDRESS_MAX, TlsIo, TlsLimits, serve_tls, serve_tls_counted,
+};
 use rustls::{ClientConfig, ServerConfig};
 pub use verify::{CERTIFICATE_BYTES_MAX, PeerKeyError, PinMismatch, peer_key_from_cert};
 

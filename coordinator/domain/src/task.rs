@@ -70,6 +70,16 @@ impl HandBackReason {
             Wire::InputRefused => Some(Self::InputRefused),
         }
     }
+
+    /// What is believed of it: an input whose answer has begun (`delivered`) was taken by a node, so a
+    /// node that refuses it has failed, and another tries.
+    #[must_use]
+    pub fn believed(self, delivered: bool) -> Self {
+        match self {
+            Self::InputRefused if delivered => Self::Failed,
+            other => other,
+        }
+    }
 }
 
 stored_enum! {

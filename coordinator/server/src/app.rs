@@ -14,7 +14,10 @@ use owm_coordinator_store::{
     model::{ModelVersion, model_lookup},
 };
 use owm_proto::{PublicKey, UnixMillis, genesis::NetworkId};
-use owm_service::{clock::SharedClock, rng::Seed};
+use owm_service::{
+    clock::{SharedClock, SteadyClock},
+    rng::Seed,
+};
 use rand_chacha::ChaCha20Rng;
 
 use crate::{
@@ -22,6 +25,8 @@ use crate::{
     page::Feed, rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
 };
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 pub mod testing;
 
@@ -53,10 +58,14 @@ pub struct Parts {
     pub signs: SignSender,
     /// The public page, made at most once a second for all who look.
     pub page: Feed,
-    /// The time.
+    /// The time that leases, sessions and deadlines are judged by: it does not jump.
     pub clock: SharedClock,
+    /// The machine's own time, for what strangers have signed.
+    wall: SharedClock,
     /// The root of this process's randomness.
     pub seed: Seed,
+    /// When this process last wrote that it lives; 0: not yet.
+    alive_at: AtomicU64,
     requests: AtomicU64,
     model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
 }
@@ -91,7 +100,7 @@ pub struct Ingredients {
     pub chunks: ChunkSender,
     /// Takes signs of life.
     pub signs: SignSender,
-    /// The time.
+    /// The machine's time.
     pub clock: SharedClock,
     /// Randomness.
     pub seed: Seed,
@@ -112,16 +121,33 @@ impl App {
             chunks: with.chunks,
             signs: with.signs,
             page: Feed::new(UnixMillis(with.clock.now_ms())),
-            clock: with.clock,
+            clock: SteadyClock::shared(with.clock.clone()),
+            wall: with.clock,
             seed: with.seed,
+            alive_at: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             model: Mutex::new(None),
         }))
     }
 
-    /// The time.
+    /// The time; it does not jump.
     pub fn now(&self) -> UnixMillis {
         UnixMillis(self.clock.now_ms())
+    }
+
+    /// The machine's time, jumps included: what strangers say of time is held against this.
+    pub fn wall(&self) -> UnixMillis {
+        UnixMillis(self.wall.now_ms())
+    }
+
+    /// When this process last wrote that it lives.
+    pub(crate) fn alive_at(&self) -> UnixMillis {
+        UnixMillis(self.alive_at.load(Ordering::Relaxed))
+    }
+
+    /// It has just written that it lives.
+    pub(crate) fn mark_alive(&self, now: UnixMillis) {
+        self.alive_at.store(now.0, Ordering::Relaxed);
     }
 
     /// The network.

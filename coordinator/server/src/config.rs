@@ -9,8 +9,17 @@ use std::{
 
 use owm_coordinator_domain::node::{AdmissionPolicy, StakePolicy, TierMinima};
 use owm_proto::{Msat, Sats, Tier};
-use owm_service::config::HumanDuration;
+use owm_service::{
+    config::HumanDuration,
+    gate::GateLimits,
+    tls::{
+        CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX,
+        TlsLimits,
+    },
+};
 use serde::{Deserialize, Serialize};
+
+use crate::http::HttpLimits;
 
 owm_service::config! {
     /// A coordinator's configuration.
@@ -57,6 +66,15 @@ owm_service::config! {
     pub struct RpcSection {
         /// Address and port to listen on.
         pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000)),
+        /// Nodes' connections at the same time; each takes some 48 KB and an open file.
+        pub connections_max: u32 = CONNECTIONS_MAX as u32,
+        /// Of these from one IPv4 address or IPv6 /64. Loopback (an onion service) counts against
+        /// `connections_max` only.
+        pub connections_per_address: u32 = CONNECTIONS_PER_ADDRESS_MAX as u32,
+        /// TLS handshakes at the same time. When all are taken, the oldest unfinished one is thrown out.
+        pub handshakes_max: u32 = HANDSHAKES_MAX as u32,
+        /// Of these from one address; loopback as above.
+        pub handshakes_per_address: u32 = HANDSHAKES_PER_ADDRESS_MAX as u32,
     }
 
     /// The public HTTP API.
@@ -65,6 +83,16 @@ owm_service::config! {
         pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
         /// No API key asked. Devnet only: refused off loopback and for forwarded requests.
         pub open: bool = false,
+        /// Connections at the same time. When all are taken, the one that has been idle for the longest
+        /// makes room; one with a request in work never does.
+        pub connections_max: u32 = 1_024,
+        /// Of these from one IPv4 address or IPv6 /64. Loopback (a proxy in front, a devnet) counts
+        /// against `connections_max` only: let a proxy limit its clients.
+        pub connections_per_address: u32 = 64,
+        /// How long a request's head may take to arrive, and how long a connection may be idle.
+        pub head_timeout: HumanDuration = HumanDuration::from_secs(20),
+        /// How long a reader may take nothing of an answer that is ready before he is cut off.
+        pub stall_timeout: HumanDuration = HumanDuration::from_secs(60),
     }
 
     /// The object store of published files.
@@ -143,6 +171,32 @@ impl Config {
         absolute(&mut self.blobs.dir);
         self.database.url_file.as_mut().map(absolute);
     }
+}
+
+impl RpcSection {
+    /// As the listener takes them.
+    pub fn limits(&self) -> TlsLimits {
+        TlsLimits {
+            handshakes: gate(self.handshakes_max, self.handshakes_per_address),
+            connections: gate(self.connections_max, self.connections_per_address),
+            ..TlsLimits::default()
+        }
+    }
+}
+
+impl ApiSection {
+    /// As the listener takes them.
+    pub fn limits(&self) -> HttpLimits {
+        HttpLimits {
+            connections: gate(self.connections_max, self.connections_per_address),
+            head_timeout: self.head_timeout.get(),
+            stall_timeout: self.stall_timeout.get(),
+        }
+    }
+}
+
+fn gate(total: u32, per_address: u32) -> GateLimits {
+    GateLimits::new(total as usize, per_address as usize)
 }
 
 impl PolicySection {

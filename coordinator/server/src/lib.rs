@@ -11,6 +11,7 @@ pub mod config;
 pub mod dispatch;
 pub mod doctor;
 pub(crate) mod failpoints;
+pub mod http;
 pub mod identity;
 pub mod page;
 pub mod publish;

@@ -9,6 +9,9 @@ mod poll;
 mod register;
 mod work;
 
+#[cfg(test)]
+mod faults;
+
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
@@ -21,7 +24,10 @@ use owm_proto::{
     limits::GRPC_MESSAGE_BYTES_MAX,
     wire::coordinator::{self as wire, coordinator_server},
 };
-use owm_service::tls::{Identity, PeerKey, TlsLimits, serve_tls, server_config};
+use owm_service::{
+    gate::GateMetrics,
+    tls::{Identity, PeerKey, serve_tls_counted, server_config},
+};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,12 +39,22 @@ const CALLS_PER_CONNECTION_MAX: usize = 64;
 /// HTTP/2 streams that a client reset and we have not dealt with yet (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 32;
 
+/// Streams of one connection that a client may open: as many as are served, and a few that wait.
+const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+/// Streams that we reset because the client broke the protocol, before the connection ends
+/// (CVE-2025-8671).
+const LOCAL_RESETS_MAX: usize = 64;
+
 /// Headers of one call; ours have a few hundred bytes.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
-/// An idle connection is asked after this whether it still lives (gRPC allows no less than five
-/// minutes without data; the Work stream pings on its own).
-const KEEPALIVE: Duration = Duration::from_mins(5);
+/// An idle connection is asked after this whether it still lives. (The five minutes that gRPC asks for
+/// bind clients, not servers.)
+const KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// A peer that has not answered by then is dead: its place and memory are free again.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The service behind the generated trait.
 #[derive(Clone, Debug)]
@@ -172,18 +188,23 @@ impl NodeService {
 pub async fn serve(
     app: App,
     listener: TcpListener,
+    metrics: GateMetrics,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let identity = Identity::from_pkcs8_der(&app.authority.instance.to_pkcs8_der())?;
-    let incoming = serve_tls(listener, server_config(&identity), TlsLimits::default());
+    let limits = app.config.rpc.limits();
+    let incoming = serve_tls_counted(listener, server_config(&identity), limits, metrics);
     let service = coordinator_server::CoordinatorServer::new(NodeService::new(app))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop)
         .await?;

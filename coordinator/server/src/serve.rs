@@ -7,6 +7,7 @@ use owm_coordinator_store::Store;
 use owm_proto::UnixMillis;
 use owm_service::{
     Context, RunError,
+    gate::GateMetrics,
     health::Readiness,
     reconcile::{self, Schedule},
     secret, supervisor,
@@ -19,10 +20,11 @@ use crate::{
     blobs::Blobs,
     config::Config,
     dispatch::{self, DispatchHandle},
+    http,
     identity::Authority,
     page,
     rpc::{self, chunks},
-    tasks::{alive, announce, due, gone, outbox, purge, signs, standing},
+    tasks::{alive, announce, database, due, gone, outbox, purge, signs, standing},
 };
 
 /// Between two tries to reach a database that is not there yet.
@@ -103,6 +105,9 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
         readiness.check("rpc"),
         readiness.check("api"),
     );
+    // Connections are open files; the limits of [rpc] and [api] need more than the usual 1,024.
+    let files = owm_service::files::raise_limit();
+    tracing::debug!(files, "open files allowed");
     let rpc_listener = listen(config.rpc.listen, "rpc").await?;
     let api_listener = listen(config.api.listen, "api").await?;
     let _health = context.health(readiness).bind(config.health.listen).await?;
@@ -130,6 +135,8 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
     // Before anything judges a lease: a silence of all coordinators extends them.
     alive::mark(&app).await?;
     start_loops(&context, &app, chunk_receiver, sign_receiver);
+    let watched = database::watch(app.store.clone(), db_ready, context.lifecycle.soft());
+    context.lifecycle.spawn("database", watched);
     start_listeners(&context, &app, rpc_listener, api_listener);
     rpc_ready.ready();
     api_ready.ready();
@@ -211,24 +218,22 @@ fn start_listeners(
     let soft = context.lifecycle.soft();
     let stop = soft.clone();
     let rpc_app = app.clone();
+    let metrics = GateMetrics::register(&context.metrics);
+    let rpc_metrics = metrics.clone();
     context.lifecycle.spawn("rpc", async move {
         // Work streams never end by themselves: they are cut at the soft stop, and nodes come back.
         tokio::select! {
-            served = rpc::serve(rpc_app, rpc_listener, stop.cancelled()) => served,
+            served = rpc::serve(rpc_app, rpc_listener, rpc_metrics, stop.cancelled()) => served,
             () = async { soft.cancelled().await; tokio::time::sleep(RPC_DRAIN).await } => Ok(()),
         }
     });
     let router = api::router(app.clone());
     let stop = context.lifecycle.soft();
+    let limits = app.config.api.limits();
     context.lifecycle.spawn("api", async move {
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let ended = stop.clone();
         tokio::select! {
-            served = async {
-                axum::serve(api_listener, service)
-                    .with_graceful_shutdown(async move { stop.cancelled().await })
-                    .await
-            } => served,
+            served = http::serve(api_listener, router, limits, metrics, stop) => served,
             () = async { ended.cancelled().await; tokio::time::sleep(API_DRAIN).await } => Ok(()),
         }
     });

@@ -16,9 +16,11 @@ use owm_proto::{
     NodeId, PublicKey, Role, SessionId, Sha256, TaskId, UnixMillis, limits::CREDITS_MAX,
     wire::coordinator as wire,
 };
-use tokio::sync::mpsc;
+use owm_service::CancellationToken;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
-/// Messages waiting for one node: a node that takes none for this long is treated as lost.
+/// Messages waiting for one node: a node that lets so many pile up takes nothing any more, and its
+/// session counts as lost.
 pub const DOWN_PENDING_MAX: usize = 1_024;
 
 /// The way down to a node.
@@ -49,6 +51,10 @@ struct Session {
     lost_at: Option<UnixMillis>,
     last_sign_at: UnixMillis,
     polls: bool,
+    /// Its queue was full: nothing reaches it any more.
+    overflowed: bool,
+    /// Ends its stream then.
+    cut: CancellationToken,
     /// Slots it had when a lease last ended, and when: its next offer is on its way.
     slots_before: (u32, UnixMillis),
     /// Whether it has withdrawn its slots since its last offer: then no offer is on its way.
@@ -147,6 +153,8 @@ impl Sessions {
             lost_at: None,
             last_sign_at: opening.now,
             polls: opening.polls,
+            overflowed: false,
+            cut: CancellationToken::new(),
             slots_before: (0, opening.now),
             withdrawn: false,
         };
@@ -180,7 +188,23 @@ impl Sessions {
 
     /// Whether `seat` is the one that counts for its node.
     pub fn is_current(&self, seat: Seat) -> bool {
-        self.with_seat(seat, |_| ()).is_some()
+        self.with_seat(seat, |s| !s.overflowed) == Some(true)
+    }
+
+    /// Cancelled when the session is cut off because its node takes nothing.
+    pub fn cut(&self, seat: Seat) -> CancellationToken {
+        let cut = self.with_seat(seat, |s| s.cut.clone());
+        cut.unwrap_or_else(|| {
+            let gone = CancellationToken::new();
+            gone.cancel();
+            gone
+        })
+    }
+
+    /// Whether the node works on this lease, as far as is known here.
+    pub fn is_running(&self, seat: Seat, task: TaskId, epoch: u64) -> bool {
+        let is_it = |s: &mut Session| s.running.get(&task).is_some_and(|(e, _)| *e == epoch);
+        self.with_seat(seat, is_it) == Some(true)
     }
 
     /// Whether a node has a session here.
@@ -242,7 +266,10 @@ impl Sessions {
         gone: impl Fn(bool, UnixMillis, Option<UnixMillis>) -> bool,
     ) -> Vec<(NodeId, SessionId)> {
         self.with(|all| {
-            all.extract_if(|_, s| gone(s.polls, s.last_sign_at, s.lost_at))
+            // A stream that is cut off has the usual time to come back; polls have no stream to lose.
+            let is_gone =
+                |s: &Session| s.polls && s.overflowed || gone(s.polls, s.last_sign_at, s.lost_at);
+            all.extract_if(|_, s| is_gone(s))
                 .map(|(id, s)| (id, s.run))
                 .collect()
         })
@@ -292,13 +319,7 @@ impl Sessions {
         lease: wire::Lease,
     ) -> bool {
         let delivered = self.with_seat(seat, |s| {
-            let message = wire::WorkDown {
-                message: Some(wire::work_down::Message::Lease(lease)),
-            };
-            let sent = s
-                .down
-                .as_ref()
-                .is_some_and(|down| down.try_send(message).is_ok());
+            let sent = s.tell(wire::work_down::Message::Lease(lease));
             if sent {
                 let free = s.facts.credits.of_mut(role);
                 *free = free.saturating_sub(1);
@@ -325,10 +346,8 @@ impl Sessions {
     /// Sends a message to one node, if it is there and keeps up.
     pub fn send(&self, node: NodeId, message: wire::work_down::Message) {
         self.with(|all| {
-            if let Some(down) = all.get(&node).and_then(|s| s.down.as_ref()) {
-                drop(down.try_send(wire::WorkDown {
-                    message: Some(message),
-                }));
+            if let Some(s) = all.get_mut(&node) {
+                s.tell(message);
             }
         });
     }
@@ -336,10 +355,8 @@ impl Sessions {
     /// Sends a message to everybody.
     pub fn broadcast(&self, message: &wire::work_down::Message) {
         self.with(|all| {
-            for down in all.values().filter_map(|s| s.down.as_ref()) {
-                drop(down.try_send(wire::WorkDown {
-                    message: Some(message.clone()),
-                }));
+            for s in all.values_mut() {
+                s.tell(message.clone());
             }
         });
     }
@@ -406,6 +423,27 @@ fn fenced() -> wire::WorkDown {
 }
 
 impl Session {
+    /// `false`: it can't be told. A full queue ends the session's way down.
+    fn tell(&mut self, message: wire::work_down::Message) -> bool {
+        let Some(down) = &self.down else { return false };
+        let message = wire::WorkDown {
+            message: Some(message),
+        };
+        match down.try_send(message) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!(node.id = %self.seat.node, "the node takes no messages; its session counts as lost");
+                self.overflowed = true;
+                self.down = None;
+                self.facts.credits = Credits::default();
+                self.count_slots();
+                self.cut.cancel();
+                false
+            }
+        }
+    }
+
     /// Inference slots, one that is about to be offered again included.
     fn slots(&self, now: UnixMillis) -> u32 {
         let (before, at) = self.slots_before;

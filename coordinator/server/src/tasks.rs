@@ -2,6 +2,7 @@
 
 pub mod alive;
 pub mod announce;
+pub mod database;
 pub mod due;
 pub mod gone;
 pub mod outbox;

@@ -348,11 +348,18 @@ pub struct PollWorkRequest {
     pub messages: ::prost::alloc::vec::Vec<WorkUp>,
     #[prost(uint32, tag = "2")]
     pub wait_ms: u32,
+    /// Of a request that only listens: the number of the last such request's answer that arrived, 0 before
+    /// the first. An answer that did not arrive is given again. Absent: the node does not confirm.
+    #[prost(uint64, optional, tag = "3")]
+    pub heard: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PollWorkResponse {
     #[prost(message, repeated, tag = "1")]
     pub messages: ::prost::alloc::vec::Vec<WorkDown>,
+    /// rises with each answer to a request that only listens; 0 in others
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitTaskResultRequest {

@@ -16,6 +16,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::gate::GateLimits;
 
 /// A certificate with an RSA key, made once with `openssl req -x509 -newkey rsa:2048`; its private
 /// key was thrown away.
@@ -214,7 +215,8 @@ async fn stalled_clients_do_not_block_another() {
 async fn stalled_clients_that_fill_every_place_are_thrown_out() {
     let limits = TlsLimits {
         handshake_timeout: Duration::from_millis(200),
-        handshakes_max: 2,
+        handshakes: GateLimits::new(2, 1),
+        ..TlsLimits::default()
     };
     let server = serve(limits).await;
     let stalled = [tcp(&server).await, tcp(&server).await];
@@ -225,6 +227,69 @@ async fn stalled_clients_that_fill_every_place_are_thrown_out() {
     for mut stream in stalled {
         assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_half_open_handshakes_pushes_out_its_own() {
+    // Nobody is thrown out by time in this test.
+    let limits = TlsLimits {
+        handshake_timeout: Duration::from_hours(1),
+        handshakes: GateLimits::new(8, 8),
+        ..TlsLimits::default()
+    };
+    let server = serve(limits).await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        stalled.push(tcp(&server).await);
+    }
+    let client = Identity::generate().unwrap();
+    for _ in 0..3 {
+        whoami(&server, client_config(&client, server.key))
+            .await
+            .unwrap();
+    }
+    for stream in stalled.iter_mut().take(30) {
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_address_with_too_many_connections_gets_no_more_until_one_ends() {
+    let mut connections = GateLimits::new(64, 64);
+    connections.per_loopback = 2;
+    let limits = TlsLimits {
+        connections,
+        ..TlsLimits::default()
+    };
+    let identity = Identity::generate().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = TestServer {
+        addr: listener.local_addr().unwrap(),
+        key: identity.public_key(),
+    };
+    let mut incoming = serve_tls(listener, server_config(&identity), limits);
+    let client = Identity::generate().unwrap();
+    let name = ServerName::try_from("owm.invalid").unwrap();
+    let connector = TlsConnector::from(client_config(&client, server.key));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let connected = connector.connect(name.clone(), tcp(&server).await);
+        let (ours, theirs) = tokio::join!(connected, incoming.next());
+        held.push((ours.unwrap(), theirs.unwrap().unwrap()));
+    }
+    let refused = async {
+        let mut io = connector.connect(name.clone(), tcp(&server).await).await?;
+        io.read_u8().await
+    };
+    tokio::select! {
+        refused = refused => drop(refused.unwrap_err()),
+        next = incoming.next() => panic!("a third one came through: {next:?}"),
+    }
+    held.pop();
+    let connected = connector.connect(name, tcp(&server).await);
+    let (ours, theirs) = tokio::join!(connected, incoming.next());
+    ours.unwrap();
+    theirs.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ pub struct Coordinator {
     log: PathBuf,
     ports: CoordinatorPorts,
     environment: Vec<(String, String)>,
+    filter: Option<String>,
     process: Option<Process>,
 }
 
@@ -86,6 +87,7 @@ impl Coordinator {
             log: log.to_owned(),
             ports,
             environment: Vec::new(),
+            filter: None,
             process: None,
         };
         if !dir.join("genesis.json").exists() {
@@ -169,6 +171,7 @@ impl Coordinator {
             .arg("--config")
             .arg(&self.config)
             .envs(&self.environment)
+            .logging(self.filter.as_deref())
             .start()?;
         self.process = Some(process);
         Ok(())
@@ -208,6 +211,11 @@ impl Coordinator {
             process.kill().await?;
         }
         Ok(())
+    }
+
+    /// What it logs from its next start on (`OWM_LOG`).
+    pub fn set_log(&mut self, filter: Option<String>) {
+        self.filter = filter;
     }
 
     /// Runs a subcommand with `--config` and gives its standard output.

@@ -92,6 +92,7 @@ pub struct Builder {
     model: Model,
     durable: bool,
     settings: Vec<Setting>,
+    log: Option<String>,
     report: Reporter,
 }
 
@@ -148,6 +149,13 @@ impl Builder {
         self
     }
 
+    /// What coordinator and nodes log (`OWM_LOG`); by default what they log by themselves.
+    #[must_use]
+    pub fn log_filter(mut self, filter: impl Into<String>) -> Self {
+        self.log = Some(filter.into());
+        self
+    }
+
     /// Who is told of progress.
     #[must_use]
     pub fn report(mut self, report: impl FnMut(&str, Option<Duration>) + Send + 'static) -> Self {
@@ -171,6 +179,7 @@ impl Builder {
         let mut places = Places {
             kept: Kept::read(&dir)?,
             fixed: self.dir.is_some(),
+            log: self.log.take(),
             dir,
         };
         let postgres = self.start_postgres(&mut places).await?;
@@ -238,6 +247,7 @@ impl Builder {
         let prepare =
             Coordinator::prepare(&dir, &log, ports, postgres.url(), self.settings.clone());
         let mut coordinator = self.step("coordinator's keys and tables", prepare).await?;
+        coordinator.set_log(places.log.clone());
         // Kept before the import, so that an interrupted one is done again under the same name.
         places.kept.write(&places.dir)?;
         self.import(places, &coordinator).await?;
@@ -310,6 +320,7 @@ impl Devnet {
             model: Model::Tiny,
             durable: false,
             settings: Vec::new(),
+            log: None,
             report: Box::new(|_, _| {}),
         }
     }

@@ -35,6 +35,7 @@ pub struct Node {
     log: PathBuf,
     health: Port,
     environment: Vec<(String, String)>,
+    filter: Option<String>,
     process: Option<Process>,
 }
 
@@ -56,6 +57,7 @@ impl Node {
             log: log.to_owned(),
             health,
             environment: Vec::new(),
+            filter: None,
             process: None,
         };
         if !node.config.exists() {
@@ -89,6 +91,7 @@ impl Node {
             .arg("--config")
             .arg(&self.config)
             .envs(&self.environment)
+            .logging(self.filter.as_deref())
             .start()?;
         self.process = Some(process);
         Ok(())
@@ -141,6 +144,21 @@ impl Node {
             process.kill().await?;
         }
         Ok(())
+    }
+
+    /// Sets a key of its configuration, for its next start.
+    pub fn set(
+        &self,
+        section: &'static str,
+        key: &'static str,
+        value: impl Into<Value>,
+    ) -> Result<()> {
+        settings::set(&self.config, "", vec![(section, key, value.into())])
+    }
+
+    /// What it logs from its next start on (`OWM_LOG`).
+    pub fn set_log(&mut self, filter: Option<String>) {
+        self.filter = filter;
     }
 
     /// Runs a subcommand with `--config` and gives its standard output.

@@ -17,7 +17,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -54,10 +57,11 @@ pub struct PostgresOptions {
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
+    install: Install,
+    server: Spawn,
     dir: PathBuf,
     url: String,
     port: Port,
-    options: PostgresOptions,
     // Dropped after the process.
     _throwaway: Option<TempDir>,
 }
@@ -98,25 +102,57 @@ impl Postgres {
         options: &PostgresOptions,
         throwaway: Option<TempDir>,
     ) -> Result<Self> {
+        let data = dir.join("data");
         make_cluster(install, account, &dir, &options.log).await?;
+        leftover::clear(&data).await?;
         let port = Port::take(options.port)?;
+        let mut spawn = Spawn::new("Postgres", install.program("postgres"), &options.log)
+            .args(["-D".as_ref(), data.as_os_str()])
+            .args(["-p", &port.number().to_string()])
+            .args([
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "unix_socket_directories=",
+            ])
+            .args(["-c", &format!("max_connections={CONNECTIONS_MAX}")])
+            .args(["-c", "log_min_messages=warning", "-c", "timezone=UTC"])
+            .run_as(account)
+            // Fast shutdown for a stop; immediate shutdown when there is no time.
+            .signals(Signal::SIGINT, Signal::SIGQUIT);
+        if !options.durable {
+            for setting in [
+                "fsync=off",
+                "synchronous_commit=off",
+                "full_page_writes=off",
+            ] {
+                spawn = spawn.args(["-c", setting]);
+            }
+        }
         let password = read_password(&dir)?;
         let url = format!(
             "postgres://{USER}:{password}@127.0.0.1:{}/{USER}",
             port.number()
         );
-        let process = launch(install, account, &dir, port.number(), options).await?;
+        let process = spawn.clone().start()?;
         let mut postgres = Self {
             process,
+            install: install.clone(),
+            server: spawn,
             dir,
             url,
             port,
-            options: options.clone(),
             _throwaway: throwaway,
         };
         postgres.wait_ready(install).await?;
         postgres.create_database(install, &password).await?;
         Ok(postgres)
+    }
+
+    /// Ends the server and keeps everything else: [`Self::start_again`] goes on with it.
+    pub async fn stop_server(&mut self) -> Result<()> {
+        self.process.stop(STOP_GRACE).await?;
+        Ok(())
     }
 
     /// Ends it as a crash would: what was not on the disk is lost.
@@ -125,12 +161,63 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts it again on the same data and port, after a [`Self::kill`].
-    pub async fn restart(&mut self) -> Result<()> {
-        let (install, account) = (Install::find()?, install::account()?);
-        let port = self.port.number();
-        self.process = launch(&install, account, &self.dir, port, &self.options).await?;
+    /// Starts the server on the same port after [`Self::stop_server`] or [`Self::kill`], and waits until
+    /// it answers.
+    pub async fn start_again(&mut self) -> Result<()> {
+        leftover::clear(&self.dir.join("data")).await?;
+        self.process = self.server.clone().start()?;
+        let install = self.install.clone();
         self.wait_ready(&install).await
+    }
+
+    /// Stops all its processes where they stand (`SIGSTOP`): connections stay open, nothing answers.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal_all(Signal::SIGSTOP)
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal_all(Signal::SIGCONT)
+    }
+
+    /// To the server and its children, each of which has a process group of its own.
+    fn signal_all(&mut self, signal: Signal) -> Result<()> {
+        let server = self.process.pid();
+        kill(Pid::from_raw(server), signal).context("cannot signal Postgres")?;
+        let list = format!("/proc/{server}/task/{server}/children");
+        let children = fs::read_to_string(&list).with_context(|| format!("cannot read {list}"))?;
+        for child in children.split_whitespace() {
+            let pid = child.parse().context("a process id is a number")?;
+            // One that has ended meanwhile needs no signal.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        Ok(())
+    }
+
+    /// What `psql` prints for `sql`, unaligned, without headers.
+    pub async fn query(&self, sql: &str) -> Result<String> {
+        self.client("psql", &["-X", "-A", "-t", "-q", "-c", sql])
+            .await
+    }
+
+    /// All rows of all tables as SQL; binary columns as hexadecimal digits.
+    pub async fn dump(&self) -> Result<String> {
+        self.client("pg_dump", &["--data-only", "--inserts"]).await
+    }
+
+    async fn client(&self, program: &str, args: &[&str]) -> Result<String> {
+        let output = Command::new(self.install.program(program))
+            .args(args)
+            .args(["-d", &self.url])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .with_context(|| format!("cannot start {program}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} failed: {}", said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// `postgres://…` with the password in it.
@@ -210,42 +297,6 @@ impl Postgres {
         }
         Ok(())
     }
-}
-
-/// Starts the server on the cluster in `dir`, after clearing what a killed one left.
-async fn launch(
-    install: &Install,
-    account: Option<RunAs>,
-    dir: &Path,
-    port: u16,
-    options: &PostgresOptions,
-) -> Result<Process> {
-    let data = dir.join("data");
-    leftover::clear(&data).await?;
-    let mut spawn = Spawn::new("Postgres", install.program("postgres"), &options.log)
-        .args(["-D".as_ref(), data.as_os_str()])
-        .args(["-p", &port.to_string()])
-        .args([
-            "-c",
-            "listen_addresses=127.0.0.1",
-            "-c",
-            "unix_socket_directories=",
-        ])
-        .args(["-c", &format!("max_connections={CONNECTIONS_MAX}")])
-        .args(["-c", "log_min_messages=warning", "-c", "timezone=UTC"])
-        .run_as(account)
-        // Fast shutdown for a stop; immediate shutdown when there is no time.
-        .signals(Signal::SIGINT, Signal::SIGQUIT);
-    if !options.durable {
-        for setting in [
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
-        ] {
-            spawn = spawn.args(["-c", setting]);
-        }
-    }
-    spawn.start()
 }
 
 /// `dir`, or a folder under `/var/lib` when `account` cannot pass through to `dir` (a data directory

@@ -111,6 +111,15 @@ impl Spawn {
         self
     }
 
+    /// What an OWM program logs, if given.
+    #[must_use]
+    pub fn logging(self, filter: Option<&str>) -> Self {
+        match filter {
+            Some(filter) => self.env("OWM_LOG", filter),
+            None => self,
+        }
+    }
+
     /// The account to run under.
     #[must_use]
     pub fn run_as(mut self, account: Option<RunAs>) -> Self {

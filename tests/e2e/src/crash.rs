@@ -93,7 +93,7 @@ impl Harness {
             }
             Victim::Database => {
                 self.net.postgres().kill().await?;
-                self.net.postgres().restart().await?;
+                self.net.postgres().start_again().await?;
             }
         }
         self.recovered().await

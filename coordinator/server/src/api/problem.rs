@@ -48,6 +48,8 @@ kinds! {
     InvalidParameter = BAD_REQUEST, "invalid_parameter", "A parameter is not allowed";
     /// A parameter that would change the answer and that this API does not have.
     UnsupportedParameter = BAD_REQUEST, "unsupported_parameter", "A parameter is not supported";
+    /// The model can't take this prompt.
+    InputRefused = BAD_REQUEST, "context_length_exceeded", "The model can't take this prompt";
     /// No API key.
     MissingKey = UNAUTHORIZED, "missing_api_key", "An API key is needed";
     /// An API key that is none, or no longer one.
@@ -72,8 +74,6 @@ kinds! {
     NotJson = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body has to be JSON";
     /// A range outside the file.
     BadRange = RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "The range is outside the file";
-    /// The model can't take this prompt.
-    InputRefused = UNPROCESSABLE_ENTITY, "context_length_exceeded", "The model can't take this prompt";
     /// One asker asks too much.
     TooManyQuestions = TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many questions in a short time";
     /// All nodes are busy.

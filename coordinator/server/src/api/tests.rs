@@ -2,6 +2,7 @@
 
 mod blobs;
 mod chat;
+mod hangups;
 mod keys;
 mod limits;
 mod network;

@@ -2,7 +2,13 @@
 //! with scripted nodes that speak the real conversation (sealed payloads, signed results). Only the
 //! model is scripted: a node answers with the words it was told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use owm_coordinator_store::{
     Store,
@@ -14,7 +20,11 @@ use owm_proto::{
     statement::{Commit, Finish, Segment, Statement as _, TaskResultStatement, tokens_sha256},
     wire::coordinator as wire,
 };
-use owm_service::{CancellationToken, clock::SystemClock, rng::Seed};
+use owm_service::{
+    CancellationToken,
+    clock::{Clock, SharedClock, SystemClock},
+    rng::Seed,
+};
 use prost::Message as _;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -52,8 +62,50 @@ pub(crate) async fn app(pool: PgPool) -> TestApp {
 
 /// The same with another configuration.
 pub(crate) async fn app_with(pool: PgPool, change: impl FnOnce(&mut Config)) -> TestApp {
+    app_at(pool, change, SystemClock::shared()).await
+}
+
+/// A coordinator whose machine's clock the test moves.
+pub(crate) async fn clocked(pool: PgPool) -> (TestApp, Arc<JumpingClock>) {
+    let clock = Arc::new(JumpingClock::default());
+    (app_at(pool, |_| {}, clock.clone()).await, clock)
+}
+
+/// The machine's clock, moved by hand.
+#[derive(Debug, Default)]
+pub(crate) struct JumpingClock {
+    inner: SystemClock,
+    wall_ms: AtomicI64,
+    passed_ms: AtomicU64,
+}
+
+impl JumpingClock {
+    /// Somebody sets the machine's clock.
+    pub(crate) fn jump(&self, ms: i64) {
+        self.wall_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Time passes.
+    pub(crate) fn pass(&self, time: Duration) {
+        let ms = time.as_millis() as u64;
+        self.passed_ms.fetch_add(ms, Ordering::SeqCst);
+        self.jump(ms as i64);
+    }
+}
+
+impl Clock for JumpingClock {
+    fn now_ms(&self) -> u64 {
+        let moved = self.wall_ms.load(Ordering::SeqCst);
+        self.inner.now_ms().saturating_add_signed(moved)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic() + Duration::from_millis(self.passed_ms.load(Ordering::SeqCst))
+    }
+}
+
+async fn app_at(pool: PgPool, change: impl FnOnce(&mut Config), clock: SharedClock) -> TestApp {
     let folder = tempfile::tempdir().unwrap();
-    let clock = SystemClock::shared();
     let now = UnixMillis(clock.now_ms());
     let dir = folder.path().join("identity");
     let new = NewNetwork {
@@ -228,7 +280,8 @@ impl TestApp {
     }
 }
 
-fn follow(
+/// What a node that follows `script` says to a lease.
+pub(crate) fn follow(
     app: &App,
     key: &NodeKey,
     script: &Script,

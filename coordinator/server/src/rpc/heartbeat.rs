@@ -67,7 +67,7 @@ impl NodeService {
         check_time(
             UnixMillis(body.issued_at_ms),
             UnixMillis(body.expires_at_ms),
-            now,
+            self.app.wall(),
         )
         .map_err(envelope_status)?;
         let mut tx = self

@@ -1,6 +1,7 @@
 //! PollWork: the unary long-poll twin of Work. The session outlives the calls; what is said to the node
 //! waits in its queue until the next poll. A poll that has something to say does not wait behind one
-//! that only listens: conversation and queue have locks of their own.
+//! that only listens: conversation and queue have locks of their own. An answer that the next listener
+//! has not heard is given again: what was lost on the way holds no lease.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,7 +25,17 @@ struct Polling {
     seat: Seat,
     session: SessionId,
     conversation: Mutex<Conversation>,
-    queue: Mutex<mpsc::Receiver<wire::WorkDown>>,
+    queue: Mutex<Queue>,
+}
+
+/// What waits for the node, and what it was told last.
+#[derive(Debug)]
+struct Queue {
+    waiting: mpsc::Receiver<wire::WorkDown>,
+    /// Of the last answer to a poll that only listened; such polls come one after the other.
+    number: u64,
+    /// That answer.
+    last: Vec<wire::WorkDown>,
 }
 
 /// Sessions that poll, by node key. A session is replaced by its node's next one, so there are never
@@ -64,8 +75,20 @@ impl NodeService {
         }
         self.app.sessions.touch(polling.seat.node, self.app.now());
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX);
-        polling.listen(&mut messages, wait).await;
-        Ok(wire::PollWorkResponse { messages })
+        let is_wanted = |message: &wire::WorkDown| self.is_wanted(polling.seat, message);
+        let number = polling
+            .listen(&mut messages, wait, request.heard, is_wanted)
+            .await;
+        Ok(wire::PollWorkResponse { messages, number })
+    }
+
+    /// Whether a message still holds: a lease may have ended since it was first sent.
+    fn is_wanted(&self, seat: Seat, message: &wire::WorkDown) -> bool {
+        let Some(wire::work_down::Message::Lease(lease)) = &message.message else {
+            return true;
+        };
+        let task = lease.task_id.parse();
+        task.is_ok_and(|task| self.app.sessions.is_running(seat, task, lease.epoch))
     }
 
     /// The session of this Hello: the one that polled before, or a new one with its welcome.
@@ -88,7 +111,11 @@ impl NodeService {
             seat: conversation.seat,
             session,
             conversation: Mutex::new(conversation),
-            queue: Mutex::new(queue),
+            queue: Mutex::new(Queue {
+                waiting: queue,
+                number: 0,
+                last: vec![],
+            }),
         });
         self.polls.0.lock().await.insert(key, Arc::clone(&polling));
         let welcome = wire::work_down::Message::Welcome(welcome);
@@ -102,24 +129,44 @@ impl NodeService {
 }
 
 impl Polling {
-    /// Adds what waits for the node; with nothing to tell yet, waits for the first.
-    async fn listen(&self, messages: &mut Vec<wire::WorkDown>, wait: Duration) {
+    /// Adds what waits for the node; with nothing to tell yet, waits for the first. Who names the last
+    /// answer he heard is given the one after it again, as far as it `is_wanted` still. Returns this
+    /// answer's number, 0 for who names none.
+    async fn listen(
+        &self,
+        messages: &mut Vec<wire::WorkDown>,
+        wait: Duration,
+        heard: Option<u64>,
+        is_wanted: impl Fn(&wire::WorkDown) -> bool,
+    ) -> u64 {
         let held = if messages.is_empty() {
             tokio::time::timeout(wait, self.queue.lock()).await.ok()
         } else {
             self.queue.try_lock().ok()
         };
-        let Some(mut queue) = held else { return };
+        let Some(mut queue) = held else {
+            return heard.unwrap_or(0);
+        };
+        if heard.is_some_and(|heard| heard != queue.number) {
+            let lost = std::mem::take(&mut queue.last);
+            messages.extend(lost.into_iter().filter(is_wanted));
+        }
         if messages.is_empty()
-            && let Ok(Some(first)) = tokio::time::timeout(wait, queue.recv()).await
+            && let Ok(Some(first)) = tokio::time::timeout(wait, queue.waiting.recv()).await
         {
             messages.push(first);
         }
         while messages.len() < MESSAGES_MAX
-            && let Ok(more) = queue.try_recv()
+            && let Ok(more) = queue.waiting.try_recv()
         {
             messages.push(more);
         }
+        if heard.is_none() {
+            return 0;
+        }
+        queue.number += 1;
+        queue.last.clone_from(messages);
+        queue.number
     }
 }
 

@@ -113,7 +113,7 @@ impl NodeService {
             UnixMillis(body.issued_at_ms),
             UnixMillis(body.expires_at_ms),
         );
-        let now = self.app.now();
+        let now = self.app.wall();
         check_time(issued, expires, now).map_err(|error| clock_status(error, issued, now))?;
         let binding: Vec<Envelope> = body
             .owner_binding
@@ -208,7 +208,7 @@ impl NodeService {
             reasons,
             heartbeat_secs: self.app.config.scheduler.heartbeat.get().as_secs() as u32,
             stake_policy: self.app.stake_policy_str().to_owned(),
-            coordinator_time_ms: now.0,
+            coordinator_time_ms: self.app.wall().0,
         }
     }
 }

@@ -39,8 +39,12 @@ impl NodeService {
         let app = self.app.clone();
         let closed = CancellationToken::new();
         let reader_closed = closed.clone();
+        let cut = app.sessions.cut(seat);
         drop(tokio::spawn(async move {
-            let ended = read(conversation, up, down, reader_closed).await;
+            let ended = tokio::select! {
+                () = cut.cancelled() => "the node took no messages".to_owned(),
+                ended = read(conversation, up, down, reader_closed) => ended,
+            };
             app.sessions.lose_stream(seat, app.now());
             tracing::info!(node.id = %node, reason = ended, "work stream closed");
         }));

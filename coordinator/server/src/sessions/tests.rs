@@ -30,12 +30,16 @@ fn node() -> Node {
 }
 
 fn open(sessions: &Sessions, run: u8) -> (Seat, mpsc::Receiver<wire::WorkDown>) {
+    open_kind(sessions, run, false)
+}
+
+fn open_kind(sessions: &Sessions, run: u8, polls: bool) -> (Seat, mpsc::Receiver<wire::WorkDown>) {
     let (down, messages) = mpsc::channel(4);
     let opening = Opening {
         node: node(),
         session: SessionId([run; 16]),
         down: Some(down),
-        polls: false,
+        polls,
         now: UnixMillis(0),
     };
     (sessions.open(opening), messages)
@@ -109,4 +113,45 @@ fn a_node_that_withdraws_has_no_slots_until_it_offers_again() {
     assert_eq!(slots(20), 0, "weights alone are no offer");
     sessions.offer(seat, Role::Infer, 2, weights());
     assert_eq!(slots(20), 2);
+}
+
+fn news() -> wire::work_down::Message {
+    wire::work_down::Message::NewestVersion("owm-v0.0.2".into())
+}
+
+#[test]
+fn a_node_that_takes_no_messages_is_cut_off() {
+    let sessions = Sessions::default();
+    let (seat, mut messages) = open(&sessions, 1);
+    sessions.offer(seat, Role::Infer, 1, weights());
+    for _ in 0..4 {
+        sessions.send(seat.node, news());
+    }
+    let cut = sessions.cut(seat);
+    assert!(!cut.is_cancelled() && sessions.is_current(seat), "it fits");
+    sessions.broadcast(&news());
+    assert!(cut.is_cancelled() && !sessions.is_current(seat));
+    assert!(
+        sessions.candidates().is_empty(),
+        "no work goes into a full queue"
+    );
+    assert!(sessions.is_connected(seat.node), "a stream may come back");
+    assert!(messages.try_recv().is_ok());
+    let task = TaskId::from_random([3; 16]);
+    assert!(!sessions.lease(seat, task, 1, Role::Infer, wire::Lease::default()));
+    let (again, _messages) = open(&sessions, 1);
+    assert!(sessions.is_current(again));
+}
+
+#[test]
+fn a_poll_session_that_is_cut_off_is_gone_at_once() {
+    let sessions = Sessions::default();
+    let (seat, _messages) = open_kind(&sessions, 1, true);
+    for _ in 0..5 {
+        sessions.send(seat.node, news());
+    }
+    let gone = sessions.remove_gone(|_, _, _| false);
+    assert_eq!(gone, [(seat.node, SessionId([1; 16]))]);
+    let (_, _messages) = open(&sessions, 1);
+    assert_eq!(sessions.remove_gone(|_, _, _| false), []);
 }

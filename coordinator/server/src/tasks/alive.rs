@@ -45,5 +45,6 @@ pub async fn mark(app: &App) -> Result<Option<u64>, StoreError> {
     }
     instance_mark_alive(&mut tx, &app.instance(), now).await?;
     tx.commit().await?;
+    app.mark_alive(now);
     Ok(extended)
 }

@@ -3,6 +3,7 @@
 use owm_coordinator_domain::task::{Attempt, HandBackReason, Next, Outcome, Phase, Task};
 use owm_coordinator_store::{
     StoreError,
+    chunk::chunk_load,
     outcome::{AttemptEnd, attempt_end, attempt_load},
     task::{Ending, task_load, task_save},
 };
@@ -28,6 +29,11 @@ impl App {
         reason: HandBackReason,
         message: &str,
     ) -> Result<(), StoreError> {
+        let reason = if reason == HandBackReason::InputRefused {
+            reason.believed(self.has_delivered(id).await?)
+        } else {
+            reason
+        };
         let message: String = message
             .chars()
             .filter(|c| !c.is_control())
@@ -47,6 +53,13 @@ impl App {
             "no node could do it"
         };
         self.lease_end(node, id, epoch, &end, why, decide).await
+    }
+
+    /// Whether a part of the answer is journalled: some node has taken the input.
+    async fn has_delivered(&self, id: TaskId) -> Result<bool, StoreError> {
+        let mut tx = self.store.begin("task.delivered").await?;
+        let delivered = chunk_load(&mut tx, &self.vault, id).await?;
+        Ok(!delivered.tokens.is_empty())
     }
 
     /// A lease of a node whose session is gone, or whose chunk was at fault.

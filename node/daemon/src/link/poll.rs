@@ -2,15 +2,18 @@
 //! until it has something; what this node has to say goes in requests of its own that return at once.
 //! Every request begins with the Hello. While this node has something to say soon (it has not offered yet,
 //! or works on a lease), requests are held only briefly: a coordinator may answer them one after the other.
-//! Must stay true: no answer is thrown away (it may carry a lease); a request that had something to say
-//! and failed ends the link, because only a new Hello makes clear what arrived.
+//! Must stay true: no answer is thrown away (it may carry a lease); a held request names the last answer
+//! that arrived, so that one lost on the way is given again; a request that had something to say and
+//! failed ends the link, because only a new Hello makes clear what arrived.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
 
-use owm_proto::wire::coordinator::{PollWorkRequest, WorkDown, WorkUp, work_down, work_up};
+use owm_proto::wire::coordinator::{
+    PollWorkRequest, PollWorkResponse, WorkDown, WorkUp, work_down, work_up,
+};
 use tokio::sync::mpsc;
 
 use super::{CallError, Coordinator, LinkEvent};
@@ -76,8 +79,8 @@ pub(super) async fn run(
 ) -> Option<CallError> {
     let activity = Activity::default();
     // The first request only says hello: it shows whether the link stands.
-    match poll(coordinator, vec![hello.clone()], Duration::ZERO).await {
-        Ok(messages) => {
+    match poll(coordinator, vec![hello.clone()], Duration::ZERO, None).await {
+        Ok(PollWorkResponse { messages, .. }) => {
             if events.send(LinkEvent::Up).await.is_err()
                 || !pass_on(events, messages, &activity).await
             {
@@ -99,10 +102,19 @@ async fn hold(
     activity: &Activity,
 ) -> Option<CallError> {
     let mut failures = 0;
+    let mut heard = 0;
     loop {
-        match poll(coordinator, vec![hello.clone()], activity.wait()).await {
-            Ok(messages) => {
+        match poll(
+            coordinator,
+            vec![hello.clone()],
+            activity.wait(),
+            Some(heard),
+        )
+        .await
+        {
+            Ok(PollWorkResponse { messages, number }) => {
                 failures = 0;
+                heard = number;
                 if !pass_on(events, messages, activity).await {
                     return None;
                 }
@@ -135,8 +147,8 @@ async fn push(
         for message in &batch {
             activity.said(message);
         }
-        match poll(coordinator, batch, Duration::ZERO).await {
-            Ok(messages) => {
+        match poll(coordinator, batch, Duration::ZERO, None).await {
+            Ok(PollWorkResponse { messages, .. }) => {
                 if !pass_on(events, messages, activity).await {
                     return None;
                 }
@@ -170,14 +182,19 @@ async fn poll(
     coordinator: &Coordinator,
     messages: Vec<WorkUp>,
     wait: Duration,
-) -> Result<Vec<WorkDown>, CallError> {
+    heard: Option<u64>,
+) -> Result<PollWorkResponse, CallError> {
     let wait_ms = wait.as_millis() as u32;
     let limit = wait + coordinator.timeout;
-    let mut request = tonic::Request::new(PollWorkRequest { messages, wait_ms });
+    let mut request = tonic::Request::new(PollWorkRequest {
+        messages,
+        wait_ms,
+        heard,
+    });
     request.set_timeout(limit);
     let mut client = coordinator.client();
     match tokio::time::timeout(limit, client.poll_work(request)).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner().messages),
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(CallError::from_status("PollWork", &status)),
         Err(_) => {
             let status = tonic::Status::deadline_exceeded("no answer in time");

@@ -639,7 +639,9 @@ impl Coordinator for Service {
         &self,
         request: Request<PollWorkRequest>,
     ) -> Result<Response<PollWorkResponse>, Status> {
-        let PollWorkRequest { messages, wait_ms } = request.into_inner();
+        let PollWorkRequest {
+            messages, wait_ms, ..
+        } = request.into_inner();
         let (hello, rest) = messages.split_first().expect("a hello first");
         // As the coordinator has it: this poll, and no other, opens a session.
         let is_opening = rest.is_empty() && wait_ms == 0;
@@ -667,7 +669,10 @@ impl Coordinator for Service {
         {
             messages.push(next.ok_or_else(|| Status::unavailable("gone"))??);
         }
-        Ok(Response::new(PollWorkResponse { messages }))
+        Ok(Response::new(PollWorkResponse {
+            messages,
+            number: 0,
+        }))
     }
 
     async fn submit_task_result(

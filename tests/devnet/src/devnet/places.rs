@@ -17,6 +17,8 @@ pub(super) struct Places {
     pub(super) kept: Kept,
     /// Ports are kept for the next run, and the well-known ones tried.
     pub(super) fixed: bool,
+    /// What coordinator and nodes log.
+    pub(super) log: Option<String>,
 }
 
 impl Places {
@@ -53,7 +55,9 @@ impl Places {
         let name = format!("node{number}");
         let health = self.port(&name, Some(HEALTH_PORT.saturating_add(number)))?;
         let (dir, log) = (self.dir.join("nodes").join(&name), self.log(&name));
-        Node::prepare(&name, &dir, &log, health, invite).await
+        let mut node = Node::prepare(&name, &dir, &log, health, invite).await?;
+        node.set_log(self.log.clone());
+        Ok(node)
     }
 }
 

@@ -60,7 +60,7 @@ fn every_cause_has_its_status_and_code() {
         (Problem::from(&failure("timeout")), 504, "timeout"),
         (
             Problem::from(&failure("input_refused")),
-            422,
+            400,
             "context_length_exceeded",
         ),
         (

@@ -125,16 +125,16 @@ async fn open_request(site: &Site) -> String {
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
-async fn a_prompt_that_the_model_cannot_take_is_a_422_for_every_reader(pool: PgPool) {
+async fn a_prompt_that_the_model_cannot_take_is_a_400_for_every_reader(pool: PgPool) {
     let site = site_within(pool, Limits::default()).await;
     let script = Script::Refuse(wire::HandBackReason::InputRefused, "9000 tokens, 2048 fit");
     site.app.node(1, 1, script).await;
     let reply = site.send(question()).await;
-    assert_eq!(reply.fault(), (422, "context_length_exceeded".into()));
+    assert_eq!(reply.fault(), (400, "context_length_exceeded".into()));
     assert!(reply.text().contains("2048 fit"), "{}", reply.text());
     let id = reply.json()["request_id"].as_str().unwrap().to_owned();
     let again = site.send(get(&format!("/v1/requests/{id}"))).await;
-    assert_eq!(again.fault(), (422, "context_length_exceeded".into()));
+    assert_eq!(again.fault(), (400, "context_length_exceeded".into()));
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
