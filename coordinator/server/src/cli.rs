@@ -92,8 +92,10 @@ pub enum Command {
     #[command(hide = true)]
     Failpoints,
     /// Write keys, database and published files to one file.
+    #[command(long_about = backup::BACKUP_ABOUT)]
     Backup(backup::BackupArgs),
     /// Restore a backup to an empty folder and an empty database.
+    #[command(long_about = backup::RESTORE_ABOUT)]
     Restore(backup::RestoreArgs),
     /// Print shell completions.
     #[command(

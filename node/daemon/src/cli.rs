@@ -65,8 +65,10 @@ enum Command {
     /// The configuration.
     Config(config::ConfigArgs),
     /// Writes key, documents and task log to one file.
+    #[command(long_about = backup::BACKUP_ABOUT)]
     Backup(backup::BackupArgs),
     /// Restores a backup to an empty folder.
+    #[command(long_about = backup::RESTORE_ABOUT)]
     Restore(backup::RestoreArgs),
     /// Prints a shell completion script.
     #[command(

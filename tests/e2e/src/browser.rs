@@ -177,6 +177,18 @@ impl Browser {
         self.complaints.drain(..).collect()
     }
 
+    /// Waits for a complaint that holds `words`.
+    pub async fn until_complaint(&mut self, words: &str, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while !self.complaints.iter().any(|said| said.contains(words)) {
+            ensure!(begun.elapsed() < limit, "nothing complains of {words}");
+            // Events come with answers.
+            self.value("0").await?;
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// Sets size, colours and scripts of what is opened next (scripts) or shown now (the others).
     pub async fn look(&mut self, look: Look) -> Result<()> {
         let size = json!({

@@ -182,6 +182,13 @@ async fn browser_sees_a_node_go_and_come_back_without_a_reload() {
     assert_eq!(browser.value(open).await.unwrap(), Value::Bool(true));
     assert_eq!(browser.take_complaints(), Vec::<String>::new());
 
+    // Had the policy been broken, this test would have been told.
+    let inline =
+        "document.body.append(Object.assign(document.createElement('script'), {text: '1'}))";
+    browser.value(inline).await.unwrap();
+    let policy = "Content Security Policy";
+    browser.until_complaint(policy, LIMIT).await.unwrap();
+
     net.coordinator().kill().await.unwrap();
     until_link(&mut browser, "Not live since").await;
     net.coordinator().start().await.unwrap();

@@ -20,12 +20,21 @@ use crate::{
 const SECRET: &str =
     "it holds this network's keys: keep it as safe as them, and encrypted off this machine";
 
+/// What `backup --help` says at length.
+pub(super) const BACKUP_ABOUT: &str = "\
+    Write keys, documents, configuration, database and published files to one new file (tar, \
+    mode 0600), while the coordinator serves. The file holds the network's keys: whoever has it is the \
+    coordinator. Encrypt it before it leaves the machine, for example with age.";
+
+/// What `restore --help` says at length.
+pub(super) const RESTORE_ABOUT: &str = "\
+    Check a backup, then restore it to an empty folder and an empty database. Nothing is \
+    written before every byte of the backup has been checked. Stop the old coordinator for good first: two \
+    with one key on two databases would both book rewards. What happened after the backup is not in it.";
+
 /// Arguments of `backup`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Write keys, documents, configuration, database and published files to one new file (tar, \
-    mode 0600), while the coordinator serves. The file holds the network's keys: whoever has it is the \
-    coordinator. Encrypt it before it leaves the machine, for example with age.",
     after_help = "Examples:\n  owm-coordinator backup --to /backup/owm-1.tar --config coordinator.toml\n  \
     owm-coordinator backup --to owm-2.tar --without-blobs --config coordinator.toml --json\n  \
     age -r age1... -o owm-1.tar.age /backup/owm-1.tar && shred -u /backup/owm-1.tar"
@@ -45,9 +54,6 @@ pub struct BackupArgs {
 /// Arguments of `restore`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Check a backup, then restore it to an empty folder and an empty database. Nothing is \
-    written before every byte of the backup has been checked. Stop the old coordinator for good first: two \
-    with one key on two databases would both book rewards. What happened after the backup is not in it.",
     after_help = "Examples:\n  owm-coordinator restore --from owm-1.tar --check\n  \
     createdb owm_restored\n  owm-coordinator restore --from owm-1.tar --dir /srv/owm --database-url-file url.txt\n  \
     owm-coordinator serve --config /srv/owm/coordinator.toml"

@@ -141,7 +141,7 @@ pub(super) fn reason(reason: &Reason, now: UnixMillis) -> (String, &'static str)
     match reason {
         Reason::DatabaseAway { since } => (
             format!(
-                "the coordinator's database has not answered since {}; questions wait until it is back, nothing is lost",
+                "the coordinator's database has not answered since {}; new questions are refused until it is back, what was asked before is kept",
                 clock_to_the_second(*since)
             ),
             "",

@@ -17,11 +17,20 @@ use crate::{
     home::Home,
 };
 
+/// What `backup --help` says at length.
+pub(super) const BACKUP_ABOUT: &str = "\
+    Writes key, configuration, documents and task log to one new file (tar, mode 0600), \
+    also while the node runs. The file holds the node's key: whoever has it is this node. Encrypt it \
+    before it leaves the machine, for example with age.";
+
+/// What `restore --help` says at length.
+pub(super) const RESTORE_ABOUT: &str = "\
+    Checks a backup, then restores it to an empty folder. Nothing is written before every \
+    byte of the backup has been checked. Stop the old node for good first: one key runs once, and the \
+    newer process shuts the older out.";
+
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Writes key, configuration, documents and task log to one new file (tar, mode 0600), \
-    also while the node runs. The file holds the node's key: whoever has it is this node. Encrypt it \
-    before it leaves the machine, for example with age.",
     after_help = "Examples:\n  owm-node backup --to /backup/node-1.tar\n  owm-node backup --to node-2.tar \
     --with-models --config ./node-a/owm.toml --json\n  age -r age1... -o node-1.tar.age /backup/node-1.tar \
     && shred -u /backup/node-1.tar"
@@ -39,9 +48,6 @@ pub(super) struct BackupArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Checks a backup, then restores it to an empty folder. Nothing is written before every \
-    byte of the backup has been checked. Stop the old node for good first: one key runs once, and the \
-    newer process shuts the older out.",
     after_help = "Examples:\n  owm-node restore --from node-1.tar --check\n  owm-node restore --from \
     node-1.tar --dir ~/.owm/node\n  owm-node start --config ~/.owm/node/owm.toml"
 )]
