@@ -7,6 +7,7 @@ extern crate self as owm_service;
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod dialer;
 pub mod failpoint;
 pub mod health;

@@ -8,6 +8,7 @@
 
 mod identity;
 mod listener;
+mod refusals;
 mod verify;
 
 #[cfg(feature = "grpc")]
@@ -21,6 +22,7 @@ pub use grpc::{
 };
 pub use identity::{Identity, IdentityError};
 pub use listener::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, TlsIo, TlsLimits, serve_tls};
+pub use refusals::{Refusals, refusals};
 use rustls::{ClientConfig, ServerConfig};
 pub use verify::{CERTIFICATE_BYTES_MAX, PeerKeyError, PinMismatch, peer_key_from_cert};
 

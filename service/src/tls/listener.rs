@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -127,9 +127,13 @@ async fn accept_all(
                     drop(ready.send(io).await);
                 }
                 Ok(Err(error)) => {
+                    super::refusals::FAILED.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(error = %Chain(&error), "TLS handshake refused");
                 }
-                Err(_) => tracing::debug!("TLS handshake timed out"),
+                Err(_) => {
+                    super::refusals::TIMED_OUT.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!("TLS handshake timed out");
+                }
             }
             drop(permit);
         }));
