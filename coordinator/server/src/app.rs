@@ -19,7 +19,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::{
     answers::Answers, blobs::Blobs, config::Config, dispatch::DispatchHandle, identity::Authority,
-    rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
+    metrics::Metrics, rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
 };
 
 #[cfg(test)]
@@ -55,6 +55,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// The root of this process's randomness.
     pub seed: Seed,
+    /// What is counted.
+    pub metrics: Metrics,
     requests: AtomicU64,
     model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
 }
@@ -93,6 +95,8 @@ pub struct Ingredients {
     pub clock: SharedClock,
     /// Randomness.
     pub seed: Seed,
+    /// Where is counted.
+    pub metrics: Metrics,
 }
 
 impl App {
@@ -105,12 +109,13 @@ impl App {
             authority: with.authority,
             blobs: with.blobs,
             sessions: Sessions::default(),
-            answers: Answers::default(),
+            answers: Answers::new(with.metrics.clone()),
             dispatcher: with.dispatcher,
             chunks: with.chunks,
             signs: with.signs,
             clock: with.clock,
             seed: with.seed,
+            metrics: with.metrics,
             requests: AtomicU64::new(0),
             model: Mutex::new(None),
         }))

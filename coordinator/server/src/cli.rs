@@ -1,6 +1,7 @@
 //! The command line of `owm-coordinator`.
 
 mod commands;
+mod log_level;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -51,6 +52,11 @@ pub enum Command {
     /// Run the coordinator.
     #[command(after_help = "Example: owm-coordinator serve --config /srv/owm/coordinator.toml")]
     Serve(ConfigArg),
+    /// Show or change what the running coordinator logs.
+    #[command(
+        after_help = "Examples:\n  owm-coordinator log-level --config coordinator.toml\n  owm-coordinator log-level info,owm_coordinator=debug --for 10m --config coordinator.toml"
+    )]
+    LogLevel(log_level::LogLevelArgs),
     /// Bring the database's schema up to date (serve does it too).
     Migrate(ConfigArg),
     /// Print the invite that `owm-node init --join` takes.

@@ -23,6 +23,8 @@ owm_service::config! {
         pub blobs: BlobsSection,
         /// The loopback port for `/livez`, `/readyz` and `/metrics`.
         pub health: HealthSection,
+        /// The socket for `owm-coordinator log-level`.
+        pub control: ControlSection,
         /// What invites say.
         pub invite: InviteSection,
         /// Who is admitted.
@@ -94,6 +96,12 @@ owm_service::config! {
         pub treasury_uri: String = String::new(),
         /// Overrides of the tiers' minima: `minima.t1 = { vram_bytes = 0, ram_bytes = 0, bandwidth_kbps = 0 }`.
         pub minima: BTreeMap<Tier, TierMinima> = BTreeMap::new(),
+    }
+
+    /// The socket for `owm-coordinator log-level`: this user only, mode 0600.
+    pub struct ControlSection {
+        /// Where; relative to this file's folder. At most 100 characters in all.
+        pub socket: PathBuf = PathBuf::from("control.sock"),
     }
 
     /// How work is handed out.

@@ -3,9 +3,11 @@
 pub mod api_key;
 pub mod chunk;
 pub mod error;
+pub mod figures;
 pub mod instance;
 pub mod lease;
 pub mod ledger;
+pub mod load;
 pub mod model;
 pub mod node;
 pub mod outbox;

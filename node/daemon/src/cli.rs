@@ -3,10 +3,12 @@
 
 mod earnings;
 mod init;
+mod log_level;
 mod models;
 mod output;
 mod start;
 mod status;
+mod top;
 mod verify_receipt;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -38,6 +40,10 @@ enum Command {
     Start(start::StartArgs),
     /// How the running node is.
     Status(status::StatusArgs),
+    /// A dashboard of the running node.
+    Top(top::TopArgs),
+    /// Shows or changes what the running node logs.
+    LogLevel(log_level::LogLevelArgs),
     /// Checks a receipt, offline.
     VerifyReceipt(verify_receipt::VerifyArgs),
     /// What this node has earned, from its own log.
@@ -103,6 +109,8 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(arguments) => return start::run(&arguments, output),
         Command::Init(arguments) => init::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output),
+        Command::Top(arguments) => top::run(&arguments, output),
+        Command::LogLevel(arguments) => log_level::run(&arguments, output),
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),

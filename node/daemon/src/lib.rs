@@ -1,15 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+pub mod activity;
 pub mod caps;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod engine;
+pub mod facts;
 pub mod hardware;
 pub mod heartbeat;
 pub mod home;
 pub mod link;
+pub mod machine;
 pub mod metrics;
 pub mod models;
 pub mod network;
@@ -19,6 +22,7 @@ pub mod roles;
 pub mod session;
 pub mod status;
 pub mod tasklog;
+pub mod top;
 pub mod work;
 
 owm_service::failpoints! {

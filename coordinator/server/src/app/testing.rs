@@ -94,6 +94,7 @@ pub(crate) async fn app_with(pool: PgPool, change: impl FnOnce(&mut Config)) -> 
         signs,
         clock,
         seed: Seed::from_u64(2),
+        metrics: crate::metrics::Metrics::default(),
     });
     let stop = CancellationToken::new();
     tokio::spawn(dispatch::run(app.clone(), stop.clone()));

@@ -45,12 +45,13 @@ pub(super) fn read_config(path: &Path) -> Result<Config, RunError> {
     };
     absolute(&mut config.identity.dir);
     absolute(&mut config.blobs.dir);
+    absolute(&mut config.control.socket);
     config.database.url_file.as_mut().map(absolute);
     Ok(config)
 }
 
 /// Prints a line for people or JSON for programs.
-fn print(json: bool, value: &serde_json::Value, text: &str) -> Result<(), RunError> {
+pub(super) fn print(json: bool, value: &serde_json::Value, text: &str) -> Result<(), RunError> {
     let mut out = std::io::stdout().lock();
     let done = if json {
         writeln!(out, "{value}")
@@ -73,6 +74,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             },
             json,
         ),
+        Command::LogLevel(arguments) => super::log_level::run(arguments, json).await,
         Command::Migrate(config) => {
             let config = read_config(&config.config)?;
             serve::store(&config)?.migrate().await?;

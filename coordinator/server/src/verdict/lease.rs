@@ -97,6 +97,7 @@ impl App {
         let failure = failure_of(next, failure_message);
         self.save_next(&mut tx, id, &task, failure.as_ref()).await?;
         tx.commit().await?;
+        self.metrics.lease_ended(end.outcome);
         tracing::info!(task.id = %id, node.id = %node, outcome = %end.outcome, hand_back = ?end.hand_back, "lease ended");
         self.sessions.release(node, id, epoch, self.now());
         if let Some(failure) = failure {
@@ -143,6 +144,7 @@ impl App {
         tx.commit().await?;
         self.sessions
             .release(attempt.node, id, attempt.epoch, self.now());
+        self.metrics.lease_ended(Outcome::Expired);
         self.tell_cancelled(attempt.node, id, attempt.epoch, "the lease has run out");
         if let Some(failure) = failure {
             self.answers.failed(id, failure);

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Checks, Frame, Parts, calls::CallDone, inputs::Input};
 use crate::{
+    activity::Activity,
     caps::Caps,
     config::{NodeConfig, Transport},
     link::{Coordinator, WorkLink},
@@ -54,6 +55,8 @@ pub(super) struct Setup {
     pub(super) hints: watch::Sender<Option<String>>,
     pub(super) models: mpsc::Receiver<ModelEvent>,
     pub(super) status: watch::Sender<Status>,
+    pub(super) metrics: Metrics,
+    pub(super) activity: Activity,
 }
 
 /// A task under way here.
@@ -97,6 +100,8 @@ pub(super) struct Daemon {
     pub(super) events: VecDeque<Event>,
     pub(super) over: Option<Over>,
     pub(super) metrics: Metrics,
+    /// The sign of life sent last, and when (monotonic).
+    pub(super) pinged: Option<(u64, Duration)>,
     pub(super) checks: Checks,
     pub(super) status: watch::Sender<Status>,
     pub(super) picture: Status,
@@ -125,6 +130,7 @@ impl Daemon {
                 network: setup.network.trust.id(),
                 clock: Arc::clone(&frame.clock),
                 log: setup.log.clone(),
+                activity: setup.activity,
                 events: job_tx,
             },
             key: Arc::clone(&parts.key),
@@ -147,7 +153,8 @@ impl Daemon {
             renewal: Renewal::default(),
             events: VecDeque::new(),
             over: None,
-            metrics: Metrics::new(&frame.metrics),
+            metrics: setup.metrics,
+            pinged: None,
             status: setup.status,
             picture,
             checks: setup.checks,

@@ -67,6 +67,7 @@ fn start(fake: &Fake, folder: &Path, config: NodeConfig) -> Node {
         seed: Seed::from_os(),
         lifecycle: lifecycle.clone(),
         metrics: Registry::new(),
+        telemetry: owm_service::telemetry::Handle::detached(),
     };
     let parts = Parts {
         config,
