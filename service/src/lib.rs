@@ -8,6 +8,7 @@ pub mod archive;
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod dialer;
 pub mod doctor;
 pub mod failpoint;

@@ -66,6 +66,8 @@ pub struct Report {
     pub last_started_ms: Option<u64>,
     /// How long it took, ms.
     pub last_duration_ms: Option<u64>,
+    /// When a run last ended well, Unix ms.
+    pub last_succeeded_ms: Option<u64>,
     /// What it said.
     pub last: Option<Result<Status, String>>,
 }
@@ -118,6 +120,7 @@ impl Handle {
             "errors_in_a_row": report.errors_in_a_row,
             "last_started_ms": report.last_started_ms,
             "last_duration_ms": report.last_duration_ms,
+            "last_succeeded_ms": report.last_succeeded_ms,
             "last": last,
         })
     }
@@ -170,6 +173,7 @@ async fn run_once<R: Reconciler>(
         report.runs += 1;
         if outcome.is_ok() {
             report.errors_in_a_row = 0;
+            report.last_succeeded_ms = Some(clock.now_ms());
         } else {
             report.errors += 1;
             report.errors_in_a_row += 1;

@@ -4,19 +4,32 @@
 //! output stays free for a command's own output; nothing is buffered, so nothing is lost at the end.
 //!
 //! `OWM_LOG` holds the filter (`info,owm_coordinator=debug`), `OWM_LOG_FORMAT` forces `json` or `human`.
+//! docs/logging.md tells operators all of it.
+
+mod level;
+mod warnings;
 
 use std::{
     io::{IsTerminal, Write},
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
+
+use level::{Current, parse_filter};
+pub use level::{FILTER_BYTES_MAX, FOR_MAX, FilterState, LevelAnswer, LevelAsk};
+pub use warnings::{WARNINGS_MAX, Warning};
+use warnings::{Warnings, WarningsLayer};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    filter::LevelFilter,
     fmt::{self, format::FmtSpan},
     layer::SubscriberExt,
     reload,
     util::SubscriberInitExt,
 };
+
+use crate::clock::SystemClock;
 
 /// The variable with the filter.
 pub const FILTER_ENV: &str = "OWM_LOG";
@@ -54,12 +67,26 @@ impl Default for TelemetryOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter does not parse.
-    #[error("the log filter `{filter}` is malformed; write for example `info,owm_node=debug`")]
+    #[error(
+        "the log filter `{filter}` is malformed at `{directive}`: {reason}; levels are off, error, warn, \
+         info, debug, trace; write for example `debug` or `info,owm_node=debug`"
+    )]
     Filter {
         /// As given.
         filter: String,
-        /// What is wrong.
-        source: tracing_subscriber::filter::ParseError,
+        /// The part that is wrong.
+        directive: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A filter for no time, or for too long.
+    #[error(
+        "a log filter cannot be set for {} s: it must be 1 s to {} s; leave the time out for good, or set \
+         it in the configuration", time.as_secs(), FOR_MAX.as_secs()
+    )]
+    Time {
+        /// As given.
+        time: Duration,
     },
     /// `OWM_LOG_FORMAT` is neither `json` nor `human`.
     #[error("{FORMAT_ENV}=`{value}` is no log format; use `json` or `human`")]
@@ -75,21 +102,26 @@ pub enum TelemetryError {
     Gone,
 }
 
-/// Changes the filter while the process runs. Cheap to clone.
+/// Changes the filter while the process runs, and shows the last warnings. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     reload: Arc<dyn Fn(EnvFilter) -> Result<(), TelemetryError> + Send + Sync>,
+    current: Arc<Mutex<Current>>,
+    warnings: Warnings,
 }
 
 impl Handle {
-    /// Replaces the filter.
-    pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
-        (self.reload)(parse_filter(filter)?)
+    /// The last warnings and errors, newest first, at most [`WARNINGS_MAX`].
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.warnings.latest()
     }
 
-    pub(crate) fn detached() -> Self {
+    /// A handle of no logs: for tests, and for a second `run` in one process.
+    pub fn detached() -> Self {
         Self {
             reload: Arc::new(|_| Err(TelemetryError::Gone)),
+            current: Current::started_with(""),
+            warnings: Warnings::default(),
         }
     }
 }
@@ -103,17 +135,26 @@ impl std::fmt::Debug for Handle {
 /// Sets up logging for the process.
 pub fn init(options: &TelemetryOptions) -> Result<Handle, TelemetryError> {
     let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let filter = parse_filter(&var(FILTER_ENV).unwrap_or_else(|| options.default_filter.clone()))?;
+    let text = var(FILTER_ENV).unwrap_or_else(|| options.default_filter.clone());
+    let filter = parse_filter(&text)?;
     let tty = std::io::stderr().is_terminal();
     let format = choose_format(options.format, tty, var)?;
     let (filter, reload) = reload::Layer::new(filter);
     let lines = lines_layer(format, tty);
+    let warnings = Warnings::default();
+    let kept = WarningsLayer {
+        warnings: warnings.clone(),
+        clock: SystemClock::shared(),
+    };
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
+        .with(kept.with_filter(LevelFilter::WARN))
         .try_init()
         .map_err(|_| TelemetryError::AlreadySet)?;
     Ok(Handle {
         reload: Arc::new(move |filter| reload.reload(filter).map_err(|_| TelemetryError::Gone)),
+        current: Current::started_with(&text),
+        warnings,
     })
 }
 
@@ -134,13 +175,6 @@ fn lines_layer(format: LogFormat, tty: bool) -> Box<dyn Layer<Registry> + Send +
             .with_current_span(true)
             .boxed(),
     }
-}
-
-fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter {
-        filter: filter.to_owned(),
-        source,
-    })
 }
 
 fn choose_format(
@@ -202,12 +236,5 @@ mod tests {
         let vars = [("OWM_LOG_FORMAT", "human"), ("INVOCATION_ID", "1")];
         assert_eq!(format(false, &vars).unwrap(), LogFormat::Human);
         assert!(format(false, &[("OWM_LOG_FORMAT", "xml")]).is_err());
-    }
-
-    #[test]
-    fn a_malformed_filter_is_named() {
-        let error = parse_filter("info,owm=loudest").unwrap_err().to_string();
-        assert!(error.contains("`info,owm=loudest`"), "{error}");
-        parse_filter("info,owm_node=debug").unwrap();
     }
 }

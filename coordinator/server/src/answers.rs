@@ -4,12 +4,16 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use owm_proto::{RequestId, TaskId};
 use tokio::sync::mpsc;
 
-use crate::ask::{Answer, AnswerEvent, AnswerFailure};
+use crate::{
+    ask::{Answer, AnswerEvent, AnswerFailure},
+    metrics::Metrics,
+};
 
 #[derive(Debug)]
 struct Follower {
@@ -19,15 +23,26 @@ struct Follower {
     /// Tokens and bytes of text sent so far.
     sent_tokens: usize,
     sent_bytes: usize,
+    asked_at: Instant,
+    leased: bool,
 }
 
 /// All followers. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Answers {
     inner: Arc<Mutex<HashMap<TaskId, Follower>>>,
+    metrics: Metrics,
 }
 
 impl Answers {
+    /// Nobody waits yet.
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            inner: Arc::default(),
+            metrics,
+        }
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<TaskId, Follower>) -> T) -> T {
         f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -46,8 +61,23 @@ impl Answers {
             streaming,
             sent_tokens: 0,
             sent_bytes: 0,
+            asked_at: Instant::now(),
+            leased: false,
         };
         self.with(|all| all.insert(task, follower));
+    }
+
+    /// `task` has been leased to a node; the first time tells how long it waited.
+    pub fn leased(&self, task: TaskId) {
+        self.metrics.leases.inc();
+        let waited = self.with(|all| {
+            let f = all.get_mut(&task).filter(|f| !f.leased)?;
+            f.leased = true;
+            Some(f.asked_at.elapsed())
+        });
+        if let Some(waited) = waited {
+            self.metrics.dispatch_wait.observe(waited.as_secs_f64());
+        }
     }
 
     /// Nobody follows `task` any more.
@@ -89,6 +119,7 @@ impl Answers {
         let Some(f) = self.with(|all| all.remove(&task)) else {
             return;
         };
+        self.metrics.ended("answered", f.asked_at.elapsed());
         if f.streaming {
             let tokens = answer
                 .token_ids
@@ -112,6 +143,7 @@ impl Answers {
         let Some(f) = self.with(|all| all.remove(&task)) else {
             return;
         };
+        self.metrics.ended(&failure.code, f.asked_at.elapsed());
         drop(f.sender.try_send(AnswerEvent::Failed(failure)));
     }
 }

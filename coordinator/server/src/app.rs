@@ -22,7 +22,8 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::{
     answers::Answers, blobs::Blobs, config::Config, dispatch::DispatchHandle, identity::Authority,
-    page::Feed, rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
+    metrics::Metrics, page::Feed, rpc::chunks::ChunkSender, sessions::Sessions,
+    tasks::signs::SignSender,
 };
 
 #[cfg(test)]
@@ -66,6 +67,8 @@ pub struct Parts {
     pub seed: Seed,
     /// When this process last wrote that it lives; 0: not yet.
     alive_at: AtomicU64,
+    /// What is counted.
+    pub metrics: Metrics,
     requests: AtomicU64,
     model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
 }
@@ -104,6 +107,8 @@ pub struct Ingredients {
     pub clock: SharedClock,
     /// Randomness.
     pub seed: Seed,
+    /// Where is counted.
+    pub metrics: Metrics,
 }
 
 impl App {
@@ -116,7 +121,7 @@ impl App {
             authority: with.authority,
             blobs: with.blobs,
             sessions: Sessions::default(),
-            answers: Answers::default(),
+            answers: Answers::new(with.metrics.clone()),
             dispatcher: with.dispatcher,
             chunks: with.chunks,
             signs: with.signs,
@@ -125,6 +130,7 @@ impl App {
             wall: with.clock,
             seed: with.seed,
             alive_at: AtomicU64::new(0),
+            metrics: with.metrics,
             requests: AtomicU64::new(0),
             model: Mutex::new(None),
         }))

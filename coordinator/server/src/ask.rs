@@ -355,6 +355,15 @@ fn is_role(role: &str) -> bool {
 impl App {
     /// Queues a question and follows it.
     pub async fn ask(&self, question: Question) -> Result<Asked, AskError> {
+        let asked = self.queue(question).await;
+        match &asked {
+            Ok(_) => drop(self.metrics.questions.inc()),
+            Err(error) => self.metrics.refused(error),
+        }
+        asked
+    }
+
+    async fn queue(&self, question: Question) -> Result<Asked, AskError> {
         question.check()?;
         let model = self.current_model().await?.ok_or(AskError::NoModel)?;
         let sub_model = choose_sub_model(&question, &model)?;

@@ -4,6 +4,7 @@ mod backup;
 mod commands;
 mod config;
 mod doctor;
+mod log_level;
 mod man;
 
 use std::{
@@ -58,6 +59,11 @@ pub enum Command {
     /// Run the coordinator.
     #[command(after_help = "Example: owm-coordinator serve --config /srv/owm/coordinator.toml")]
     Serve(ConfigArg),
+    /// Show or change what the running coordinator logs.
+    #[command(
+        after_help = "Examples:\n  owm-coordinator log-level --config coordinator.toml\n  owm-coordinator log-level info,owm_coordinator=debug --for 10m --config coordinator.toml"
+    )]
+    LogLevel(log_level::LogLevelArgs),
     /// Bring the database's schema up to date (serve does it too).
     #[command(after_help = "Example: owm-coordinator migrate --config /srv/owm/coordinator.toml")]
     Migrate(ConfigArg),

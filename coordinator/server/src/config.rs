@@ -36,6 +36,8 @@ owm_service::config! {
         pub blobs: BlobsSection,
         /// The loopback port for `/livez`, `/readyz` and `/metrics`.
         pub health: HealthSection,
+        /// The socket for `owm-coordinator log-level`.
+        pub control: ControlSection,
         /// What invites say.
         pub invite: InviteSection,
         /// Who is admitted.
@@ -128,6 +130,12 @@ owm_service::config! {
         pub minima: BTreeMap<Tier, TierMinima> = BTreeMap::new(),
     }
 
+    /// The socket for `owm-coordinator log-level`: this user only, mode 0600.
+    pub struct ControlSection {
+        /// Where; relative to this file's folder. At most 100 characters in all.
+        pub socket: PathBuf = PathBuf::from("control.sock"),
+    }
+
     /// How work is handed out.
     pub struct SchedulerSection {
         /// How long a node may take for one attempt.
@@ -169,6 +177,7 @@ impl Config {
         };
         absolute(&mut self.identity.dir);
         absolute(&mut self.blobs.dir);
+        absolute(&mut self.control.socket);
         self.database.url_file.as_mut().map(absolute);
     }
 }

@@ -127,6 +127,7 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
     owm_service::failpoint::hit(LEASE_WRITTEN);
     for (grant, (seat, lease)) in grants.iter().zip(leases) {
         let (id, attempt) = (grant.task_id, &grant.attempt);
+        app.answers.leased(id);
         if !app.sessions.lease(seat, id, attempt.epoch, role, lease) {
             // The node went away in between, or does not keep up: it never saw the lease, so that is no
             // attempt.

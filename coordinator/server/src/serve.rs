@@ -10,6 +10,7 @@ use owm_service::{
     gate::GateMetrics,
     health::Readiness,
     reconcile::{self, Schedule},
+    report::Chain,
     secret, supervisor,
 };
 use tokio::net::TcpListener;
@@ -19,12 +20,14 @@ use crate::{
     app::{App, Ingredients},
     blobs::Blobs,
     config::Config,
+    control,
     dispatch::{self, DispatchHandle},
     http,
     identity::Authority,
+    metrics::Metrics,
     page,
     rpc::{self, chunks},
-    tasks::{alive, announce, database, due, gone, outbox, purge, signs, standing},
+    tasks::{alive, announce, database, due, figures, gone, outbox, purge, signs, standing},
 };
 
 /// Between two tries to reach a database that is not there yet.
@@ -111,6 +114,7 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
     let rpc_listener = listen(config.rpc.listen, "rpc").await?;
     let api_listener = listen(config.api.listen, "api").await?;
     let _health = context.health(readiness).bind(config.health.listen).await?;
+    start_control(&context, &config.control.socket);
     let now = UnixMillis(context.clock.now_ms());
     let authority = Authority::load(&config.identity.dir, now)?;
     let store = store(&config)?;
@@ -131,6 +135,7 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
         signs,
         clock: context.clock.clone(),
         seed: context.seed.clone(),
+        metrics: Metrics::new(&context.metrics),
     });
     // Before anything judges a lease: a silence of all coordinators extends them.
     alive::mark(&app).await?;
@@ -193,16 +198,39 @@ fn start_loops(
             let what = $what;
             let rng = context.seed.rng(reconciler_name(&what));
             let schedule = Schedule::every(Duration::from_millis($period_ms));
-            reconcile::spawn(lifecycle, context.clock.clone(), rng, schedule, what);
+            reconcile::spawn(lifecycle, context.clock.clone(), rng, schedule, what)
         }};
     }
-    reconciler!(alive::Alive(app.clone()), 1_000);
-    reconciler!(announce::Announce::new(app.clone()), 1_000);
-    reconciler!(due::Due(app.clone()), 500);
-    reconciler!(gone::Gone::new(app.clone()), 1_000);
-    reconciler!(outbox::Outbox(app.clone()), 500);
-    reconciler!(standing::Standing(app.clone()), 10_000);
-    reconciler!(purge::Purge(app.clone()), 30_000);
+    let handles = vec![
+        reconciler!(alive::Alive(app.clone()), 1_000),
+        reconciler!(announce::Announce::new(app.clone()), 1_000),
+        reconciler!(due::Due(app.clone()), 500),
+        reconciler!(gone::Gone::new(app.clone()), 1_000),
+        reconciler!(outbox::Outbox(app.clone()), 500),
+        reconciler!(standing::Standing::new(app.clone()), 10_000),
+        reconciler!(purge::Purge(app.clone()), 30_000),
+    ];
+    reconciler!(figures::Figures::new(app.clone(), handles), 2_000);
+}
+
+/// A folder that may not be written to costs the socket, not the coordinator.
+fn start_control(context: &Context, socket: &Path) {
+    let serving = match control::serve(socket, context.telemetry.clone()) {
+        Ok(serving) => serving,
+        Err(error) => {
+            let error = Chain(&error).to_string();
+            tracing::warn!(%error, "no control socket: `owm-coordinator log-level` will not work; see [control] socket");
+            return;
+        }
+    };
+    let soft = context.lifecycle.soft();
+    context.lifecycle.spawn("control", async move {
+        tokio::select! {
+            () = serving => {}
+            () = soft.cancelled() => {}
+        }
+        Ok::<(), std::io::Error>(())
+    });
 }
 
 fn reconciler_name<R: reconcile::Reconciler>(_: &R) -> &'static str {

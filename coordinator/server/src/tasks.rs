@@ -4,6 +4,7 @@ pub mod alive;
 pub mod announce;
 pub mod database;
 pub mod due;
+pub mod figures;
 pub mod gone;
 pub mod outbox;
 pub mod purge;

@@ -1,13 +1,19 @@
 //! The pool and named transactions. Called by the server's edges and reconcilers.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::error::StoreError;
+use crate::{
+    error::StoreError,
+    load::{PoolLoad, Waits},
+};
 
 /// Waiting longer for a connection means that Postgres is down or overloaded.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,6 +25,7 @@ const STATEMENT_TIMEOUT: &str = "15s";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    waits: Arc<Waits>,
 }
 
 /// One transaction. Dropped without [`Tx::commit`], it never happened.
@@ -37,12 +44,28 @@ impl Store {
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self::from_pool(pool))
     }
 
     /// Around a pool that exists already, such as a test's.
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool }
+        Self {
+            pool,
+            waits: Arc::default(),
+        }
+    }
+
+    /// How busy the connections are.
+    pub fn load(&self) -> PoolLoad {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        PoolLoad {
+            in_use: self.pool.size().saturating_sub(idle),
+            idle,
+            max: self.pool.options().get_max_connections(),
+            waiting: self.waits.waiting.load(Ordering::Relaxed),
+            transactions: self.waits.transactions.load(Ordering::Relaxed),
+            waited: self.waits.waited(),
+        }
     }
 
     /// Applies what is missing of the migrations.
@@ -52,6 +75,7 @@ impl Store {
 
     /// Opens a transaction; `name` is its label in traces.
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
+        let _wait = self.waits.begin();
         Ok(Tx {
             inner: self.pool.begin().await?,
             name,

@@ -8,12 +8,14 @@ mod doctor;
 mod drain;
 mod earnings;
 mod init;
+mod log_level;
 mod man;
 mod models;
 mod output;
 mod pause;
 mod start;
 mod status;
+mod top;
 mod verify_receipt;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -53,6 +55,10 @@ enum Command {
     Resume(pause::ResumeArgs),
     /// Finishes what runs, hands it in, and ends the running node.
     Drain(drain::DrainArgs),
+    /// A dashboard of the running node.
+    Top(top::TopArgs),
+    /// Shows or changes what the running node logs.
+    LogLevel(log_level::LogLevelArgs),
     /// Checks a receipt, offline.
     VerifyReceipt(verify_receipt::VerifyArgs),
     /// What this node has earned, from its own log.
@@ -141,6 +147,8 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pause(arguments) => pause::run(&arguments, output),
         Command::Resume(arguments) => pause::resume(&arguments, output),
         Command::Drain(arguments) => drain::run(&arguments, output),
+        Command::Top(arguments) => top::run(&arguments, output),
+        Command::LogLevel(arguments) => log_level::run(&arguments, output),
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),

@@ -4,6 +4,7 @@
 
 mod calls;
 mod effects;
+mod gauges;
 mod inputs;
 mod join;
 mod serve;
@@ -20,18 +21,23 @@ use owm_service::{
     lifecycle::Lifecycle,
     metrics::Registry,
     rng::Seed,
+    telemetry,
     tls::Identity,
 };
 use serve::{Daemon, Setup};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    activity::Activity,
     caps::Caps,
     config::NodeConfig,
     control,
     engine::EngineLoader,
+    facts::Sources,
     home::Home,
     link::Coordinator,
+    machine::{self, Machine},
+    metrics::Metrics,
     models::{Fetcher, Keeper, KeeperSettings, Limits, Shelf},
     network::Network,
     orders::OrderBook,
@@ -56,6 +62,8 @@ pub struct Frame {
     pub lifecycle: Lifecycle,
     /// Where metrics go.
     pub metrics: Registry,
+    /// The logs.
+    pub telemetry: telemetry::Handle,
 }
 
 impl From<Context> for Frame {
@@ -65,13 +73,14 @@ impl From<Context> for Frame {
             seed,
             lifecycle,
             metrics,
-            ..
+            telemetry,
         } = context;
         Self {
             clock,
             seed,
             lifecycle,
             metrics,
+            telemetry,
         }
     }
 }
@@ -118,7 +127,22 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let checks = Checks::new(&parts.readiness);
     let (status, shown) = watch::channel(first_picture(&parts, coordinator.target(), now));
     let orders = OrderBook::open(&parts.home, Arc::clone(&frame.clock));
-    let control = control::serve(&parts.home.control(), shown, log.clone(), orders.clone())?;
+    let metrics = Metrics::new(&frame.metrics);
+    let activity = Activity::new(metrics.clone());
+    let (sampled, machine) = watch::channel(Machine::default());
+    let shelf = Shelf::new(parts.home.models(), caps.disk);
+    let folder = parts.home.path().to_owned();
+    let sampling = machine::watch(shelf, folder, metrics.machine.clone(), sampled);
+    let _sampling = AbortOnDrop(tokio::spawn(sampling));
+    let sources = Sources {
+        status: shown,
+        log: log.clone(),
+        activity: activity.clone(),
+        machine,
+        telemetry: frame.telemetry.clone(),
+        clock: Arc::clone(&frame.clock),
+    };
+    let control = control::serve(&parts.home.control(), sources, orders.clone())?;
     let _control = AbortOnDrop(tokio::spawn(control));
     let joining = join::join(&frame, &parts, &coordinator, &status, orders.follow());
     let Some(network) = joining.await? else {
@@ -126,7 +150,8 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     };
     let (hints, hint) = watch::channel(None);
     let (model_events, models) = mpsc::channel(MODEL_QUEUE);
-    let settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &network)?;
+    let mut settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &network)?;
+    settings.metrics = Some(metrics.downloads.clone());
     let _keeper = AbortOnDrop(tokio::spawn(
         Keeper::new(settings, hint, model_events).run(),
     ));
@@ -143,6 +168,8 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         models,
         status,
         orders,
+        metrics,
+        activity,
     };
     Daemon::new(&frame, &parts, setup).serve(&frame).await
 }
@@ -206,6 +233,7 @@ fn keeper_settings(
         log: log.clone(),
         clock: Arc::clone(&frame.clock),
         seed: frame.seed.child("models"),
+        metrics: None,
     })
 }
 
@@ -221,11 +249,16 @@ fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> St
         network_id: parts.invite.genesis.to_string(),
         coordinator: coordinator.to_owned(),
         linked: false,
+        linked_since_ms: None,
+        pong_at_ms: None,
+        ping_ms: None,
+        clock_offset_ms: None,
         link_error: None,
         node_id: None,
         tier: None,
         stake_policy: None,
         node_status: None,
+        standing: None,
         reasons: Vec::new(),
         model: None,
         model_state: None,

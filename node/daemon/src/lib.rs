@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod activity;
 pub mod backup;
 pub mod caps;
 pub mod cli;
@@ -8,11 +9,13 @@ pub mod control;
 pub mod daemon;
 pub mod doctor;
 pub mod engine;
+pub mod facts;
 pub mod hardware;
 pub mod heartbeat;
 pub mod home;
 pub mod last_exit;
 pub mod link;
+pub mod machine;
 pub mod metrics;
 pub mod models;
 pub mod network;
@@ -23,6 +26,7 @@ pub mod roles;
 pub mod session;
 pub mod status;
 pub mod tasklog;
+pub mod top;
 pub mod work;
 
 owm_service::failpoints! {

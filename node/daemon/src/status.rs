@@ -26,6 +26,18 @@ pub struct Status {
     pub coordinator: String,
     /// Whether the work link stands.
     pub linked: bool,
+    /// Since when, Unix milliseconds.
+    #[serde(default)]
+    pub linked_since_ms: Option<u64>,
+    /// When the coordinator last answered a sign of life, Unix milliseconds.
+    #[serde(default)]
+    pub pong_at_ms: Option<u64>,
+    /// How long that took, milliseconds.
+    #[serde(default)]
+    pub ping_ms: Option<u64>,
+    /// The coordinator's clock minus this one, milliseconds, at the last registration.
+    #[serde(default)]
+    pub clock_offset_ms: Option<i64>,
     /// Why not.
     pub link_error: Option<String>,
     /// Our id in the coordinator's database.
@@ -36,6 +48,9 @@ pub struct Status {
     pub stake_policy: Option<String>,
     /// Our standing, as the coordinator says.
     pub node_status: Option<String>,
+    /// How it rates us; absent until it has said so.
+    #[serde(default)]
+    pub standing: Option<StandingStatus>,
     /// Pending: what is missing and what to do.
     pub reasons: Vec<String>,
     /// What is loaded.
@@ -58,6 +73,17 @@ pub struct Status {
     pub model_damage: Option<String>,
     /// Hardware, as found: one line each.
     pub hardware: Vec<String>,
+}
+
+/// How the coordinator rates the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingStatus {
+    /// The tier in effect: rewards and selection go by it.
+    pub effective_tier: String,
+    /// Thousandths.
+    pub reliability_permille: u32,
+    /// Thousandths of the last seven days.
+    pub uptime_permille: u32,
 }
 
 /// The loaded model.

@@ -6,6 +6,7 @@
 
 mod migrations;
 mod query;
+mod recent;
 mod snapshot;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 
 use owm_proto::{Msat, Sha256, TaskId, UnixMillis};
 pub use query::{Earnings, Entry};
+pub use recent::FinishedTask;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// Longest reason kept, in characters.

@@ -313,9 +313,21 @@ pub struct Fenced {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
+/// How the coordinator rates the node; told after a Hello and when it changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Standing {
+    /// what rewards and selection go by
+    #[prost(string, tag = "1")]
+    pub effective_tier: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub reliability_permille: u32,
+    /// of the last seven days
+    #[prost(uint32, tag = "3")]
+    pub uptime_permille: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkDown {
-    #[prost(oneof = "work_down::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "work_down::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<work_down::Message>,
 }
 /// Nested message and enum types in `WorkDown`.
@@ -338,6 +350,8 @@ pub mod work_down {
         NewestVersion(::prost::alloc::string::String),
         #[prost(string, tag = "8")]
         NodeStatus(::prost::alloc::string::String),
+        #[prost(message, tag = "9")]
+        Standing(super::Standing),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -30,6 +30,7 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
     let mut response = admitted(&api, request, next).instrument(span.clone()).await;
     let status = response.status().as_u16();
     let ms = begun.elapsed().as_millis() as u64;
+    api.app.metrics.called(route, status, begun.elapsed());
     // Never the path: it may hold a request id.
     span.in_scope(|| tracing::debug!(%method, route, status, ms, "request served"));
     finish(response.headers_mut(), &log_id);

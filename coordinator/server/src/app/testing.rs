@@ -147,6 +147,7 @@ async fn app_at(pool: PgPool, change: impl FnOnce(&mut Config), clock: SharedClo
         signs,
         clock,
         seed: Seed::from_u64(2),
+        metrics: crate::metrics::Metrics::default(),
     });
     let stop = CancellationToken::new();
     tokio::spawn(dispatch::run(app.clone(), stop.clone()));

@@ -72,6 +72,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             },
             json,
         ),
+        Command::LogLevel(arguments) => super::log_level::run(arguments, json).await,
         Command::Migrate(config) => {
             let config = read_config(&config.config)?;
             serve::store(&config)?.migrate().await?;

@@ -1,4 +1,10 @@
-//! Uptime, reliability and tier in effect of every node, from the minutes it was heard in.
+//! Uptime, reliability and tier in effect of every node, from the minutes it was heard in. Connected nodes
+//! are told theirs, once per session and when it changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use owm_coordinator_domain::liveness::{effective_tier, reliability, uptime, uptime_window};
 use owm_coordinator_store::{
@@ -6,7 +12,10 @@ use owm_coordinator_store::{
     node::{Node, node_list, node_set_standing},
     session::minutes_count,
 };
-use owm_proto::UnixMillis;
+use owm_proto::{
+    NodeId, SessionId, UnixMillis,
+    wire::coordinator::{self as wire, work_down::Message},
+};
 use owm_service::reconcile::{Reconciler, Status};
 
 use crate::app::App;
@@ -16,15 +25,47 @@ const PAGE: u32 = 200;
 
 /// The reconciler.
 #[derive(Debug)]
-pub struct Standing(pub App);
+pub struct Standing {
+    app: App,
+    /// What each session was told.
+    told: Mutex<HashMap<(NodeId, SessionId), wire::Standing>>,
+}
+
+impl Standing {
+    /// Nobody has been told anything.
+    pub fn new(app: App) -> Self {
+        Self {
+            app,
+            told: Mutex::default(),
+        }
+    }
+
+    /// Tells what sessions do not know yet; sessions that are over are forgotten.
+    fn tell(&self, standings: &HashMap<NodeId, wire::Standing>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = HashMap::new();
+        for (node, run) in self.app.sessions.runs() {
+            let Some(standing) = standings.get(&node) else {
+                continue;
+            };
+            if told.remove(&(node, run)).as_ref() != Some(standing) {
+                self.app
+                    .sessions
+                    .send(node, Message::Standing(standing.clone()));
+            }
+            now.insert((node, run), standing.clone());
+        }
+        *told = now;
+    }
+}
 
 impl Reconciler for Standing {
     const NAME: &'static str = "standing";
     type Error = StoreError;
 
     async fn run(&self) -> Result<Status, StoreError> {
-        let app = &self.0;
-        let (mut after, mut seen) = (None, 0);
+        let app = &self.app;
+        let (mut after, mut standings) = (None, HashMap::new());
         loop {
             let mut tx = app.store.begin("node.standing").await?;
             let nodes = node_list(&mut tx, after, PAGE).await?;
@@ -38,6 +79,12 @@ impl Reconciler for Standing {
                 if (up, reliable, tier) != (node.uptime, node.reliability, node.effective_tier) {
                     node_set_standing(&mut tx, node.node_id, up, reliable, tier).await?;
                 }
+                let standing = wire::Standing {
+                    effective_tier: tier.to_string(),
+                    reliability_permille: reliable.0,
+                    uptime_permille: up.0,
+                };
+                standings.insert(node.node_id, standing);
                 app.sessions.refresh(&Node {
                     uptime: up,
                     reliability: reliable,
@@ -46,11 +93,12 @@ impl Reconciler for Standing {
                 });
             }
             tx.commit().await?;
-            seen += nodes.len();
             match nodes.last() {
                 Some(last) if nodes.len() == PAGE as usize => after = Some(last.node_id),
-                _ => return Ok(Status(serde_json::json!({ "nodes": seen }))),
+                _ => break,
             }
         }
+        self.tell(&standings);
+        Ok(Status(serde_json::json!({ "nodes": standings.len() })))
     }
 }

@@ -116,6 +116,7 @@ impl App {
         owm_service::failpoint::hit(LEASE_END_BEFORE_COMMIT);
         tx.commit().await?;
         owm_service::failpoint::hit(LEASE_END_AFTER_COMMIT);
+        self.metrics.lease_ended(end.outcome);
         tracing::info!(task.id = %id, node.id = %node, outcome = %end.outcome, hand_back = ?end.hand_back, "lease ended");
         self.sessions.release(node, id, epoch, self.now());
         if let Some(failure) = failure {
@@ -162,6 +163,7 @@ impl App {
         tx.commit().await?;
         self.sessions
             .release(attempt.node, id, attempt.epoch, self.now());
+        self.metrics.lease_ended(Outcome::Expired);
         self.tell_cancelled(attempt.node, id, attempt.epoch, "the lease has run out");
         if let Some(failure) = failure {
             self.answers.failed(id, failure);

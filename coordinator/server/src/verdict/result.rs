@@ -203,6 +203,7 @@ impl App {
         };
         owm_service::failpoint::hit(RESULT_BEFORE_COMMIT);
         tx.commit().await?;
+        self.metrics.judged(&judged.ack);
         Ok(judged)
     }
 

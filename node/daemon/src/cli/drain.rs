@@ -79,7 +79,7 @@ async fn drain(home: &Home, within_ms: u64, output: Output) -> Result<(), RunErr
                 }
             }
             // Busy with its end, or gone already.
-            Err(ControlError::NotRunning(_) | ControlError::Broken) => {
+            Err(ControlError::NotRunning { .. } | ControlError::Broken { .. }) => {
                 if has_ended(home).await? {
                     break;
                 }

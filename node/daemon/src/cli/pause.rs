@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{ConfigArg, Output, block_on};
 use crate::{
-    control::{self, Ask, ControlError},
+    control::{self, Ask, ControlError, OrderFailure},
     home::Home,
     orders::{OrderBook, OrderError, Pause},
 };
@@ -76,7 +76,7 @@ fn give(
             pause: taken.pause,
             runs: true,
         }),
-        Err(ControlError::NotRunning(_)) => {
+        Err(OrderFailure::Control(ControlError::NotRunning { .. })) => {
             // One that starts in this moment would not see what is written beside it.
             let _lock = home.lock()?;
             let book = OrderBook::open(&home, SystemClock::shared());

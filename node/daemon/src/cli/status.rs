@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &StatusArgs, output: Output) -> Result<(), RunError
             output.answer(&json!(answer), &lines(&answer));
             Ok(())
         }
-        Err(error @ ControlError::NotRunning(_)) => {
+        Err(error @ ControlError::NotRunning { .. }) => {
             show_log(&home, output)?;
             Err(RunError::failed(error))
         }

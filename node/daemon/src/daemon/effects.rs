@@ -51,7 +51,10 @@ impl Daemon {
                 let role = "infer".into();
                 self.send(Message::Withdraw(Withdraw { role })).await;
             }
-            Effect::Ping(n) => self.send(Message::Ping(n)).await,
+            Effect::Ping(n) => {
+                self.pinged = Some((n, self.clock.monotonic()));
+                self.send(Message::Ping(n)).await;
+            }
             Effect::Heartbeat { on_link } => self.heartbeat(on_link).await?,
             Effect::ResendChunks(key) => {
                 let chunks = self

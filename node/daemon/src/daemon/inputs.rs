@@ -22,7 +22,7 @@ use crate::{
     register::{self, Outcome},
     roles::infer::JobEvent,
     session::{Ending, Event, Registration},
-    status::ModelStatus,
+    status::{ModelStatus, StandingStatus},
     tasklog::{Booking, LeaseKey},
     work,
 };
@@ -131,6 +131,8 @@ impl Daemon {
         match event {
             LinkEvent::Up => {
                 self.picture.link_error = None;
+                self.picture.linked_since_ms = Some(self.clock.now_ms());
+                self.metrics.links.inc();
                 tracing::info!(coordinator = self.coordinator.target(), "work link stands");
                 self.events.push_back(Event::LinkUp);
             }
@@ -188,9 +190,19 @@ impl Daemon {
                     self.book(key, &ack).await?;
                 }
             }
-            Message::Pong(n) => self.events.push_back(Event::Pong(n)),
+            Message::Pong(n) => {
+                self.ponged(n);
+                self.events.push_back(Event::Pong(n));
+            }
             Message::Fenced(fenced) => self.events.push_back(Event::Fenced(short(&fenced.reason))),
             Message::NewestVersion(version) => self.hint(&version),
+            Message::Standing(standing) => {
+                self.picture.standing = Some(StandingStatus {
+                    effective_tier: short(&standing.effective_tier),
+                    reliability_permille: standing.reliability_permille.min(1_000),
+                    uptime_permille: standing.uptime_permille.min(1_000),
+                });
+            }
             Message::NodeStatus(status) => {
                 tracing::info!(node.status = %short(&status), "the coordinator changed this node's status");
                 self.picture.node_status = Some(short(&status));
@@ -233,7 +245,6 @@ impl Daemon {
                 tokens,
             } => {
                 self.jobs.remove(&key);
-                self.metrics.tokens.inc_by(tokens.into());
                 if let Some(result) = result {
                     self.results.insert(key, *result);
                 }
@@ -244,7 +255,7 @@ impl Daemon {
                     Ending::HandBack { message, .. } => Some(("handed_back", message.clone())),
                 };
                 if let Some((verdict, reason)) = lost {
-                    self.metrics.tasks_lost.inc();
+                    self.metrics.task(verdict).inc();
                     let now = UnixMillis(self.clock.now_ms());
                     let booking = Booking::Lost { verdict, reason };
                     self.log
@@ -261,6 +272,7 @@ impl Daemon {
         match done {
             CallDone::Registered(Ok(answer)) => {
                 let now = UnixMillis(self.clock.now_ms());
+                self.compare_clocks(answer.coordinator_time_ms);
                 match register::outcome(*answer, &self.key, &self.network.trust, now) {
                     Ok(outcome) => self.registered(outcome).await?,
                     Err(error) => {
@@ -366,11 +378,12 @@ impl Daemon {
         if counted {
             match &booking {
                 Booking::Owed { verdict, reward } => {
-                    self.metrics.tasks_booked.inc();
+                    self.metrics.task(verdict).inc();
+                    self.metrics.booked_msat.inc_by(reward.0);
                     tracing::info!(lease = %key, verdict, reward_msat = reward.0, "result booked as owed");
                 }
                 Booking::Lost { verdict, reason } => {
-                    self.metrics.tasks_lost.inc();
+                    self.metrics.task(verdict).inc();
                     tracing::warn!(lease = %key, verdict, reason = %reason, "result not accepted");
                 }
             }
@@ -428,8 +441,7 @@ impl Daemon {
             self.checks.linked.not_ready(why);
         }
         let running = self.session.running().count();
-        self.metrics.running.set(running as i64);
-        self.metrics.linked.set(i64::from(linked));
+        self.gauge(phase, linked);
         self.picture.phase = phase;
         self.picture.linked = linked;
         self.picture.running = running as u32;

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Checks, Frame, Parts, calls::CallDone, inputs::Input};
 use crate::{
+    activity::Activity,
     caps::Caps,
     config::{NodeConfig, Transport},
     link::{Coordinator, WorkLink},
@@ -56,6 +57,8 @@ pub(super) struct Setup {
     pub(super) models: mpsc::Receiver<ModelEvent>,
     pub(super) status: watch::Sender<Status>,
     pub(super) orders: OrderBook,
+    pub(super) metrics: Metrics,
+    pub(super) activity: Activity,
 }
 
 /// A task under way here.
@@ -99,6 +102,8 @@ pub(super) struct Daemon {
     pub(super) events: VecDeque<Event>,
     pub(super) over: Option<Over>,
     pub(super) metrics: Metrics,
+    /// The sign of life sent last, and when (monotonic).
+    pub(super) pinged: Option<(u64, Duration)>,
     pub(super) checks: Checks,
     pub(super) status: watch::Sender<Status>,
     pub(super) picture: Status,
@@ -137,6 +142,7 @@ impl Daemon {
                 network: setup.network.trust.id(),
                 clock: Arc::clone(&frame.clock),
                 log: setup.log.clone(),
+                activity: setup.activity,
                 events: job_tx,
             },
             key: Arc::clone(&parts.key),
@@ -159,7 +165,8 @@ impl Daemon {
             renewal: Renewal::default(),
             events,
             over: None,
-            metrics: Metrics::new(&frame.metrics),
+            metrics: setup.metrics,
+            pinged: None,
             status: setup.status,
             picture,
             checks: setup.checks,

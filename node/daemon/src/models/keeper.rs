@@ -15,7 +15,8 @@ use owm_proto::{
     wire::coordinator::GetModelVersionRequest,
 };
 use owm_service::{
-    backoff::Backoff, clock::SharedClock, progress::Progress, report::Chain, rng::Seed,
+    backoff::Backoff, clock::SharedClock, metrics::Counter, progress::Progress, report::Chain,
+    rng::Seed,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -27,6 +28,7 @@ use crate::{
     engine::{EngineLoader, InferenceEngine, LoadError},
     home::Lock,
     link::{CallError, Coordinator},
+    metrics::Downloads,
     network::Network,
     tasklog::{TaskLog, TaskLogError},
 };
@@ -61,6 +63,8 @@ pub struct KeeperSettings {
     pub clock: SharedClock,
     /// For the waits.
     pub seed: Seed,
+    /// Counts what is fetched.
+    pub metrics: Option<Downloads>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +128,11 @@ impl Keeper {
                 }
                 Err(error) => {
                     let wait = backoff.next(&mut rng);
+                    if let (KeeperError::Download(_), Some(metrics)) =
+                        (&error, &self.settings.metrics)
+                    {
+                        metrics.failures.inc();
+                    }
                     let error = Chain(&error).to_string();
                     tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "no model yet, trying again");
                     self.tell(ModelEvent::Failed(error)).await;
@@ -260,7 +269,8 @@ impl Keeper {
         let bar = Progress::bytes(total, format!("fetching {version}"));
         let mut before = 0;
         for file in files {
-            let teller = Teller::new(&self.settings.clock, &bar, version, before, total);
+            let mut teller = Teller::new(&self.settings.clock, &bar, version, before, total);
+            teller.fetched = self.settings.metrics.as_ref().map(|m| &m.bytes);
             self.settings
                 .fetcher
                 .fetch(file, &|got| teller.got(got))
@@ -370,6 +380,9 @@ struct Teller<'a> {
     before: u64,
     total: u64,
     said_ms: std::sync::atomic::AtomicU64,
+    /// Counts bytes that came now, not those that were there.
+    fetched: Option<&'a Counter>,
+    got: std::sync::atomic::AtomicU64,
 }
 
 impl<'a> Teller<'a> {
@@ -388,12 +401,18 @@ impl<'a> Teller<'a> {
             before,
             total,
             said_ms,
+            fetched: None,
+            got: std::sync::atomic::AtomicU64::new(u64::MAX),
         }
     }
 
     fn got(&self, got: u64) {
         use std::sync::atomic::Ordering::Relaxed;
         let done = self.before + got;
+        let former = self.got.swap(got, Relaxed);
+        if let Some(fetched) = self.fetched {
+            fetched.inc_by(got.saturating_sub(former));
+        }
         self.bar.set(done);
         let now = self.clock.monotonic().as_millis() as u64;
         if now.saturating_sub(self.said_ms.load(Relaxed)) >= PROGRESS_EVERY.as_millis() as u64 {

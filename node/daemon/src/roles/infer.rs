@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     RESULT_AFTER_LOG_BEFORE_SEND, RESULT_BEFORE_LOG,
+    activity::Activity,
     engine::{Answer, AnswerError, EncodeError, Token},
     session::Ending,
     tasklog::{Accepted, Finished, LeaseKey, TaskLog},
@@ -55,12 +56,16 @@ pub struct JobContext {
     pub clock: SharedClock,
     /// The log.
     pub log: TaskLog,
+    /// What is shown of it while it runs.
+    pub activity: Activity,
     /// Where events go; bounded, so a slow link slows the engine down.
     pub events: mpsc::Sender<JobEvent>,
 }
 
 /// Runs a job to its end. Blocks; call it on a blocking thread.
 pub fn run(job: &InferJob, context: &JobContext, stop: &CancellationToken) {
+    let (activity, clock) = (&context.activity, &context.clock);
+    activity.started(job.key, job.version.as_str(), job.stream, clock.monotonic());
     // A panic must not keep the slot: it is a failure like any other.
     let done =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(job, context, stop)))
@@ -73,6 +78,7 @@ pub fn run(job: &InferJob, context: &JobContext, stop: &CancellationToken) {
             (Ending::HandBack { reason, message }, None, 0)
         }
     };
+    activity.ended(job.key);
     let event = JobEvent::Ended {
         key: job.key,
         ending,
@@ -130,8 +136,13 @@ fn answer(
                 Failure::input(error.to_string())
             }
         })?;
+    let encoded = u32::try_from(generate.prompt.len()).unwrap_or(u32::MAX);
+    context
+        .activity
+        .prompted(job.key, encoded, context.clock.monotonic());
     let mut chunks = Chunks::new(job, context);
     let mut on_token = |token: Token<'_>| {
+        context.activity.token(job.key, context.clock.monotonic());
         if stop.is_cancelled() {
             return ControlFlow::Break(());
         }

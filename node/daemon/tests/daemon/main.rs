@@ -74,6 +74,7 @@ fn start_at(fake: &Fake, folder: &Path, config: NodeConfig, clock: SharedClock) 
         seed: Seed::from_os(),
         lifecycle: lifecycle.clone(),
         metrics: Registry::new(),
+        telemetry: owm_service::telemetry::Handle::detached(),
     };
     let parts = Parts {
         config,

@@ -1,0 +1,131 @@
+//! Reads what `/metrics` shows and nobody counts on the way: queue, nodes, outbox, pool, reconcilers.
+//! Must stay true: what is in memory is shown also while the database is away.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use owm_coordinator_store::{
+    StoreError,
+    figures::{LiveFigures, figures_live},
+    ledger::ledger_total_owed,
+};
+use owm_proto::{NodeStatus, Role, UnixMillis};
+use owm_service::{
+    metrics::{Counter, Gauge},
+    reconcile::{Handle, Reconciler, Status},
+};
+
+use crate::app::App;
+
+/// What is owed walks through the ledger: seldom is enough.
+const OWED_EVERY: Duration = Duration::from_mins(1);
+
+/// The reconciler.
+#[derive(Debug)]
+pub struct Figures {
+    app: App,
+    reconcilers: Vec<Handle>,
+    owed_at: Mutex<Option<Duration>>,
+}
+
+impl Figures {
+    /// Shows these reconcilers too.
+    pub fn new(app: App, reconcilers: Vec<Handle>) -> Self {
+        Self {
+            app,
+            reconcilers,
+            owed_at: Mutex::default(),
+        }
+    }
+
+    fn show_memory(&self) {
+        let (app, figures) = (&self.app, &self.app.metrics.figures);
+        figures
+            .sessions
+            .set(app.sessions.connected_nodes().len() as i64);
+        let free = |node: &crate::sessions::Connected| node.candidate.credits.of(Role::Infer);
+        let slots: u32 = app.sessions.candidates().iter().map(free).sum();
+        figures.slots_free.set(slots.into());
+        let load = app.store.load();
+        for (state, count) in [
+            ("in_use", load.in_use),
+            ("idle", load.idle),
+            ("max", load.max),
+        ] {
+            set(
+                &figures.db_connections.get_or_create(&[("state", state)]),
+                count.into(),
+            );
+        }
+        set(&figures.db_waiting, load.waiting);
+        raise(&figures.db_transactions, load.transactions);
+        let waited = load.waited.as_secs_f64() - figures.db_wait.get();
+        figures.db_wait.inc_by(waited.max(0.0));
+        for handle in &self.reconcilers {
+            let (label, report) = ([("reconciler", handle.name())], handle.report());
+            let errors = figures.reconciler_errors.get_or_create(&label);
+            raise(&errors, report.errors);
+            if let Some(at) = report.last_succeeded_ms {
+                let success = figures.reconciler_success.get_or_create(&label);
+                success.set(at as f64 / 1_000.0);
+            }
+        }
+    }
+
+    fn show_database(&self, live: &LiveFigures, now: UnixMillis) {
+        let figures = &self.app.metrics.figures;
+        for (state, count) in [("queued", live.queued), ("leased", live.leased)] {
+            set(&figures.tasks.get_or_create(&[("state", state)]), count);
+        }
+        let age = |since: Option<UnixMillis>| since.map_or(0.0, |at| now.since(at).as_secs_f64());
+        figures.queue_oldest.set(age(live.queued_since));
+        set(&figures.outbox, live.outbox);
+        figures.outbox_oldest.set(age(live.outbox_since));
+        for status in [
+            NodeStatus::Pending,
+            NodeStatus::Active,
+            NodeStatus::Degraded,
+            NodeStatus::Suspended,
+        ] {
+            let word = status.as_str();
+            let count = live.nodes.iter().find(|(name, _)| name == word);
+            let gauge = figures.nodes.get_or_create(&[("status", word)]);
+            set(&gauge, count.map_or(0, |(_, count)| *count));
+        }
+    }
+}
+
+impl Reconciler for Figures {
+    const NAME: &'static str = "figures";
+    type Error = StoreError;
+
+    async fn run(&self) -> Result<Status, StoreError> {
+        self.show_memory();
+        let app = &self.app;
+        let mut tx = app.store.begin("figures").await?;
+        let live = figures_live(&mut tx).await?;
+        self.show_database(&live, app.now());
+        let now = app.clock.monotonic();
+        let is_due = {
+            let owed_at = self.owed_at.lock().unwrap_or_else(PoisonError::into_inner);
+            owed_at.is_none_or(|at| now.saturating_sub(at) >= OWED_EVERY)
+        };
+        if is_due {
+            let owed = ledger_total_owed(&mut tx).await?;
+            set(&app.metrics.figures.owed_msat, owed.0);
+            *self.owed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
+        Ok(Status(serde_json::json!({ "queued": live.queued })))
+    }
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// Brings a counter up to what another has counted.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
