@@ -14,6 +14,11 @@ pub(super) fn write(dir: &Path) -> io::Result<usize> {
     pages(&command, dir)
 }
 
+/// Neither clap's own `help` nor what is for our tests alone.
+fn is_shown(command: &&Command) -> bool {
+    command.get_name() != "help" && !command.is_hide_set()
+}
+
 fn pages(command: &Command, dir: &Path) -> io::Result<usize> {
     let man = clap_mangen::Man::new(command.clone());
     let mut page = Vec::new();
@@ -22,10 +27,7 @@ fn pages(command: &Command, dir: &Path) -> io::Result<usize> {
     let page = String::from_utf8_lossy(&page).replacen(".SH EXTRA", ".SH EXAMPLES", 1);
     fs::write(dir.join(man.get_filename()), page)?;
     let mut count = 1;
-    for below in command
-        .get_subcommands()
-        .filter(|below| below.get_name() != "help")
-    {
+    for below in command.get_subcommands().filter(is_shown) {
         count += pages(below, dir)?;
     }
     Ok(count)
@@ -37,10 +39,7 @@ mod tests {
 
     /// Every command that does something, `model import` included.
     fn leaves(command: &Command, path: &str, found: &mut Vec<(String, Command)>) {
-        let subcommands: Vec<_> = command
-            .get_subcommands()
-            .filter(|below| below.get_name() != "help")
-            .collect();
+        let subcommands: Vec<_> = command.get_subcommands().filter(is_shown).collect();
         if subcommands.is_empty() {
             found.push((path.to_owned(), command.clone()));
         }
