@@ -17,8 +17,13 @@ use owm_devnet::{
 };
 use serde_json::{Value, json};
 
-/// Long enough to be in the middle when its first chunk is there.
+/// Many chunks.
 const TOKENS: u32 = 400;
+/// Keeps a node in the middle of its answer long enough to be found there, however fast the machine is.
+const SLOWLY: (&str, &str) = (
+    "OWM_FAILPOINT",
+    "node.chunk.sent=delay:300ms;node.result.before_log=delay:3s",
+);
 /// Far above what anything here takes.
 const LIMIT: Duration = Duration::from_mins(2);
 
@@ -69,6 +74,19 @@ async fn running(node: &Node) -> u64 {
         .unwrap_or_default()
 }
 
+/// Starts all nodes again, slower.
+async fn slowed(net: &mut Devnet) -> Vec<ByHand> {
+    let mut slow = Vec::new();
+    for node in net.nodes() {
+        node.stop().await.unwrap();
+        let health = Port::take(None).unwrap();
+        let mut by_hand = start_by_hand(node.dir(), &health, SLOWLY);
+        by_hand.ready(&health).await;
+        slow.push(by_hand);
+    }
+    slow
+}
+
 /// Waits until a node works on something; its place.
 async fn busy_node(net: &mut Devnet) -> usize {
     let looking = async {
@@ -107,6 +125,7 @@ async fn a_stream_whose_node_is_killed_goes_on_and_its_receipt_shows_both() {
     let mut net = network(2).await;
     let api = net.api();
     let reference = api.query_with(&question()).await.unwrap();
+    let mut slow = slowed(&mut net).await;
     let mut asked = question();
     asked["stream"] = json!(true);
     let mut events = api.stream("/v1/query", &asked).await.unwrap();
@@ -123,7 +142,7 @@ async fn a_stream_whose_node_is_killed_goes_on_and_its_receipt_shows_both() {
             if killed.is_none() {
                 // The first chunk has been seen: whoever works on it dies.
                 let at = busy_node(&mut net).await;
-                net.nodes()[at].kill().await.unwrap();
+                slow[at].process.kill().await.unwrap();
                 killed = Some(at);
             }
         }
@@ -144,9 +163,10 @@ async fn a_stream_whose_node_is_killed_goes_on_and_its_receipt_shows_both() {
 async fn a_whole_answer_whose_node_is_killed_comes_from_another() {
     let mut net = network(2).await;
     let reference = net.api().query_with(&question()).await.unwrap();
+    let mut slow = slowed(&mut net).await;
     let asking = ask(net.api());
     let killed = busy_node(&mut net).await;
-    net.nodes()[killed].kill().await.unwrap();
+    slow[killed].process.kill().await.unwrap();
     let answer = asking.await.unwrap();
     let survivor = 1 - killed;
     let status = net.nodes()[survivor].status().await.unwrap();
@@ -180,6 +200,15 @@ struct ByHand {
     log: PathBuf,
 }
 
+impl ByHand {
+    async fn ready(&mut self, health: &Port) {
+        let url = format!("http://{}", health.address());
+        let ready = async || owm_devnet::api::is_ready(&url).await;
+        let waiting = self.process.wait_until("readiness", LIMIT, ready);
+        waiting.await.unwrap();
+    }
+}
+
 /// Starts a node from a folder, with one variable more.
 fn start_by_hand(folder: &Path, health: &Port, variable: (&str, &str)) -> ByHand {
     let program = paths::program("owm-node").unwrap();
@@ -210,13 +239,7 @@ async fn a_second_process_with_the_same_key_ends_the_first_for_good() {
     let advice = "give this one a key of its own (owm-node init --dir)";
     assert!(said.contains(why) && said.contains(advice), "{said}");
     // The newer one works.
-    let url = format!("http://{}", health.address());
-    let ready = async || owm_devnet::api::is_ready(&url).await;
-    second
-        .process
-        .wait_until("readiness", LIMIT, ready)
-        .await
-        .unwrap();
+    second.ready(&health).await;
     let asked = json!({"query": "Who answers?", "max_tokens": 4});
     net.api().query_with(&asked).await.unwrap();
     second.process.stop(LIMIT).await.unwrap();

@@ -3,7 +3,11 @@
 
 use std::{fs, time::Duration};
 
-use owm_devnet::{Devnet, Model, process::POLL};
+use owm_devnet::{
+    Devnet, Model, api, paths,
+    ports::Port,
+    process::{POLL, Spawn},
+};
 use serde_json::{Value, json};
 
 /// Far above what anything here takes.
@@ -76,6 +80,21 @@ async fn a_paused_node_gets_no_questions_also_after_a_restart_until_it_is_resume
 #[tokio::test]
 async fn a_drained_node_answers_what_it_has_and_ends_well() {
     let mut net = network(1).await;
+    // Started again so that it is found at work, however fast the machine is.
+    net.nodes()[0].stop().await.unwrap();
+    let health = Port::take(None).unwrap();
+    let program = paths::program("owm-node").unwrap();
+    let mut process = Spawn::new("node1", &program, net.logs().join("slow.log"))
+        .args(["start", "--config"])
+        .arg(net.nodes()[0].config())
+        .env("OWM_HEALTH__LISTEN", health.address())
+        .env("OWM_FAILPOINT", "node.result.before_log=delay:3s")
+        .start()
+        .unwrap();
+    let url = format!("http://{}", health.address());
+    let ready = async || api::is_ready(&url).await;
+    let waiting = process.wait_until("readiness", LIMIT, ready);
+    waiting.await.unwrap();
     let api = net.api();
     let asking = tokio::spawn(async move { api.query_with(&question(400)).await });
     let busy = async { while net.nodes()[0].status().await.unwrap()["status"]["running"] != 1 {} };
@@ -85,10 +104,8 @@ async fn a_drained_node_answers_what_it_has_and_ends_well() {
     assert_eq!(said, json!({"drained": true, "results_left": 0}));
     let answer = asking.await.unwrap().unwrap();
     assert!(answer["answer"].is_string());
-    let process = net.nodes()[0].process().unwrap();
     let died = format!("{:#}", process.died().await);
     assert!(died.contains("ended with code 0"), "{died}");
-    net.nodes()[0].stop().await.unwrap();
     net.stop().await.unwrap();
 }
 

@@ -359,12 +359,21 @@ impl Stream {
 
     /// Waits until the node takes its slots back.
     pub(crate) async fn withdrawn(&mut self) {
-        loop {
-            if let work_up::Message::Withdraw(withdraw) = self.next().await {
-                assert_eq!(withdraw.role, "infer");
-                return;
+        let waiting = async {
+            loop {
+                match self.next().await {
+                    work_up::Message::Withdraw(withdraw) => return withdraw,
+                    work_up::Message::Ping(n) => self.send(work_down::Message::Pong(n)).await,
+                    _ => {}
+                }
             }
-        }
+        };
+        // Signs of life go on: each message alone would be in time.
+        let withdraw = tokio::time::timeout(PATIENCE, waiting).await;
+        assert_eq!(
+            withdraw.expect("the node takes its slots back").role,
+            "infer"
+        );
     }
 
     /// Nothing that was said so far offers a slot.
