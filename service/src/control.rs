@@ -200,7 +200,7 @@ mod tests {
             let done = done.clone();
             async move {
                 let n: u32 = serde_json::from_str(&line).ok()?;
-                Some(Reply::of(&(n + 1)).then(move || drop(done.try_send(n))))
+                Some(Reply::of(&(n + 1)).then(move || done.try_send(n).unwrap()))
             }
         };
         let server = tokio::spawn(bind(&path).unwrap().serve(answer));

@@ -205,13 +205,14 @@ pub fn assert_documented(path: &std::path::Path, program: &str, described: &[Des
     );
     let from = text.find(&begin).expect("its begin is marked") + begin.len();
     let to = text.find(&end).expect("its end is marked");
-    let rows: String = described
+    let rows: Vec<String> = described
         .iter()
         .map(|d| {
             let unit = d.unit.unwrap_or("–");
             format!("| `{}` | {} | {unit} | {} |\n", d.name, d.kind, d.help)
         })
         .collect();
+    let rows = rows.concat();
     let table = format!("| metric | type | unit | what it tells |\n|---|---|---|---|\n{rows}");
     if std::env::var_os("OWM_WRITE_DOCS").is_some() {
         let written = format!("{}{table}{}", &text[..from], &text[to..]);

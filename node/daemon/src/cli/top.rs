@@ -102,7 +102,9 @@ fn watch(
                         _ => {}
                     }
                 }
-                Event::Resize(..) => drop(terminal.draw(|frame| top::draw(frame, &screen))?),
+                Event::Resize(..) => {
+                    terminal.draw(|frame| top::draw(frame, &screen))?;
+                }
                 _ => {}
             }
         }
