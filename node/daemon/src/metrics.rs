@@ -137,7 +137,7 @@ impl Metrics {
             ),
             accepting: scope.gauge(
                 "accepting",
-                "1 while new tasks are taken: linked, a model loaded, within hours, not stopping; else 0",
+                "1 while new tasks are taken: linked, a model loaded, within hours, not paused, not stopping; else 0",
             ),
             linked: scope.gauge("linked", "1 while the work link to the coordinator stands, else 0"),
             links: scope.counter("links", "Work links that came to stand: the first and every reconnect"),

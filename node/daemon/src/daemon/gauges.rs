@@ -37,7 +37,10 @@ impl Daemon {
             .unacknowledged
             .set(self.session.unacked_count() as i64);
         metrics.model_loaded.set(i64::from(picture.model.is_some()));
-        let accepting = phase == Phase::Active && picture.model.is_some() && picture.open;
+        let accepting = phase == Phase::Active
+            && picture.model.is_some()
+            && picture.open
+            && picture.pause.is_none();
         metrics.accepting.set(i64::from(accepting));
         if !linked {
             self.picture.linked_since_ms = None;

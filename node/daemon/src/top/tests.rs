@@ -57,6 +57,8 @@ fn status() -> Status {
             }),
         }),
         model_state: None,
+        model_damage: None,
+        pause: None,
         slots: 2,
         running: 1,
         unacknowledged: 1,

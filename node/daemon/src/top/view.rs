@@ -111,6 +111,7 @@ fn title_line<'a>(facts: &'a Facts, screen: &Screen) -> Line<'a> {
         return Line::styled(text, BAD);
     }
     let (word, style) = match status.phase {
+        Phase::Active if status.pause.is_some() => ("paused", CAREFUL),
         Phase::Active if !status.open => ("outside its hours", CAREFUL),
         Phase::Active => ("active", GOOD),
         Phase::Draining => ("draining", CAREFUL),
