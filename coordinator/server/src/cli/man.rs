@@ -15,7 +15,7 @@ pub(super) fn write(dir: &Path) -> io::Result<usize> {
 }
 
 /// Neither clap's own `help` nor what is for our tests alone.
-fn is_shown(command: &&Command) -> bool {
+fn is_shown(command: &Command) -> bool {
     command.get_name() != "help" && !command.is_hide_set()
 }
 
@@ -27,7 +27,10 @@ fn pages(command: &Command, dir: &Path) -> io::Result<usize> {
     let page = String::from_utf8_lossy(&page).replacen(".SH EXTRA", ".SH EXAMPLES", 1);
     fs::write(dir.join(man.get_filename()), page)?;
     let mut count = 1;
-    for below in command.get_subcommands().filter(is_shown) {
+    for below in command
+        .get_subcommands()
+        .filter(|command| is_shown(command))
+    {
         count += pages(below, dir)?;
     }
     Ok(count)
@@ -39,7 +42,10 @@ mod tests {
 
     /// Every command that does something, `model import` included.
     fn leaves(command: &Command, path: &str, found: &mut Vec<(String, Command)>) {
-        let subcommands: Vec<_> = command.get_subcommands().filter(is_shown).collect();
+        let subcommands: Vec<_> = command
+            .get_subcommands()
+            .filter(|command| is_shown(command))
+            .collect();
         if subcommands.is_empty() {
             found.push((path.to_owned(), command.clone()));
         }
