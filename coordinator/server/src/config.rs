@@ -8,6 +8,8 @@ use owm_proto::{Msat, Sats, Tier};
 use owm_service::config::HumanDuration;
 use serde::{Deserialize, Serialize};
 
+use crate::api;
+
 owm_service::config! {
     /// A coordinator's configuration.
     pub struct Config {
@@ -61,6 +63,13 @@ owm_service::config! {
         pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
         /// No API key asked. Devnet only: refused off loopback and for forwarded requests.
         pub open: bool = false,
+        /// Requests in work at once, streamed answers and downloads included; more are told to come
+        /// again.
+        pub requests_max: u32 = api::REQUESTS_MAX,
+        /// Questions of one asker at once, after a rest.
+        pub questions_burst: u32 = api::QUESTIONS.burst,
+        /// Questions of one asker per second for good.
+        pub questions_per_second: u32 = api::QUESTIONS.per_second,
     }
 
     /// The object store of published files.
