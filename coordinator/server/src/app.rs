@@ -18,8 +18,17 @@ use owm_service::{clock::SharedClock, rng::Seed};
 use rand_chacha::ChaCha20Rng;
 
 use crate::{
-    answers::Answers, blobs::Blobs, config::Config, dispatch::DispatchHandle, identity::Authority,
-    rpc::chunks::ChunkSender, sessions::Sessions, tasks::signs::SignSender,
+    answers::Answers,
+    ask::{delivered::Deliveries, intake::Intake},
+    batch::Batcher,
+    blobs::Blobs,
+    config::Config,
+    dispatch::DispatchHandle,
+    identity::Authority,
+    rpc::chunks::ChunkSender,
+    sessions::Sessions,
+    tasks::signs::SignSender,
+    verdict::desk::Desk,
 };
 
 #[cfg(test)]
@@ -55,6 +64,9 @@ pub struct Parts {
     pub clock: SharedClock,
     /// The root of this process's randomness.
     pub seed: Seed,
+    pub(crate) intake: Batcher<Intake>,
+    pub(crate) desk: Batcher<Desk>,
+    pub(crate) deliveries: Batcher<Deliveries>,
     requests: AtomicU64,
     model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
 }
@@ -111,6 +123,9 @@ impl App {
             signs: with.signs,
             clock: with.clock,
             seed: with.seed,
+            intake: Batcher::default(),
+            desk: Batcher::default(),
+            deliveries: Batcher::default(),
             requests: AtomicU64::new(0),
             model: Mutex::new(None),
         }))
@@ -155,7 +170,7 @@ impl App {
         {
             return Ok(model);
         }
-        let mut tx = self.store.begin("model.current").await?;
+        let mut tx = self.store.single("model.current").await?;
         let model = model_lookup(&mut tx, None).await?.map(Arc::new);
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, model.clone()));
         Ok(model)

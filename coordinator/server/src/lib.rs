@@ -4,6 +4,7 @@ pub mod answers;
 pub mod api;
 pub mod app;
 pub mod ask;
+mod batch;
 pub mod blobs;
 pub mod cli;
 pub mod config;

@@ -4,6 +4,7 @@ pub mod api_key;
 pub mod chunk;
 pub mod error;
 pub mod instance;
+pub mod intake;
 pub mod lease;
 pub mod ledger;
 pub mod model;
@@ -18,6 +19,7 @@ pub mod task;
 mod time;
 pub mod tx;
 pub mod vault;
+pub mod verdict;
 
 pub use error::StoreError;
 pub use tx::{Store, Tx};

@@ -1,9 +1,13 @@
 //! The pool and named transactions. Called by the server's edges and reconcilers.
 
-use std::time::Duration;
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use sqlx::{
-    PgPool,
+    Connection as _, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -21,11 +25,43 @@ pub struct Store {
     pool: PgPool,
 }
 
+/// A connection that was used this recently is taken to live still; an older one is asked first, which
+/// is a round trip.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
 /// One transaction. Dropped without [`Tx::commit`], it never happened.
 #[derive(Debug)]
 pub struct Tx {
-    pub(crate) inner: sqlx::Transaction<'static, sqlx::Postgres>,
+    pub(crate) inner: Held,
     name: &'static str,
+}
+
+/// The connection that a [`Tx`] holds.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// Inside `BEGIN`.
+    Transaction(sqlx::Transaction<'static, Postgres>),
+    /// Each statement is its own transaction.
+    Plain(PoolConnection<Postgres>),
+}
+
+impl Deref for Held {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Transaction(tx) => tx,
+            Self::Plain(connection) => connection,
+        }
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Transaction(tx) => tx,
+            Self::Plain(connection) => connection,
+        }
+    }
 }
 
 impl Store {
@@ -36,6 +72,15 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > TRUSTED_FOR {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options);
         Ok(Self { pool })
     }
@@ -53,7 +98,16 @@ impl Store {
     /// Opens a transaction; `name` is its label in traces.
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
         Ok(Tx {
-            inner: self.pool.begin().await?,
+            inner: Held::Transaction(self.pool.begin().await?),
+            name,
+        })
+    }
+
+    /// For a statement that stands alone: it is its own transaction, which spares the round trips of
+    /// `BEGIN` and `COMMIT`. What several statements must see or do together needs [`Store::begin`].
+    pub async fn single(&self, name: &'static str) -> Result<Tx, StoreError> {
+        Ok(Tx {
+            inner: Held::Plain(self.pool.acquire().await?),
             name,
         })
     }
@@ -76,6 +130,9 @@ impl Tx {
     /// Makes it so.
     pub async fn commit(self) -> Result<(), StoreError> {
         tracing::trace!(tx.name = self.name, "commit");
-        Ok(self.inner.commit().await?)
+        match self.inner {
+            Held::Transaction(tx) => Ok(tx.commit().await?),
+            Held::Plain(_) => Ok(()),
+        }
     }
 }

@@ -226,7 +226,8 @@ impl TestApp {
     }
 }
 
-fn follow(
+/// What a node with `script` says to a lease.
+pub(crate) fn follow(
     app: &App,
     key: &NodeKey,
     script: &Script,
