@@ -19,7 +19,10 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::{
     answers::Answers,
-    ask::{delivered::Deliveries, intake::Intake},
+    ask::{
+        delivered::Deliveries,
+        intake::{Intake, QueueBound},
+    },
     batch::Batcher,
     blobs::Blobs,
     config::Config,
@@ -65,6 +68,7 @@ pub struct Parts {
     /// The root of this process's randomness.
     pub seed: Seed,
     pub(crate) intake: Batcher<Intake>,
+    pub(crate) queue_bound: QueueBound,
     pub(crate) desk: Batcher<Desk>,
     pub(crate) deliveries: Batcher<Deliveries>,
     requests: AtomicU64,
@@ -124,6 +128,7 @@ impl App {
             clock: with.clock,
             seed: with.seed,
             intake: Batcher::default(),
+            queue_bound: QueueBound::default(),
             desk: Batcher::default(),
             deliveries: Batcher::default(),
             requests: AtomicU64::new(0),

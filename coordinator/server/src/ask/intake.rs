@@ -1,6 +1,11 @@
 //! Questions on their way into the queue: whoever asks while a commit is under way is queued with the
 //! next one. Called by `ask`.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
 use owm_coordinator_store::{
     StoreError,
     intake::tasks_create,
@@ -13,6 +18,33 @@ use crate::{
     app::App,
     batch::{Batch, Batcher, all_unavailable},
 };
+
+/// How long a count is built upon. Other coordinators queue too; a second's worth of theirs may be
+/// overlooked.
+const COUNTED_FOR: Duration = Duration::from_secs(1);
+
+/// How many tasks wait at most: the last count and everything queued here since. Counting takes a look
+/// at each of them, so it is done only where this bound says that the queue might be full.
+#[derive(Debug, Default)]
+pub(crate) struct QueueBound(Mutex<Option<(UnixMillis, u64)>>);
+
+impl QueueBound {
+    fn get(&self, now: UnixMillis) -> Option<u64> {
+        let bound = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bound.and_then(|(at, most)| (now.since(at) < COUNTED_FOR && now >= at).then_some(most))
+    }
+
+    fn counted(&self, at: UnixMillis, queued: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, queued));
+    }
+
+    fn add(&self, more: u64) {
+        let mut bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, most)) = bound.as_mut() {
+            *most += more;
+        }
+    }
+}
 
 /// A question to be queued.
 pub(crate) struct NewQuestion {
@@ -80,7 +112,22 @@ async fn one_by_one(app: &App, items: Vec<NewQuestion>) -> Vec<Result<Taken, Sto
 /// One transaction: how many wait, then all that still fit behind them.
 async fn queue(app: &App, items: &[NewQuestion]) -> Result<Vec<Taken>, StoreError> {
     let mut tx = app.store.begin("ask").await?;
-    let mut queued = task_count_queued(&mut tx, Role::Infer).await?;
+    let now = app.now();
+    let room = items
+        .iter()
+        .map(|item| u64::from(item.slots) * QUEUE_PER_SLOT_MAX)
+        .min()
+        .unwrap_or(0);
+    let bound = app.queue_bound.get(now);
+    let fits = bound.filter(|most| most + items.len() as u64 <= room);
+    let mut queued = match fits {
+        Some(most) => most,
+        None => {
+            let counted = task_count_queued(&mut tx, Role::Infer).await?;
+            app.queue_bound.counted(now, counted);
+            counted
+        }
+    };
     let mut taken = Vec::with_capacity(items.len());
     let mut new = Vec::with_capacity(items.len());
     for item in items {
@@ -94,8 +141,27 @@ async fn queue(app: &App, items: &[NewQuestion]) -> Result<Vec<Taken>, StoreErro
     }
     if !new.is_empty() {
         tasks_create(&mut tx, &app.vault, &new).await?;
+        // Before the commit: what is unsure counts as queued.
+        app.queue_bound.add(new.len() as u64);
         tx.commit().await?;
         app.dispatcher.wake();
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_grows_with_what_is_queued_and_lapses() {
+        let bound = QueueBound::default();
+        let now = UnixMillis(1_000_000);
+        assert_eq!(bound.get(now), None, "nothing was counted yet");
+        bound.counted(now, 5);
+        bound.add(3);
+        assert_eq!(bound.get(now.after(Duration::from_millis(999))), Some(8));
+        assert_eq!(bound.get(now.after(COUNTED_FOR)), None);
+        assert_eq!(bound.get(UnixMillis(0)), None, "a clock that falls");
+    }
 }
