@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# The end of `make bench`: what docs/benchmarks.md reports, printed.
+# The end of `make bench`: what docs/benchmarks.md reports, printed. First questions to the real model
+# (skipped where its weights can't be had), then load on a coordinator (`bench-net`, an optimised build).
+# `OWM_BENCH=load,storm` runs only those scenarios of the second part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/env.sh
 . deploy/weights.sh
-weights_find || exit 3
-cargo build --quiet --locked -p owm-e2e --example questions
-export OWM_BIN_DIR="$CARGO_TARGET_DIR/debug"
-exec "$CARGO_TARGET_DIR/debug/examples/questions"
+if [ -z "${OWM_BENCH:-}" ] && weights_find; then
+    cargo build --quiet --locked -p owm-e2e --example questions
+    OWM_BIN_DIR="$CARGO_TARGET_DIR/debug" "$CARGO_TARGET_DIR/debug/examples/questions"
+fi
+echo "bench: building the programs optimised (minutes, the first time)"
+cargo build --quiet --locked --profile bench-net -p owm-coordinator -p owm-bench
+IFS=, read -r -a scenarios <<<"${OWM_BENCH:-}"
+exec "$CARGO_TARGET_DIR/bench-net/owm-bench" "${scenarios[@]}"

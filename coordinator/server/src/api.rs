@@ -32,7 +32,7 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use crate::app::App;
+use crate::{app::App, config::ApiSection};
 
 /// Bytes of a request's body: four times the longest question, so that JSON escapes fit.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -44,11 +44,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER_BYTES_MAX: usize = 32 << 10;
 
 /// Requests in work at once, streamed answers and downloads included: what 2 GB of memory and the
-/// default limit of open files carry with room to spare.
-const REQUESTS_MAX: usize = 512;
+/// default limit of open files carry with room to spare. The configuration may set another.
+pub(crate) const REQUESTS_MAX: u32 = 512;
 
-/// Questions of one asker: 20 at once, then 5 a second.
-const QUESTIONS: limit::Rate = limit::Rate {
+/// Questions of one asker: 20 at once, then 5 a second. The configuration may set others.
+pub(crate) const QUESTIONS: limit::Rate = limit::Rate {
     burst: 20,
     per_second: 5,
 };
@@ -69,8 +69,21 @@ impl Default for Limits {
             body_bytes: BODY_BYTES_MAX,
             body_timeout: BODY_TIMEOUT,
             header_bytes: HEADER_BYTES_MAX,
-            requests: REQUESTS_MAX,
+            requests: REQUESTS_MAX as usize,
             questions: QUESTIONS,
+        }
+    }
+}
+
+impl Limits {
+    fn configured(config: &ApiSection) -> Self {
+        Self {
+            requests: config.requests_max as usize,
+            questions: limit::Rate {
+                burst: config.questions_burst,
+                per_second: config.questions_per_second,
+            },
+            ..Self::default()
         }
     }
 }
@@ -88,7 +101,8 @@ struct Api {
 /// The whole public API. The server has to provide `ConnectInfo<SocketAddr>`
 /// (`into_make_service_with_connect_info`): without it an open API refuses everybody.
 pub fn router(app: App) -> Router {
-    router_within(app, Limits::default())
+    let limits = Limits::configured(&app.config.api);
+    router_within(app, limits)
 }
 
 /// The API's description, as served at `/openapi.json`.

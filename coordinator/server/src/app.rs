@@ -21,9 +21,22 @@ use owm_service::{
 use rand_chacha::ChaCha20Rng;
 
 use crate::{
-    answers::Answers, blobs::Blobs, config::Config, dispatch::DispatchHandle, identity::Authority,
-    metrics::Metrics, page::Feed, rpc::chunks::ChunkSender, sessions::Sessions,
+    answers::Answers,
+    ask::{
+        delivered::Deliveries,
+        intake::{Intake, QueueBound},
+    },
+    batch::Batcher,
+    blobs::Blobs,
+    config::Config,
+    dispatch::DispatchHandle,
+    identity::Authority,
+    metrics::Metrics,
+    page::Feed,
+    rpc::chunks::ChunkSender,
+    sessions::Sessions,
     tasks::signs::SignSender,
+    verdict::desk::Desk,
 };
 
 #[cfg(test)]
@@ -69,6 +82,10 @@ pub struct Parts {
     alive_at: AtomicU64,
     /// What is counted.
     pub metrics: Metrics,
+    pub(crate) intake: Batcher<Intake>,
+    pub(crate) queue_bound: QueueBound,
+    pub(crate) desk: Batcher<Desk>,
+    pub(crate) deliveries: Batcher<Deliveries>,
     requests: AtomicU64,
     model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
 }
@@ -131,6 +148,10 @@ impl App {
             seed: with.seed,
             alive_at: AtomicU64::new(0),
             metrics: with.metrics,
+            intake: Batcher::default(),
+            queue_bound: QueueBound::default(),
+            desk: Batcher::default(),
+            deliveries: Batcher::default(),
             requests: AtomicU64::new(0),
             model: Mutex::new(None),
         }))
@@ -190,7 +211,7 @@ impl App {
         {
             return Ok(model);
         }
-        let mut tx = self.store.begin("model.current").await?;
+        let mut tx = self.store.single("model.current").await?;
         let model = model_lookup(&mut tx, None).await?.map(Arc::new);
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, model.clone()));
         Ok(model)

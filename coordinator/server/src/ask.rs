@@ -1,16 +1,19 @@
 //! Questions of model users: checked, queued as a task, followed until the one answer. Called by the
 //! public API; what happens in between is the dispatcher's and the nodes' business.
 
+pub(crate) mod delivered;
+pub(crate) mod intake;
+
 use std::time::Duration;
 
 use owm_coordinator_store::{
     StoreError,
     model::ModelVersion,
     request::{Request, RequestState, request_lookup, request_mark_delivered},
-    task::{NewTask, task_count_queued, task_create},
+    task::NewTask,
 };
 use owm_proto::{
-    RequestId, Role, Sha256, SubModelId, TaskId, TaskType, Tier, VersionId, limits,
+    RequestId, Sha256, SubModelId, TaskId, TaskType, Tier, VersionId, limits,
     receipt::SignedReceipt, wire::coordinator as wire,
 };
 use prost::Message as _;
@@ -19,10 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{
-    app::App,
-    failpoints::{ASK_AFTER_COMMIT, ASK_BEFORE_COMMIT},
-};
+use self::intake::{Intake, NewQuestion, Taken};
+use crate::{app::App, batch::hand_in};
 
 /// What is asked. `Debug` shows no text.
 #[derive(Clone)]
@@ -368,7 +369,12 @@ impl App {
         let model = self.current_model().await?.ok_or(AskError::NoModel)?;
         let sub_model = choose_sub_model(&question, &model)?;
         let weights = model.manifest.weights_sha256(&sub_model);
-        self.admit(&weights).await?;
+        let slots = self.sessions.slots_holding(&weights, self.now());
+        if slots == 0 {
+            return Err(AskError::NoNodes {
+                retry_after: RETRY_NO_NODES,
+            });
+        }
         let mut rng = self.request_rng();
         let (request_id, task_id) = (
             RequestId::from_random(rng.random()),
@@ -397,21 +403,25 @@ impl App {
         // Followed before it is queued, so that no event can be missed.
         self.answers
             .follow(task_id, request_id, sender, question.stream);
-        let queued = async {
-            let mut tx = self.store.begin("ask").await?;
-            task_create(&mut tx, &self.vault, &new, now).await?;
-            owm_service::failpoint::hit(ASK_BEFORE_COMMIT);
-            tx.commit().await
-        };
         // If the asker hangs up here, nobody would ever end what is followed and queued.
         let mut guard = Unasked {
             app: self,
             task: Some(task_id),
         };
-        queued.await?;
-        owm_service::failpoint::hit(ASK_AFTER_COMMIT);
+        let question = NewQuestion {
+            task: new,
+            at: now,
+            slots,
+        };
+        let taken = hand_in::<Intake>(self, question).await?;
         guard.task = None;
-        self.dispatcher.wake();
+        if let Taken::Busy(queued) = taken {
+            self.answers.forget(task_id);
+            return Err(AskError::Busy {
+                queued,
+                retry_after: RETRY_BUSY,
+            });
+        }
         tracing::info!(request = request_id.log_id(), task.id = %task_id, "question queued");
         Ok(Asked {
             request_id,
@@ -422,28 +432,9 @@ impl App {
         })
     }
 
-    /// Turns a question away when nobody could answer it in time.
-    async fn admit(&self, weights: &[Sha256]) -> Result<(), AskError> {
-        let slots = self.sessions.slots_holding(weights, self.now());
-        if slots == 0 {
-            return Err(AskError::NoNodes {
-                retry_after: RETRY_NO_NODES,
-            });
-        }
-        let mut tx = self.store.begin("ask.admit").await?;
-        let queued = task_count_queued(&mut tx, Role::Infer).await?;
-        if queued >= u64::from(slots) * QUEUE_PER_SLOT_MAX {
-            return Err(AskError::Busy {
-                queued,
-                retry_after: RETRY_BUSY,
-            });
-        }
-        Ok(())
-    }
-
     /// Nobody reads the answer any more: the task is cancelled and its lease taken back.
     pub async fn abandon(&self, id: RequestId) -> Result<(), StoreError> {
-        let mut tx = self.store.begin("ask.abandon").await?;
+        let mut tx = self.store.single("ask.abandon").await?;
         let Some(request) = request_lookup(&mut tx, &self.vault, &id).await? else {
             return Ok(());
         };
@@ -458,7 +449,7 @@ impl App {
         id: RequestId,
         api_key: Option<Uuid>,
     ) -> Result<Option<Request>, StoreError> {
-        let mut tx = self.store.begin("request.show").await?;
+        let mut tx = self.store.single("request.show").await?;
         let found = request_lookup(&mut tx, &self.vault, &id).await?;
         let Some(request) = found.filter(|r| r.api_key.is_none() || r.api_key == api_key) else {
             return Ok(None);

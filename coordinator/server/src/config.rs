@@ -19,7 +19,7 @@ use owm_service::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::http::HttpLimits;
+use crate::{api, http::HttpLimits};
 
 owm_service::config! {
     /// A coordinator's configuration.
@@ -95,6 +95,13 @@ owm_service::config! {
         pub head_timeout: HumanDuration = HumanDuration::from_secs(20),
         /// How long a reader may take nothing of an answer that is ready before he is cut off.
         pub stall_timeout: HumanDuration = HumanDuration::from_secs(60),
+        /// Requests in work at once, streamed answers and downloads included; more are told to come
+        /// again.
+        pub requests_max: u32 = api::REQUESTS_MAX,
+        /// Questions of one asker at once, after a rest.
+        pub questions_burst: u32 = api::QUESTIONS.burst,
+        /// Questions of one asker per second for good.
+        pub questions_per_second: u32 = api::QUESTIONS.per_second,
     }
 
     /// The object store of published files.

@@ -1,7 +1,13 @@
 //! The dispatcher: whenever work or a free slot appears, queued tasks are claimed, the domain chooses
 //! nodes, the leases are written in one transaction, and only then sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use owm_coordinator_domain::{
     schedule::{TaskNeed, assign},
@@ -29,19 +35,52 @@ owm_service::failpoints! {
 const POLL: Duration = Duration::from_millis(250);
 
 /// Tasks leased in one transaction: enough to amortise the commit, few enough to hold locks briefly.
-const BATCH_MAX: u32 = 64;
+const BATCH_MAX: u32 = 128;
 
 /// Tasks looked at in one pass even if there is one slot: some may fit none of the free nodes.
 const CLAIM_MIN: u32 = 16;
 
 /// Wakes the dispatcher. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct DispatchHandle(Arc<Notify>);
+pub struct DispatchHandle(Arc<Signal>);
+
+#[derive(Debug, Default)]
+struct Signal {
+    notify: Notify,
+    /// Roles of which no task waits, a bit each: set by a look that left none, cleared by whatever may
+    /// add one.
+    idle: AtomicU8,
+}
+
+const fn bit(role: Role) -> u8 {
+    match role {
+        Role::Infer => 1,
+        Role::Train => 2,
+        Role::Ingest => 4,
+    }
+}
 
 impl DispatchHandle {
-    /// There may be something to do.
+    /// There may be a task to hand out.
     pub fn wake(&self) {
-        self.0.notify_one();
+        self.0.idle.store(0, Ordering::Release);
+        self.0.notify.notify_one();
+    }
+
+    /// A slot for `role` may be free. While no such task waits that is no reason to ask the database.
+    pub fn slot_free(&self, role: Role) {
+        if self.0.idle.load(Ordering::Acquire) & bit(role) == 0 {
+            self.0.notify.notify_one();
+        }
+    }
+
+    /// Before a look, so that a task that comes meanwhile is not forgotten.
+    fn looks(&self, role: Role) {
+        self.0.idle.fetch_or(bit(role), Ordering::AcqRel);
+    }
+
+    fn leaves_some(&self, role: Role) {
+        self.0.idle.fetch_and(!bit(role), Ordering::AcqRel);
     }
 }
 
@@ -52,8 +91,13 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<(), StoreError> {
         let mut busy = false;
         let mut failed = None;
         for role in Role::ALL {
-            match dispatch(&app, *role).await {
-                Ok(leased) => busy |= leased == BATCH_MAX as usize,
+            app.dispatcher.looks(*role);
+            let look = look(&app, *role).await;
+            if !matches!(look, Ok(Look { left: false, .. })) {
+                app.dispatcher.leaves_some(*role);
+            }
+            match look {
+                Ok(look) => busy |= look.leased == BATCH_MAX as usize,
                 Err(error) => failed = Some(error),
             }
         }
@@ -70,19 +114,37 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<(), StoreError> {
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = app.dispatcher.0.notified() => {}
+            () = app.dispatcher.0.notify.notified() => {}
             () = tokio::time::sleep(POLL) => {}
         }
     }
     Ok(())
 }
 
+/// What a look at the queue came to.
+struct Look {
+    leased: usize,
+    /// Whether tasks may wait that only a free slot is missing for.
+    left: bool,
+}
+
+impl Look {
+    const UNSEEN: Self = Self {
+        leased: 0,
+        left: true,
+    };
+}
+
 /// Leases what can be leased of one role; returns how many.
 pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
+    look(app, role).await.map(|look| look.leased)
+}
+
+async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
     let nodes = app.sessions.candidates();
     let free: u32 = nodes.iter().map(|n| n.candidate.credits.of(role)).sum();
     if free == 0 {
-        return Ok(0);
+        return Ok(Look::UNSEEN);
     }
     let now = app.now();
     let mut tx = app.store.begin("task.lease").await?;
@@ -95,7 +157,10 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
         .collect();
     let queued = lease_claim(&mut tx, &app.vault, role, &free_nodes, now, limit).await?;
     if queued.is_empty() {
-        return Ok(0);
+        return Ok(Look {
+            leased: 0,
+            left: false,
+        });
     }
     let mut seed = [0; 32];
     app.request_rng().fill_bytes(&mut seed);
@@ -120,8 +185,9 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
         leases.push((node.seat, lease));
     }
     if grants.is_empty() {
-        return Ok(0);
+        return Ok(Look::UNSEEN);
     }
+    let left = queued.len() == limit as usize || grants.len() < queued.len();
     lease_grant(&mut tx, &grants, now).await?;
     tx.commit().await?;
     owm_service::failpoint::hit(LEASE_WRITTEN);
@@ -136,7 +202,10 @@ pub async fn dispatch(app: &App, role: Role) -> Result<usize, StoreError> {
                 .await?;
         }
     }
-    Ok(grants.len())
+    Ok(Look {
+        leased: grants.len(),
+        left,
+    })
 }
 
 /// What has been delivered of a streamed answer: forced context for the next attempt. `None`: this task

@@ -5,6 +5,7 @@ pub mod api;
 pub mod app;
 pub mod ask;
 pub mod backup;
+mod batch;
 pub mod blobs;
 pub mod cli;
 pub mod config;

@@ -160,7 +160,7 @@ impl NodeService {
         let mut tx = self
             .app
             .store
-            .begin("node.lookup")
+            .single("node.lookup")
             .await
             .map_err(store_status)?;
         let node = node_lookup_by_key(&mut tx, key)

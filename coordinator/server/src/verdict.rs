@@ -1,8 +1,9 @@
-//! What becomes of work that comes back: commits and results (`result`), hand-backs, lost and expired
+//! What becomes of work that comes back: commits and results (`result`, in batches by `desk`), hand-backs, lost and expired
 //! leases, cancellations (`lease`). Each is one transaction: load under lock, ask the domain, save; what
 //! follows outside (telling nodes and askers) happens after the commit.
 
 mod answer;
+pub(crate) mod desk;
 mod lease;
 mod result;
 

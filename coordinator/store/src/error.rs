@@ -73,6 +73,23 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
+    /// Whoever was to do it ended before it was done; trying again is right.
+    pub fn interrupted() -> Self {
+        Self::Unavailable(sqlx::Error::WorkerCrashed)
+    }
+
+    /// The same again for another caller of the same batch, if it is nobody's own fault: the database is
+    /// away for all of them.
+    pub fn unavailable_again(&self) -> Option<Self> {
+        match self {
+            Self::Unavailable(error) => {
+                let told = std::io::Error::other(error.to_string());
+                Some(Self::Unavailable(sqlx::Error::Io(told)))
+            }
+            _ => None,
+        }
+    }
+
     /// A row that can't be.
     #[expect(
         clippy::needless_pass_by_value,

@@ -40,7 +40,7 @@ pub async fn lease_claim(
              lease_expires_at, lease_ms, attempts, max_attempts, tried_nodes, deadline_at,
              winner_node, winner_epoch, failure_code, payload_ciphertext
          FROM tasks WHERE phase = 'queued' AND role = $1 AND deadline_at > $2
-             AND NOT tried_nodes @> $3
+             AND (tried_nodes = '{}' OR NOT tried_nodes @> $3)
          ORDER BY priority, submitted_at, task_id LIMIT $4 FOR UPDATE SKIP LOCKED",
         role.as_str(),
         to_pg(now),

@@ -51,41 +51,11 @@ pub async fn ledger_book(
     event: &LedgerEvent,
     now: UnixMillis,
 ) -> Result<(), StoreError> {
-    let amount = i64::try_from(event.amount.0).map_err(|_| {
-        StoreError::inconsistent(
-            "ledger_entries",
-            "amount_msat",
-            event.task_id,
-            "over 2^63 msat",
-        )
-    })?;
-    let key = format!("{}:{}:{}", event.kind.as_str(), event.task_id, event.epoch);
-    let id = sqlx::query_scalar!(
-        "INSERT INTO ledger_events (idempotency_key, kind, task_id, epoch, node_id, factors, booked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING event_id",
-        key,
-        event.kind.as_str(),
-        event.task_id.0,
-        event.epoch.cast_signed(),
-        event.node.0,
-        event.factors,
-        to_pg(now)
-    )
-    .fetch_one(&mut *tx.inner)
-    .await?;
-    sqlx::query!(
-        "INSERT INTO ledger_entries (event_id, line, account, node_id, amount_msat)
-         VALUES ($1, 1, 'reward_expense', NULL, $2), ($1, 2, 'owed_to_node', $3, -$2::bigint)",
-        id,
-        amount,
-        event.node.0
-    )
-    .execute(&mut *tx.inner)
-    .await?;
+    ledger_book_all(tx, &[event], now).await?;
     let done = sqlx::query!(
         "UPDATE nodes SET earned_msat = earned_msat + $2 WHERE node_id = $1",
         event.node.0,
-        amount
+        event.amount.0.cast_signed()
     )
     .execute(&mut *tx.inner)
     .await?;
@@ -106,6 +76,68 @@ pub async fn ledger_booked_for(tx: &mut Tx, task: TaskId, epoch: u64) -> Result<
     .fetch_one(&mut *tx.inner)
     .await?;
     Ok(Msat(booked.unsigned_abs()))
+}
+
+/// Books events, two lines each; the nodes' own counters are the caller's business.
+pub(crate) async fn ledger_book_all(
+    tx: &mut Tx,
+    events: &[&LedgerEvent],
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    macro_rules! column {
+        (|$event:ident| $value:expr) => {
+            events.iter().map(|$event| $value).collect::<Vec<_>>()
+        };
+    }
+    let amounts = events.iter().map(|event| {
+        i64::try_from(event.amount.0).map_err(|_| {
+            let (row, why) = (event.task_id, "over 2^63 msat");
+            StoreError::inconsistent("ledger_entries", "amount_msat", row, why)
+        })
+    });
+    let amounts: Vec<i64> = amounts.collect::<Result<_, _>>()?;
+    let key = |e: &LedgerEvent| format!("{}:{}:{}", e.kind.as_str(), e.task_id, e.epoch);
+    let keys = column!(|event| key(event));
+    sqlx::query!(
+        "INSERT INTO ledger_events (idempotency_key, kind, task_id, epoch, node_id, factors, booked_at)
+         SELECT e.*, $7 FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[], $5::uuid[],
+             $6::jsonb[]) AS e",
+        &keys,
+        &column!(|event| event.kind.as_str().to_owned()),
+        &column!(|event| event.task_id.0),
+        &column!(|event| event.epoch.cast_signed()),
+        &column!(|event| event.node.0),
+        &column!(|event| event.factors.clone()),
+        to_pg(now)
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    let done = sqlx::query!(
+        "INSERT INTO ledger_entries (event_id, line, account, node_id, amount_msat)
+         SELECT e.event_id, l.line, l.account, CASE WHEN l.line = 2 THEN e.node_id END,
+             CASE WHEN l.line = 1 THEN a.amount ELSE -a.amount END
+         FROM unnest($1::text[], $2::bigint[]) AS a(key, amount)
+             JOIN ledger_events e ON e.idempotency_key = a.key
+             CROSS JOIN (VALUES (1::smallint, 'reward_expense'), (2::smallint, 'owed_to_node'))
+                 AS l(line, account)",
+        &keys,
+        &amounts
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    if done.rows_affected() == 2 * events.len() as u64 {
+        return Ok(());
+    }
+    let reason = format!("{} lines of {} events", done.rows_affected(), events.len());
+    Err(StoreError::inconsistent(
+        "ledger_entries",
+        "line",
+        "batch",
+        reason,
+    ))
 }
 
 /// What is owed to all nodes together.

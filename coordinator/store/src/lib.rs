@@ -8,6 +8,7 @@ pub mod error;
 pub mod figures;
 pub mod glance;
 pub mod instance;
+pub mod intake;
 pub mod lease;
 pub mod ledger;
 pub mod load;
@@ -23,6 +24,7 @@ pub mod task;
 mod time;
 pub mod tx;
 pub mod vault;
+pub mod verdict;
 
 pub use error::StoreError;
 pub use tx::{Store, Tx};

@@ -1,5 +1,7 @@
 //! Nodes: who is registered, as what, and in which standing. **The pattern that other aggregates copy.**
 
+use std::collections::HashMap;
+
 use owm_proto::{Msat, NodeId, NodeStatus, Permille, PublicKey, Tier, UnixMillis};
 use uuid::Uuid;
 
@@ -241,6 +243,26 @@ pub async fn node_lookup(tx: &mut Tx, id: NodeId) -> Result<Option<Node>, StoreE
     .fetch_optional(&mut *tx.inner)
     .await?;
     row.map(Node::try_from).transpose()
+}
+
+/// Nodes by id, locked in the order of their ids.
+#[tracing::instrument(name = "db.node.lock", skip_all, err)]
+pub async fn nodes_lock(tx: &mut Tx, ids: &[NodeId]) -> Result<HashMap<NodeId, Node>, StoreError> {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as!(
+        NodeRow,
+        "SELECT node_id, public_key, owner_key, tier, effective_tier, status, status_reason, cpu_only,
+             capabilities, software_version, stake_bonus_permille, uptime_permille,
+             reliability_permille, tasks_total, tasks_succeeded, earned_msat, registered_at,
+             last_heartbeat, session_epoch
+         FROM nodes WHERE node_id = ANY($1) ORDER BY node_id FOR NO KEY UPDATE",
+        &ids
+    )
+    .fetch_all(&mut *tx.inner)
+    .await?;
+    rows.into_iter()
+        .map(|row| Node::try_from(row).map(|node| (node.node_id, node)))
+        .collect()
 }
 
 /// All nodes, oldest first, at most `limit` after `after`.

@@ -2,6 +2,7 @@
 
 use owm_coordinator_domain::task::{Attempt, Commit, Ended, HandBackReason, Outcome};
 use owm_proto::{Envelope, NodeId, Sha256, TaskId, UnixMillis};
+use uuid::Uuid;
 
 use crate::{
     error::{StoreError, one_row},
@@ -13,6 +14,59 @@ fn hash_of(bytes: Option<Vec<u8>>) -> Option<Sha256> {
     bytes.and_then(|b| b.try_into().ok()).map(Sha256)
 }
 
+/// A row of `task_attempts`, as far as the rules look at it.
+pub(crate) struct AttemptRow {
+    pub(crate) task_id: Uuid,
+    pub(crate) epoch: i64,
+    pub(crate) node_id: Uuid,
+    pub(crate) leased_at: time::OffsetDateTime,
+    pub(crate) expires_at: time::OffsetDateTime,
+    pub(crate) committed_at: Option<time::OffsetDateTime>,
+    pub(crate) commit_hash: Option<Vec<u8>>,
+    pub(crate) on_time: Option<bool>,
+    pub(crate) ended_at: Option<time::OffsetDateTime>,
+    pub(crate) outcome: Option<String>,
+    pub(crate) result_hash: Option<Vec<u8>>,
+}
+
+impl AttemptRow {
+    pub(crate) fn attempt(self) -> Result<Attempt, StoreError> {
+        let commit = match (self.committed_at, hash_of(self.commit_hash)) {
+            (Some(at), Some(result)) => Some(Commit {
+                at: from_pg(at),
+                result,
+                on_time: self.on_time.unwrap_or(false),
+            }),
+            _ => None,
+        };
+        let ended = match (self.ended_at, self.outcome) {
+            (Some(at), Some(outcome)) => {
+                let task = self.task_id;
+                let outcome =
+                    outcome
+                        .parse()
+                        .map_err(|e: owm_coordinator_domain::UnknownName| {
+                            StoreError::inconsistent("task_attempts", "outcome", task, e)
+                        })?;
+                Some(Ended {
+                    at: from_pg(at),
+                    outcome,
+                })
+            }
+            _ => None,
+        };
+        Ok(Attempt {
+            epoch: self.epoch.unsigned_abs(),
+            node: NodeId(self.node_id),
+            leased_at: from_pg(self.leased_at),
+            expires_at: from_pg(self.expires_at),
+            commit,
+            ended,
+            result: hash_of(self.result_hash),
+        })
+    }
+}
+
 /// Loads the attempt under `epoch`, locked.
 #[tracing::instrument(name = "db.attempt.load", skip_all, err, fields(task.id = %task))]
 pub async fn attempt_load(
@@ -20,47 +74,35 @@ pub async fn attempt_load(
     task: TaskId,
     epoch: u64,
 ) -> Result<Option<Attempt>, StoreError> {
-    let row = sqlx::query!(
-        "SELECT node_id, leased_at, expires_at, committed_at, commit_hash, on_time, ended_at, outcome,
-             result_hash
+    let row = sqlx::query_as!(
+        AttemptRow,
+        "SELECT task_id, epoch, node_id, leased_at, expires_at, committed_at, commit_hash, on_time,
+             ended_at, outcome, result_hash
          FROM task_attempts WHERE task_id = $1 AND epoch = $2 FOR UPDATE",
         task.0,
         epoch.cast_signed()
     )
     .fetch_optional(&mut *tx.inner)
     .await?;
-    let Some(r) = row else { return Ok(None) };
-    let commit = match (r.committed_at, hash_of(r.commit_hash)) {
-        (Some(at), Some(result)) => Some(Commit {
-            at: from_pg(at),
-            result,
-            on_time: r.on_time.unwrap_or(false),
-        }),
-        _ => None,
-    };
-    let ended = match (r.ended_at, r.outcome) {
-        (Some(at), Some(outcome)) => {
-            let outcome = outcome
-                .parse()
-                .map_err(|e: owm_coordinator_domain::UnknownName| {
-                    StoreError::inconsistent("task_attempts", "outcome", task, e)
-                })?;
-            Some(Ended {
-                at: from_pg(at),
-                outcome,
-            })
-        }
-        _ => None,
-    };
-    Ok(Some(Attempt {
-        epoch,
-        node: NodeId(r.node_id),
-        leased_at: from_pg(r.leased_at),
-        expires_at: from_pg(r.expires_at),
-        commit,
-        ended,
-        result: hash_of(r.result_hash),
-    }))
+    row.map(AttemptRow::attempt).transpose()
+}
+
+/// Attempts of ended tasks that are still open end with them, but for one that committed on time: its
+/// result may come and be booked as late.
+pub(crate) async fn attempts_close(
+    tx: &mut Tx,
+    tasks: &[Uuid],
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE task_attempts SET ended_at = $2, outcome = 'cancelled', reason = 'the task has ended'
+         WHERE task_id = ANY($1) AND ended_at IS NULL AND on_time IS NOT TRUE",
+        tasks,
+        to_pg(now)
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    Ok(())
 }
 
 /// Records the first commit of an attempt.

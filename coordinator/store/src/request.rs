@@ -89,22 +89,32 @@ pub async fn request_open_of_task(
     .fetch_optional(&mut *tx.inner)
     .await?;
     let Some(r) = found else { return Ok(None) };
+    open_request(vault, task, r.request_key, r.id_ciphertext, r.created_at).map(Some)
+}
+
+/// An open request's row, its id opened.
+pub(crate) fn open_request(
+    vault: &Vault,
+    task: TaskId,
+    key: Vec<u8>,
+    sealed: Option<Vec<u8>>,
+    created_at: time::OffsetDateTime,
+) -> Result<OpenRequest, StoreError> {
     let wrong = |column| StoreError::inconsistent("requests", column, task, "malformed");
-    let key = r
-        .request_key
+    let key = key
         .try_into()
         .map(Sha256)
         .map_err(|_| wrong("request_key"))?;
-    let sealed = r.id_ciphertext.ok_or_else(|| wrong("id_ciphertext"))?;
+    let sealed = sealed.ok_or_else(|| wrong("id_ciphertext"))?;
     let text = vault.open("requests.id", &sealed_row(&key, "id"), &sealed)?;
     let id = String::from_utf8(text)
         .ok()
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| wrong("id_ciphertext"))?;
-    Ok(Some(OpenRequest {
+    Ok(OpenRequest {
         id,
-        created_at: from_pg(r.created_at),
-    }))
+        created_at: from_pg(created_at),
+    })
 }
 
 /// Gives an open request its one answer: the exact JSON bytes that every reader gets, the hash of the
@@ -194,6 +204,28 @@ pub async fn request_mark_delivered(
         "UPDATE requests SET delivered_at = $2, delete_after = LEAST(delete_after, $3)
          WHERE request_key = $1 AND state <> 'open' AND delivered_at IS NULL",
         id.key().as_bytes().to_vec(),
+        to_pg(now),
+        to_pg(now.after(DELIVERED_KEPT_FOR))
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    Ok(())
+}
+
+/// The same for many, locked in one order.
+#[tracing::instrument(name = "db.request.mark_all_delivered", skip_all, err)]
+pub async fn requests_mark_delivered(
+    tx: &mut Tx,
+    ids: &[RequestId],
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    let keys: Vec<_> = ids.iter().map(|id| id.key().as_bytes().to_vec()).collect();
+    sqlx::query!(
+        "UPDATE requests SET delivered_at = $2, delete_after = LEAST(delete_after, $3)
+         WHERE request_key IN (SELECT request_key FROM requests
+             WHERE request_key = ANY($1) AND state <> 'open' AND delivered_at IS NULL
+             ORDER BY request_key FOR UPDATE)",
+        &keys,
         to_pg(now),
         to_pg(now.after(DELIVERED_KEPT_FOR))
     )

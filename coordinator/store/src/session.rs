@@ -138,7 +138,8 @@ pub struct SignOfLife {
     pub at: UnixMillis,
 }
 
-/// Folds signs of life into minutes and `last_heartbeat`, all in two statements.
+/// Folds signs of life into minutes and `last_heartbeat`, all in two statements. Nodes are locked in
+/// the order of their ids, as everywhere where several are.
 #[tracing::instrument(name = "db.session.fold_signs", skip_all, err)]
 pub async fn signs_fold(tx: &mut Tx, signs: &[SignOfLife]) -> Result<(), StoreError> {
     let nodes: Vec<_> = signs.iter().map(|s| s.node.0).collect();
@@ -159,8 +160,9 @@ pub async fn signs_fold(tx: &mut Tx, signs: &[SignOfLife]) -> Result<(), StoreEr
         "UPDATE nodes SET last_heartbeat = GREATEST(nodes.last_heartbeat, s.at),
              session_seen_at = GREATEST(nodes.session_seen_at, s.at)
          FROM (SELECT node, max(at) AS at FROM unnest($1::uuid[], $2::timestamptz[]) AS u(node, at)
-               GROUP BY node) s
-         WHERE nodes.node_id = s.node",
+               GROUP BY node) s,
+              (SELECT node_id FROM nodes WHERE node_id = ANY($1) ORDER BY node_id FOR NO KEY UPDATE) l
+         WHERE nodes.node_id = s.node AND l.node_id = s.node",
         &nodes,
         &times
     )

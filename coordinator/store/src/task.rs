@@ -1,5 +1,5 @@
-//! Tasks: queued with the request they answer, loaded under a lock as the domain sees them, and saved
-//! as the domain has decided.
+//! Tasks: what a new one is made of (`intake` queues it), loaded under a lock as the domain sees them,
+//! and saved as the domain has decided.
 
 use owm_coordinator_domain::task::{FailureCode, Phase, Task};
 use owm_proto::{
@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::{
     error::{StoreError, one_row},
+    outcome::attempts_close,
     time::{from_pg, to_pg},
     tx::Tx,
-    vault::Vault,
 };
 
 /// A task to be queued.
@@ -85,57 +85,6 @@ pub struct LoadedTask {
 /// The row that binds a task's payload ciphertext.
 pub(crate) fn payload_row(task: TaskId) -> Vec<u8> {
     [b"tasks.payload:".as_slice(), task.0.as_bytes()].concat()
-}
-
-/// Queues a task, with the request it answers.
-#[tracing::instrument(name = "db.task.create", skip_all, err, fields(task.id = %new.task_id))]
-pub async fn task_create(
-    tx: &mut Tx,
-    vault: &Vault,
-    new: &NewTask,
-    now: UnixMillis,
-) -> Result<(), StoreError> {
-    let request_key = new.request.map(|(id, _)| id.key().as_bytes().to_vec());
-    let models: Vec<String> = new.model_sha256.iter().map(ToString::to_string).collect();
-    sqlx::query!(
-        "INSERT INTO tasks (task_id, task_type, role, priority, min_tier, sub_model, model_version,
-             model_sha256, request_key, streaming, max_tokens, seed, payload_ciphertext, input_hash,
-             deadline_at, lease_ms, submitted_at)
-         VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)",
-        new.task_id.0,
-        new.task_type.as_str(),
-        new.task_type.role().as_str(),
-        new.task_type.priority(),
-        new.min_tier.as_str(),
-        new.sub_model.as_str(),
-        new.model_version.as_str(),
-        &models,
-        request_key,
-        new.streaming,
-        i32::try_from(new.max_tokens).unwrap_or(i32::MAX),
-        &new.seed.to_be_bytes()[..],
-        vault.close(&payload_row(new.task_id), &new.payload),
-        Sha256::of(&new.payload).to_string(),
-        to_pg(new.deadline),
-        i32::try_from(new.lease_ms).unwrap_or(i32::MAX),
-        to_pg(now)
-    )
-    .execute(&mut *tx.inner)
-    .await?;
-    if let Some((id, api_key)) = new.request {
-        sqlx::query!(
-            "INSERT INTO requests (request_key, task_id, api_key_id, id_ciphertext, created_at)
-             VALUES ($1,$2,$3,$4,$5)",
-            id.key().as_bytes().to_vec(),
-            new.task_id.0,
-            api_key,
-            crate::request::seal_id(vault, &id),
-            to_pg(now)
-        )
-        .execute(&mut *tx.inner)
-        .await?;
-    }
-    Ok(())
 }
 
 /// A row of `tasks`, without the payload.
@@ -361,7 +310,7 @@ pub async fn task_save(
     .await?;
     one_row(done.rows_affected(), "tasks", id)?;
     if final_phase {
-        attempts_close(tx, id, now).await?;
+        attempts_close(tx, &[id.0], now).await?;
     }
     if let Some(message) = message.filter(|_| final_phase) {
         // A failure holds no text.
@@ -380,20 +329,6 @@ pub const fn finish_str(finish: Finish) -> &'static str {
         Finish::Stop => "stop",
         Finish::Length => "length",
     }
-}
-
-/// Attempts of an ended task that are still open end with it, but for one that committed on time: its
-/// result may come and be booked as late.
-async fn attempts_close(tx: &mut Tx, id: TaskId, now: UnixMillis) -> Result<(), StoreError> {
-    sqlx::query!(
-        "UPDATE task_attempts SET ended_at = $2, outcome = 'cancelled', reason = 'the task has ended'
-         WHERE task_id = $1 AND ended_at IS NULL AND on_time IS NOT TRUE",
-        id.0,
-        to_pg(now)
-    )
-    .execute(&mut *tx.inner)
-    .await?;
-    Ok(())
 }
 
 async fn request_fail(

@@ -1,12 +1,14 @@
 //! The pool and named transactions. Called by the server's edges and reconcilers.
 
 use std::{
+    ops::{Deref, DerefMut},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use sqlx::{
-    PgPool,
+    Connection as _, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -28,11 +30,43 @@ pub struct Store {
     waits: Arc<Waits>,
 }
 
+/// A connection that was used this recently is taken to live still; an older one is asked first, which
+/// is a round trip.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
 /// One transaction. Dropped without [`Tx::commit`], it never happened.
 #[derive(Debug)]
 pub struct Tx {
-    pub(crate) inner: sqlx::Transaction<'static, sqlx::Postgres>,
+    pub(crate) inner: Held,
     name: &'static str,
+}
+
+/// The connection that a [`Tx`] holds.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// Inside `BEGIN`.
+    Transaction(sqlx::Transaction<'static, Postgres>),
+    /// Each statement is its own transaction.
+    Plain(PoolConnection<Postgres>),
+}
+
+impl Deref for Held {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Transaction(tx) => tx,
+            Self::Plain(connection) => connection,
+        }
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Transaction(tx) => tx,
+            Self::Plain(connection) => connection,
+        }
+    }
 }
 
 impl Store {
@@ -43,6 +77,15 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > TRUSTED_FOR {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options);
         Ok(Self::from_pool(pool))
     }
@@ -77,7 +120,16 @@ impl Store {
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
         let _wait = self.waits.begin();
         Ok(Tx {
-            inner: self.pool.begin().await?,
+            inner: Held::Transaction(self.pool.begin().await?),
+            name,
+        })
+    }
+
+    /// For a statement that stands alone: it is its own transaction, which spares the round trips of
+    /// `BEGIN` and `COMMIT`. What several statements must see or do together needs [`Store::begin`].
+    pub async fn single(&self, name: &'static str) -> Result<Tx, StoreError> {
+        Ok(Tx {
+            inner: Held::Plain(self.pool.acquire().await?),
             name,
         })
     }
@@ -100,6 +152,9 @@ impl Tx {
     /// Makes it so.
     pub async fn commit(self) -> Result<(), StoreError> {
         tracing::trace!(tx.name = self.name, "commit");
-        Ok(self.inner.commit().await?)
+        match self.inner {
+            Held::Transaction(tx) => Ok(tx.commit().await?),
+            Held::Plain(_) => Ok(()),
+        }
     }
 }

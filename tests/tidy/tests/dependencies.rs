@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-service",
         ],
     ),
+    ("owm-bench", &["owm-devnet", "owm-proto", "owm-service"]),
     ("owm-devnet", &["owm-proto", "owm-service"]),
     ("owm-e2e", &["owm-devnet", "owm-proto", "owm-service"]),
     ("owm-tidy", &[]),

@@ -47,7 +47,7 @@ impl FromRequestParts<Api> for Caller {
         let peer = peer.ok().map(|ConnectInfo(peer)| peer);
         let given = key_of(&parts.headers);
         if let Some(key) = given.filter(|key| is_plausible(key)) {
-            let mut tx = api.app.store.begin("api.authenticate").await?;
+            let mut tx = api.app.store.single("api.authenticate").await?;
             if let Some(id) = api_key_lookup(&mut tx, &Sha256::of(key.as_bytes())).await? {
                 return Ok(Self {
                     api_key: Some(id),

@@ -21,11 +21,11 @@ const UNITS_PER_QUESTION: u64 = 1_000;
 
 /// How much is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// At once, after a rest.
-    pub(super) burst: u32,
+    pub(crate) burst: u32,
     /// For good.
-    pub(super) per_second: u32,
+    pub(crate) per_second: u32,
 }
 
 /// Who has a bucket.

@@ -5,10 +5,7 @@
 use std::time::Duration;
 
 use axum::response::Response;
-use owm_coordinator_store::{
-    StoreError,
-    request::{RequestState, request_mark_delivered},
-};
+use owm_coordinator_store::{StoreError, request::RequestState};
 use owm_proto::{RequestId, SubModelId, VersionId};
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
@@ -16,8 +13,8 @@ use uuid::Uuid;
 use super::problem::{Kind, Problem};
 use crate::{
     app::App,
-    ask::{Answer, AnswerEvent, AnswerFailure, Asked, Question},
-    failpoints::DELIVERED_BEFORE_COMMIT,
+    ask::{Answer, AnswerEvent, AnswerFailure, Asked, Question, delivered::Deliveries},
+    batch::hand_in,
 };
 
 /// How often a reader who was cut off looks for the stored answer.
@@ -136,10 +133,7 @@ impl Waiting {
     }
 
     async fn mark_delivered(&self) -> Result<(), StoreError> {
-        let mut tx = self.app.store.begin("request.delivered").await?;
-        request_mark_delivered(&mut tx, &self.request_id, self.app.now()).await?;
-        owm_service::failpoint::hit(DELIVERED_BEFORE_COMMIT);
-        tx.commit().await
+        hand_in::<Deliveries>(&self.app, self.request_id).await
     }
 
     /// This reader was too slow and was cut off: the rest comes from the database.

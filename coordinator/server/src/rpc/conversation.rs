@@ -129,7 +129,7 @@ impl NodeService {
         let app = &self.app;
         let mut tx = app
             .store
-            .begin("session.leases")
+            .single("session.leases")
             .await
             .map_err(store_status)?;
         let leased = task_list_leased_to(&mut tx, node.node_id)
@@ -223,7 +223,7 @@ impl Conversation {
             .map_err(invalid)?;
         let app = &self.service.app;
         app.sessions.offer(self.seat, role, offer.credits, loaded);
-        app.dispatcher.wake();
+        app.dispatcher.slot_free(role);
         Ok(())
     }
 

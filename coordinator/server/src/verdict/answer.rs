@@ -3,8 +3,8 @@
 
 use owm_coordinator_store::{
     StoreError, Tx,
-    model::model_lookup,
-    request::{request_answer, request_open_of_task},
+    model::{ModelVersion, model_lookup},
+    request::{OpenRequest, request_answer, request_open_of_task},
     task::finish_str,
 };
 use owm_proto::{
@@ -27,9 +27,25 @@ impl App {
         let open = request_open_of_task(tx, &self.vault, facts.task_id).await?;
         let Some(request) = open else { return Ok(None) };
         let model = model_lookup(tx, Some(&facts.model_version)).await?;
+        let (answer, receipt) = self.answer_make(work, opened, &request, model.as_ref());
+        let bytes = serde_json::to_vec(&answer).unwrap_or_default();
+        let (id, output) = (&request.id, &opened.statement.output_sha256);
+        request_answer(tx, &self.vault, id, &bytes, output, &receipt, self.now()).await?;
+        Ok(Some(answer))
+    }
+
+    /// The answer and its countersigned receipt.
+    pub(super) fn answer_make(
+        &self,
+        work: &Accepted<'_>,
+        opened: &Opened,
+        request: &OpenRequest,
+        model: Option<&ModelVersion>,
+    ) -> (Answer, Envelope) {
+        let facts = &work.loaded.facts;
         let (said, now) = (&opened.statement, self.now());
         let names = |i: usize| {
-            let manifest = model.as_ref().map(|m| &m.manifest);
+            let manifest = model.map(|m| &m.manifest);
             manifest
                 .and_then(|m| m.weights(&facts.sub_model).nth(i))
                 .map(|f| f.name.clone())
@@ -71,11 +87,8 @@ impl App {
                 .first()
                 .copied()
                 .unwrap_or(facts.input_sha256),
-            model_note: model
-                .as_ref()
-                .map(|m| m.manifest.note.clone())
-                .unwrap_or_default(),
-            ots_verified: model.as_ref().is_some_and(|m| m.btc_block.is_some()),
+            model_note: model.map(|m| m.manifest.note.clone()).unwrap_or_default(),
+            ots_verified: model.is_some_and(|m| m.btc_block.is_some()),
             latency_ms: now.since(request.created_at).as_millis() as u64,
             cost_sats: 0,
             request_id: request.id,
@@ -85,10 +98,7 @@ impl App {
             finish_reason: finish_str(said.finish).to_owned(),
             receipt: SignedReceipt::from_envelope(&signed),
         };
-        let bytes = serde_json::to_vec(&answer).unwrap_or_default();
-        let (id, vault) = (&request.id, &self.vault);
-        request_answer(tx, vault, id, &bytes, &said.output_sha256, &signed, now).await?;
-        Ok(Some(answer))
+        (answer, signed)
     }
 }
 

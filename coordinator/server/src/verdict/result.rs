@@ -1,4 +1,5 @@
 //! Commits and results: opened, judged by the domain, written. The first valid one answers the task.
+//! Results come through `desk`, which judges the plain cases in batches; here is how one is judged alone.
 
 use owm_coordinator_domain::{
     check::{Expected, Given, check_inference},
@@ -17,21 +18,26 @@ use owm_coordinator_store::{
     task::{Ending, LoadedTask, task_load, task_save},
 };
 use owm_proto::{
-    Envelope, Msat, NodeId, Permille, PublicKey, Sha256, SignerRule, TaskId,
+    Envelope, Msat, NodeId, Permille, PublicKey, Sha256, SignerRule, TaskId, UnixMillis,
     statement::{Commit as CommitStatement, Segment, Statement as _, TaskResultStatement},
     wire::coordinator as wire,
 };
 
-use super::{RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT, VerdictError, failure_of};
+use super::{
+    RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT, VerdictError,
+    desk::{Desk, HandedIn},
+    failure_of,
+};
 use crate::{
     app::App,
     ask::{Answer, AnswerFailure},
+    batch::hand_in,
 };
 
 /// A node's work, opened: every signature verified.
 pub(super) struct Opened {
-    commit: CommitStatement,
-    commit_envelope: Envelope,
+    pub(super) commit: CommitStatement,
+    pub(super) commit_envelope: Envelope,
     pub(super) statement: TaskResultStatement,
     pub(super) result_envelope: Envelope,
     pub(super) segment: Segment,
@@ -41,7 +47,11 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    fn open(app: &App, key: &PublicKey, wire: wire::TaskResult) -> Result<Self, VerdictError> {
+    pub(super) fn open(
+        app: &App,
+        key: &PublicKey,
+        wire: wire::TaskResult,
+    ) -> Result<Self, VerdictError> {
         let (network, signer) = (app.network(), SignerRule::Exactly(key));
         let output = wire
             .output
@@ -63,16 +73,52 @@ impl Opened {
 }
 
 /// What a judged result is answered with, and what has to be told.
-struct Judged {
-    ack: wire::ResultAck,
-    task: TaskId,
-    epoch: u64,
+pub(super) struct Judged {
+    pub(super) ack: wire::ResultAck,
+    pub(super) task: TaskId,
+    pub(super) epoch: u64,
     /// The answer, where this result was the first.
-    answer: Option<Answer>,
+    pub(super) answer: Option<Answer>,
     /// The failure, where a bad result used up the last attempt.
-    failure: Option<AnswerFailure>,
+    pub(super) failure: Option<AnswerFailure>,
     /// Nodes whose attempts are moot now.
-    cancelled: Option<(NodeId, u64)>,
+    pub(super) cancelled: Option<(NodeId, u64)>,
+}
+
+/// A result beside what it is held against: its attempt with the commit that stands, and what was
+/// delivered of it.
+pub(super) struct GivenWork {
+    pub(super) decided: CommitDecision,
+    pub(super) attempt: Attempt,
+    pub(super) delivered: Delivered,
+    pub(super) given: GivenResult,
+}
+
+impl GivenWork {
+    /// A result that arrives with its commit is a commit first.
+    pub(super) fn new(
+        loaded: &LoadedTask,
+        found: &Attempt,
+        delivered: Delivered,
+        opened: &Opened,
+        now: UnixMillis,
+    ) -> Self {
+        let decided = found.commit(opened.commit.result_sha256, now);
+        let attempt = Attempt {
+            commit: Some(*decided.standing()),
+            ..found.clone()
+        };
+        let given = GivenResult {
+            hash: Sha256::of(opened.result_envelope.unverified_payload()),
+            checked: check(loaded, found.epoch, &delivered, opened),
+        };
+        Self {
+            decided,
+            attempt,
+            delivered,
+            given,
+        }
+    }
 }
 
 impl App {
@@ -107,8 +153,12 @@ impl App {
         wire: wire::TaskResult,
     ) -> Result<wire::ResultAck, VerdictError> {
         let opened = Opened::open(self, key, wire)?;
-        let judged = self.result_judge(node, &opened).await?;
-        owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
+        Ok(hand_in::<Desk>(self, HandedIn { node, opened }).await?)
+    }
+
+    /// Tells whoever has to know of a committed verdict.
+    pub(super) fn verdict_tell(&self, node: NodeId, judged: Judged) -> wire::ResultAck {
+        self.metrics.judged(&judged.ack);
         self.sessions
             .release(node, judged.task, judged.epoch, self.now());
         if let Some(answer) = judged.answer {
@@ -116,16 +166,29 @@ impl App {
         }
         if let Some(failure) = judged.failure {
             self.answers.failed(judged.task, failure);
+            self.dispatcher.wake();
         }
         if let Some((other, epoch)) = judged.cancelled {
             self.sessions.release(other, judged.task, epoch, self.now());
             self.tell_cancelled(other, judged.task, epoch, "another node was first");
         }
-        self.dispatcher.wake();
-        Ok(judged.ack)
+        judged.ack
     }
 
-    async fn result_judge(&self, node: NodeId, opened: &Opened) -> Result<Judged, VerdictError> {
+    /// Judges one result in a transaction of its own.
+    pub(super) async fn result_judge_alone(
+        &self,
+        node: NodeId,
+        opened: &Opened,
+    ) -> Result<Judged, StoreError> {
+        let judged = self.result_judge(node, opened).await?;
+        owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
+        // It may have gone back into the queue.
+        self.dispatcher.wake();
+        Ok(judged)
+    }
+
+    async fn result_judge(&self, node: NodeId, opened: &Opened) -> Result<Judged, StoreError> {
         let said = &opened.statement;
         let (id, epoch) = (said.task_id, said.epoch);
         let refuse = |reason: &str| Judged {
@@ -142,32 +205,32 @@ impl App {
             return Ok(refuse("there is no such task"));
         };
         let found = attempt_load(&mut tx, id, epoch).await?;
-        let Some(mut attempt) = found.filter(|a| a.node == node) else {
+        let Some(found) = found.filter(|a| a.node == node) else {
             return Ok(refuse("this node never had a lease under this epoch"));
         };
-        let decided = attempt.commit(opened.commit.result_sha256, now);
-        if let CommitDecision::Recorded(commit) = &decided {
-            commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
-        }
-        attempt.commit = Some(*decided.standing());
         let delivered = if loaded.facts.streaming {
             chunk_load(&mut tx, &self.vault, id).await?
         } else {
             Delivered::default()
         };
-        let given = GivenResult {
-            hash: Sha256::of(opened.result_envelope.unverified_payload()),
-            checked: check(&loaded, epoch, &delivered, opened),
-        };
+        let GivenWork {
+            decided,
+            attempt,
+            delivered,
+            given,
+        } = GivenWork::new(&loaded, &found, delivered, opened, now);
+        if let CommitDecision::Recorded(commit) = &decided {
+            commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
+        }
         let judged = match decide_result(&loaded.task, &attempt, &given, now) {
             ResultDecision::First { task, .. } => {
                 let work = Accepted {
                     loaded: &loaded,
-                    task: &task,
                     attempt: &attempt,
-                    delivered,
+                    delivered: &delivered,
                 };
-                self.accept(&mut tx, work, opened, given.hash).await?
+                self.accept(&mut tx, &work, &task, opened, given.hash)
+                    .await?
             }
             ResultDecision::Late { .. } => {
                 self.accept_late(&mut tx, &loaded, &attempt, opened, given.hash)
@@ -203,14 +266,14 @@ impl App {
         };
         owm_service::failpoint::hit(RESULT_BEFORE_COMMIT);
         tx.commit().await?;
-        self.metrics.judged(&judged.ack);
         Ok(judged)
     }
 
     async fn accept(
         &self,
         tx: &mut Tx,
-        work: Accepted<'_>,
+        work: &Accepted<'_>,
+        task: &Task,
         opened: &Opened,
         hash: Sha256,
     ) -> Result<Judged, StoreError> {
@@ -229,10 +292,10 @@ impl App {
             statement: &opened.statement,
             reward,
         };
-        task_save(tx, id, work.task, ending, now).await?;
+        task_save(tx, id, task, ending, now).await?;
         self.book(tx, work.attempt, id, LedgerKind::Reward, reward, &factors)
             .await?;
-        let answer = self.answer_write(tx, &work, opened).await?;
+        let answer = self.answer_write(tx, work, opened).await?;
         // The live lease may be another node's: its work is moot.
         let other = match work.loaded.task.phase {
             Phase::Leased { node, .. } if node != attempt.node => {
@@ -317,7 +380,7 @@ impl App {
         Ok(failure)
     }
 
-    fn reward(
+    pub(super) fn reward(
         &self,
         node: &Node,
         task_type: owm_proto::TaskType,
@@ -368,9 +431,8 @@ impl App {
 /// A first valid result on its way to be written.
 pub(super) struct Accepted<'a> {
     pub(super) loaded: &'a LoadedTask,
-    task: &'a Task,
     pub(super) attempt: &'a Attempt,
-    pub(super) delivered: Delivered,
+    pub(super) delivered: &'a Delivered,
 }
 
 fn check(
@@ -412,7 +474,7 @@ pub(crate) fn share_from(delivered: &Delivered, epoch: u64) -> u32 {
         .unwrap_or(0)
 }
 
-fn ack(
+pub(super) fn ack(
     task: TaskId,
     epoch: u64,
     verdict: wire::Verdict,

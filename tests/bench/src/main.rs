@@ -1,0 +1,70 @@
+//! `owm-bench`: a real coordinator on a durable Postgres, nodes whose engine is scripted and everything
+//! else real, and load on it. `make bench` runs it; it prints tables for docs/benchmarks.md and one line
+//! of JSON per measurement. Nothing here asserts a time.
+#![expect(clippy::print_stdout, reason = "it prints a report")]
+
+mod answer;
+mod http;
+mod load;
+mod network;
+mod node;
+mod peers;
+mod process;
+mod report;
+mod rest;
+mod storm;
+mod verify;
+
+use anyhow::{Result, bail};
+use clap::Parser as _;
+
+use crate::{load::LoadArgs, network::Network};
+
+/// What is measured, and how hard.
+#[derive(Debug, clap::Parser)]
+#[command(about = "Load on one coordinator; prints tables and JSON lines")]
+struct Args {
+    /// `load`, `storm`, `rest`, `peers`; all of them if none is named.
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Nodes of the reconnect storm.
+    #[arg(long, default_value_t = 2_000)]
+    storm_nodes: usize,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let all = ["load", "rest", "storm", "peers"];
+    if let Some(unknown) = args.scenarios.iter().find(|s| !all.contains(&s.as_str())) {
+        bail!(
+            "there is no scenario {unknown}; there are {}",
+            all.join(", ")
+        );
+    }
+    let wanted = |name: &str| args.scenarios.is_empty() || args.scenarios.iter().any(|s| s == name);
+    println!("machine: {}\n", process::machine());
+    if wanted("load") {
+        let mut network = Network::start().await?;
+        load::run(&mut network, &args.load).await?;
+        if wanted("rest") {
+            rest::run(&mut network, &args.load).await?;
+        }
+        network.stop().await?;
+    } else if wanted("rest") {
+        let mut network = Network::start().await?;
+        rest::run(&mut network, &args.load).await?;
+        network.stop().await?;
+    }
+    if wanted("storm") {
+        let mut network = Network::start().await?;
+        storm::run(&mut network, args.storm_nodes).await?;
+        network.stop().await?;
+    }
+    if wanted("peers") {
+        peers::run().await?;
+    }
+    Ok(())
+}
