@@ -84,6 +84,8 @@ pub fn probe_devices() -> Vec<DeviceInfo> {
 #[derive(Debug, Clone)]
 pub(crate) struct ChosenDevice {
     pub(crate) device: Device,
+    /// The decode step is ours then.
+    pub(crate) is_cpu: bool,
     /// Backend and number format, such as `burn-flex/f32`.
     pub(crate) backend: &'static str,
     pub(crate) name: String,
@@ -96,6 +98,7 @@ impl ChosenDevice {
         let name = format!("CPU, {threads} threads");
         Self {
             device: Device::flex(),
+            is_cpu: true,
             backend: "burn-flex/f32",
             name,
             reason,
