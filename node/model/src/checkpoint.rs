@@ -216,9 +216,17 @@ impl Tensors {
 fn tensor(name: &str, view: &TensorView<'_>, file: &Bytes) -> Result<TensorData, LoadError> {
     let bytes = view.data();
     let (dtype, size, finite) = match view.dtype() {
-        Dtype::F32 => (DType::F32, 4, all_finite(bytes, 0x7f80_0000, u32::from_le_bytes)),
+        Dtype::F32 => (
+            DType::F32,
+            4,
+            all_finite(bytes, 0x7f80_0000, u32::from_le_bytes),
+        ),
         Dtype::F16 => (DType::F16, 2, all_finite(bytes, 0x7c00, u16::from_le_bytes)),
-        Dtype::BF16 => (DType::BF16, 2, all_finite(bytes, 0x7f80, u16::from_le_bytes)),
+        Dtype::BF16 => (
+            DType::BF16,
+            2,
+            all_finite(bytes, 0x7f80, u16::from_le_bytes),
+        ),
         other => {
             let found = format!("{other:?}");
             return Err(LoadError::WrongFormat {

@@ -17,13 +17,14 @@ use burn::tensor::TensorData;
 use crate::{ModelConfig, llama::TakeTensor};
 
 pub(crate) use cache::DecodeCache;
-pub(crate) use stored::Stored;
 use kernel::Rows;
+pub(crate) use stored::Stored;
 use team::{Meeting, Team};
 
 mod attend;
 mod cache;
 mod kernel;
+mod pace;
 mod stored;
 mod team;
 
@@ -164,7 +165,7 @@ impl Decoder {
     /// Runs one token for every sequence of `cache` and gives the scores after it.
     pub(crate) fn step(&self, tokens: &[u32], cache: &mut DecodeCache) -> Vec<Vec<f32>> {
         let step = Step::new(self, tokens, cache);
-        self.team.run(|meeting| {
+        self.team.step(|meeting| {
             let mut own = Own::new(&self.config, tokens.len(), self.piece(self.head().rows()));
             self.run(&step, meeting, &mut own);
         });
@@ -185,7 +186,7 @@ impl Decoder {
         let head = self.head();
         let board = Board::new(rows, head.rows());
         let dealt = AtomicUsize::new(0);
-        self.team.run(|_| {
+        self.team.all(|_| {
             let mut own = Own::new(&self.config, rows, self.piece(head.rows()));
             own.stream.copy_from_slice(hidden);
             self.normed(&mut own, &self.norm);
@@ -233,7 +234,14 @@ impl Decoder {
             meeting.wait();
             step.mixed.read_rows(&mut own.heads);
             self.deal(next(), hidden, |range| {
-                product(&layer.output, range, &own.heads, &mut own.out, &step.output, 0);
+                product(
+                    &layer.output,
+                    range,
+                    &own.heads,
+                    &mut own.out,
+                    &step.output,
+                    0,
+                );
             });
             meeting.wait();
             step.output.add_to(&mut own.stream);
@@ -315,7 +323,9 @@ fn product(
 fn gated_product(layer: &Layer, range: &Range<usize>, own: &mut Own, board: &Board) {
     let len = range.len() * own.hidden.count();
     let (gate, up) = (&mut own.out[..len], &mut own.out_up[..len]);
-    layer.gate.products(range.start, range.end, &own.hidden, gate);
+    layer
+        .gate
+        .products(range.start, range.end, &own.hidden, gate);
     layer.up.products(range.start, range.end, &own.hidden, up);
     kernel::gated(gate, up);
     for (row, gate) in gate.chunks(range.len()).enumerate() {
@@ -398,3 +408,6 @@ impl Board {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,9 @@ pub(crate) struct ChosenDevice {
     pub(crate) device: Device,
     /// The decode step is ours then.
     pub(crate) is_cpu: bool,
-    /// Backend and number format, such as `burn-flex/f32`.
+    /// Backend and the number format it computes in, such as `burn-flex+decode/f32`: prompts by
+    /// burn-flex, steps by our own decoder. The format in which weights are stored is not in it,
+    /// for it changes no bit of the result.
     pub(crate) backend: &'static str,
     pub(crate) name: String,
     pub(crate) reason: String,
@@ -99,7 +101,7 @@ impl ChosenDevice {
         Self {
             device: Device::flex(),
             is_cpu: true,
-            backend: "burn-flex/f32",
+            backend: "burn-flex+decode/f32",
             name,
             reason,
         }

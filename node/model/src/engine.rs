@@ -61,7 +61,7 @@ pub struct EngineDescription {
     pub context_length: u32,
     /// Number of token ids.
     pub vocabulary: u32,
-    /// Backend and number format, such as `burn-flex/f32`.
+    /// Backend and number format, such as `burn-flex+decode/f32`.
     pub backend: &'static str,
     /// The device's name.
     pub device: String,

@@ -34,11 +34,14 @@ impl Decoder {
             step.qkv.read(row, (head * group + i) * dim, query);
             turn(query, turns);
             let scale = (dim as f32).sqrt().recip();
-            query.iter_mut().for_each(|q| *q *= scale);
+            for q in query.iter_mut() {
+                *q *= scale;
+            }
         }
         let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
         step.qkv.read(row, (config.heads + head) * dim, &mut key);
-        step.qkv.read(row, (config.heads + kv + head) * dim, &mut value);
+        step.qkv
+            .read(row, (config.heads + kv + head) * dim, &mut value);
         turn(&mut key, turns);
         step.cache.with(layer, row, head, |list| {
             list.append(&key, &value);

@@ -78,7 +78,9 @@ impl DecodeCache {
 
     /// Counts one more token for every sequence.
     pub(crate) fn advance(&mut self) {
-        self.lens.iter_mut().for_each(|len| *len += 1);
+        for len in &mut self.lens {
+            *len += 1;
+        }
     }
 
     /// Works on one list.

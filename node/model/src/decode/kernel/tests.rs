@@ -17,7 +17,9 @@ fn cases() -> Vec<Case> {
     let mut noise = tiny::noise(17);
     let mut case = |columns: usize| Case {
         columns,
-        weights: (0..ROWS * columns).map(|_| f16::from_f32(noise())).collect(),
+        weights: (0..ROWS * columns)
+            .map(|_| f16::from_f32(noise()))
+            .collect(),
         x: (0..7)
             .map(|_| (0..columns).map(|_| noise()).collect())
             .collect(),
@@ -57,14 +59,22 @@ fn products_equal_plain_loops_in_double_precision() {
             let found = computed(Weights::F16(&case.weights), case.columns, &case.x, width);
             for (at, x) in case.x.iter().enumerate() {
                 for (row, weights) in case.weights.chunks(case.columns).enumerate() {
-                    let terms = || weights.iter().zip(x).map(|(w, x)| w.to_f64() * f64::from(*x));
-                    let (expected, size): (f64, f64) =
-                        (terms().sum(), terms().map(f64::abs).sum());
+                    let terms = || {
+                        weights
+                            .iter()
+                            .zip(x)
+                            .map(|(w, x)| w.to_f64() * f64::from(*x))
+                    };
+                    let (expected, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
                     let error = (f64::from(found[at * ROWS + row]) - expected).abs();
                     // Each lane adds up columns / LANES terms, then five additions fold the lanes.
                     let additions = (case.columns / LANES + 7) as f64;
                     let bound = additions * f64::from(f32::EPSILON) * size;
-                    assert!(error <= bound, "{} columns, {width:?}: {error}", case.columns);
+                    assert!(
+                        error <= bound,
+                        "{} columns, {width:?}: {error}",
+                        case.columns
+                    );
                 }
             }
         }
@@ -89,7 +99,11 @@ fn a_row_of_a_batch_equals_the_row_alone_to_the_bit() {
 fn the_format_that_weights_are_stored_in_changes_no_bit() {
     for case in cases() {
         // Values that every format holds exactly.
-        let coarse: Vec<bf16> = case.weights.iter().map(|w| bf16::from_f32(w.to_f32())).collect();
+        let coarse: Vec<bf16> = case
+            .weights
+            .iter()
+            .map(|w| bf16::from_f32(w.to_f32()))
+            .collect();
         let half: Vec<f16> = coarse.iter().map(|w| f16::from_f32(w.to_f32())).collect();
         let single: Vec<f32> = coarse.iter().map(|w| w.to_f32()).collect();
         for width in [Width::Widest, Width::Avx2, Width::Scalar] {
@@ -152,14 +166,18 @@ fn softmax_and_mix_equal_plain_loops() {
         let scores: Vec<f32> = (0..tokens).map(|_| noise() * 20.0).collect();
         let values: Vec<f32> = (0..tokens * dim).map(|_| noise()).collect();
         let highest = scores.iter().copied().fold(f32::MIN, f32::max);
-        let shares: Vec<f64> = scores.iter().map(|s| f64::from(s - highest).exp()).collect();
+        let shares: Vec<f64> = scores
+            .iter()
+            .map(|s| f64::from(s - highest).exp())
+            .collect();
         let total: f64 = shares.iter().sum();
         let mut found = scores.clone();
         softmax(&mut found);
         let mut mixed = vec![f32::NAN; dim];
         mix(&found, &values, &mut mixed);
         for (at, mixed) in mixed.iter().enumerate() {
-            let of_token = |token: usize| shares[token] / total * f64::from(values[token * dim + at]);
+            let of_token =
+                |token: usize| shares[token] / total * f64::from(values[token * dim + at]);
             let expected: f64 = (0..tokens).map(of_token).sum();
             assert!((f64::from(*mixed) - expected).abs() < 1e-5);
         }
