@@ -6,9 +6,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/env.sh
 . deploy/weights.sh
-if [ -z "${OWM_BENCH:-}" ] && weights_find; then
-    cargo build --quiet --locked -p owm-e2e --example questions
-    OWM_BIN_DIR="$CARGO_TARGET_DIR/debug" "$CARGO_TARGET_DIR/debug/examples/questions"
+if [ -z "${OWM_BENCH:-}" ]; then
+    if weights_find; then
+        deploy/bench-engine.sh
+        cargo build --quiet --locked -p owm-e2e --example questions
+        OWM_BIN_DIR="$CARGO_TARGET_DIR/debug" "$CARGO_TARGET_DIR/debug/examples/questions"
+    else
+        echo "bench: SKIP the engine and the ten questions: the real weights can't be had here"
+    fi
 fi
 echo "bench: building the programs optimised (minutes, the first time)"
 cargo build --quiet --locked --profile bench-net -p owm-coordinator -p owm-bench

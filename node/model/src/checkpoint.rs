@@ -9,8 +9,7 @@ use std::{
     path::Path,
 };
 
-use burn::tensor::TensorData;
-use half::slice::HalfFloatSliceExt;
+use burn::tensor::{Bytes, DType, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -138,22 +137,21 @@ impl<'a> Directory<'a> {
         Err(LoadError::NoWeights)
     }
 
-    /// Reads every weight file and gives its tensors, converted to f32, by name.
+    /// Reads every weight file and gives its tensors by name, in the file's format. They share
+    /// the bytes of their file.
     pub(crate) fn tensors(&self) -> Result<Tensors, LoadError> {
         let mut by_name = BTreeMap::new();
         for file in self.weight_files()? {
-            let bytes = self.read(&file, WEIGHT_BYTES_MAX)?;
+            let bytes = Bytes::from_elems(self.read(&file, WEIGHT_BYTES_MAX)?).shared();
             let parsed =
                 SafeTensors::deserialize(&bytes).map_err(|source| LoadError::Safetensors {
                     file: file.clone(),
                     source,
                 })?;
             for (name, view) in parsed.iter() {
-                let values = to_f32(name, &view)?;
                 let loaded = Loaded {
                     file: file.clone(),
-                    shape: view.shape().to_vec(),
-                    values,
+                    data: tensor(name, &view, &bytes)?,
                 };
                 if by_name.insert(name.to_owned(), loaded).is_some() {
                     return Err(LoadError::DuplicateTensor {
@@ -175,12 +173,11 @@ pub(crate) struct Tensors {
 #[derive(Debug)]
 struct Loaded {
     file: String,
-    shape: Vec<usize>,
-    values: Vec<f32>,
+    data: TensorData,
 }
 
 impl Tensors {
-    /// Gives a tensor away, once.
+    /// Gives a tensor away, once, in its file's format.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData, LoadError> {
         let loaded = self
             .by_name
@@ -188,14 +185,14 @@ impl Tensors {
             .ok_or_else(|| LoadError::MissingTensor {
                 name: name.to_owned(),
             })?;
-        if loaded.shape != shape {
+        if loaded.data.shape().as_slice() != shape {
             return Err(LoadError::WrongShape {
                 name: name.to_owned(),
                 expected: shape.to_vec(),
-                found: loaded.shape,
+                found: loaded.data.shape().to_vec(),
             });
         }
-        Ok(TensorData::new(loaded.values, shape.to_vec()))
+        Ok(loaded.data)
     }
 
     /// Fails if a tensor was not taken. Two leftovers are known to carry nothing: a copy of the
@@ -214,32 +211,22 @@ impl Tensors {
     }
 }
 
-fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, LoadError> {
+/// A tensor whose values are all finite. Its bytes are those of the file, unless they stand there
+/// at an address that the processor can't read such numbers from.
+fn tensor(name: &str, view: &TensorView<'_>, file: &Bytes) -> Result<TensorData, LoadError> {
     let bytes = view.data();
-    let values: Vec<f32> = match view.dtype() {
-        Dtype::F32 => {
-            let (chunks, _) = bytes.as_chunks::<4>();
-            chunks
-                .iter()
-                .map(|chunk| f32::from_le_bytes(*chunk))
-                .collect()
-        }
-        Dtype::F16 => {
-            let (chunks, _) = bytes.as_chunks::<2>();
-            let halves: Vec<half::f16> = chunks
-                .iter()
-                .map(|chunk| half::f16::from_le_bytes(*chunk))
-                .collect();
-            halves.to_f32_vec()
-        }
-        Dtype::BF16 => {
-            let (chunks, _) = bytes.as_chunks::<2>();
-            let halves: Vec<half::bf16> = chunks
-                .iter()
-                .map(|chunk| half::bf16::from_le_bytes(*chunk))
-                .collect();
-            halves.to_f32_vec()
-        }
+    let (dtype, size, finite) = match view.dtype() {
+        Dtype::F32 => (
+            DType::F32,
+            4,
+            all_finite(bytes, 0x7f80_0000, u32::from_le_bytes),
+        ),
+        Dtype::F16 => (DType::F16, 2, all_finite(bytes, 0x7c00, u16::from_le_bytes)),
+        Dtype::BF16 => (
+            DType::BF16,
+            2,
+            all_finite(bytes, 0x7f80, u16::from_le_bytes),
+        ),
         other => {
             let found = format!("{other:?}");
             return Err(LoadError::WrongFormat {
@@ -248,13 +235,28 @@ fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, LoadError> {
             });
         }
     };
-    if values.iter().all(|value| value.is_finite()) {
-        Ok(values)
-    } else {
-        Err(LoadError::NotFinite {
+    if !finite {
+        return Err(LoadError::NotFinite {
             name: name.to_owned(),
-        })
+        });
     }
+    let start = bytes.as_ptr().addr() - file.as_ptr().addr();
+    let aligned = bytes.as_ptr().addr().is_multiple_of(size);
+    let shared = file.view(start, start + bytes.len());
+    let own = match shared {
+        Ok(shared) if aligned => shared,
+        _ => Bytes::from_bytes_vec(bytes.to_vec()),
+    };
+    Ok(TensorData::from_bytes(own, view.shape().to_vec(), dtype))
+}
+
+/// Whether no number's exponent is all ones, which marks infinity and what is no number.
+fn all_finite<const SIZE: usize, T>(bytes: &[u8], ones: T, read: fn([u8; SIZE]) -> T) -> bool
+where
+    T: Copy + PartialEq + std::ops::BitAnd<Output = T>,
+{
+    let (numbers, _) = bytes.as_chunks::<SIZE>();
+    !numbers.iter().any(|number| read(*number) & ones == ones)
 }
 
 fn is_plain_name(file: &str) -> bool {

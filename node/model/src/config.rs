@@ -169,6 +169,16 @@ impl ModelConfig {
         serde_json::from_slice::<RawConfig>(bytes)?.checked()
     }
 
+    /// Radians that each pair of a head's values turns per token.
+    pub(crate) fn rotary_frequencies(&self) -> Vec<f32> {
+        (0..self.head_dim / 2)
+            .map(|i| {
+                let exponent = (2 * i) as f64 / self.head_dim as f64;
+                (1.0 / self.rope_theta.powf(exponent)) as f32
+            })
+            .collect()
+    }
+
     /// Adds ids (of `generation_config.json`) to the end tokens.
     pub(crate) fn add_end_tokens(&mut self, ids: Vec<u32>) -> Result<(), ConfigError> {
         self.end_tokens.extend(ids);

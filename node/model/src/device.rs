@@ -84,7 +84,11 @@ pub fn probe_devices() -> Vec<DeviceInfo> {
 #[derive(Debug, Clone)]
 pub(crate) struct ChosenDevice {
     pub(crate) device: Device,
-    /// Backend and number format, such as `burn-flex/f32`.
+    /// The decode step is ours then.
+    pub(crate) is_cpu: bool,
+    /// Backend and the number format it computes in, such as `burn-flex+decode/f32`: prompts by
+    /// burn-flex, steps by our own decoder. The format in which weights are stored is not in it,
+    /// for it changes no bit of the result.
     pub(crate) backend: &'static str,
     pub(crate) name: String,
     pub(crate) reason: String,
@@ -96,7 +100,8 @@ impl ChosenDevice {
         let name = format!("CPU, {threads} threads");
         Self {
             device: Device::flex(),
-            backend: "burn-flex/f32",
+            is_cpu: true,
+            backend: "burn-flex+decode/f32",
             name,
             reason,
         }

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
+use burn::tensor::TensorData;
 use serde::Deserialize;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     chat::ChatTemplate,
     checkpoint::{Directory, JSON_BYTES_MAX},
     config::EndTokens,
+    decode::Decoder,
     device::{self, ChosenDevice},
     llama::Llama,
 };
@@ -41,6 +43,8 @@ pub struct Engine(Arc<Loaded>);
 struct Loaded {
     config: ModelConfig,
     llama: Llama,
+    /// Computes single steps where that is the CPU's work.
+    decoder: Option<Decoder>,
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     device: ChosenDevice,
@@ -57,7 +61,7 @@ pub struct EngineDescription {
     pub context_length: u32,
     /// Number of token ids.
     pub vocabulary: u32,
-    /// Backend and number format, such as `burn-flex/f32`.
+    /// Backend and number format, such as `burn-flex+decode/f32`.
     pub backend: &'static str,
     /// The device's name.
     pub device: String,
@@ -141,15 +145,31 @@ impl Engine {
         let chat = ChatTemplate::from_json(template.as_deref(), &tokenizer)?;
         let mut tensors = files.tensors()?;
         let device = device::choose(options.device)?;
+        // On the CPU both read the same bytes, in the file's format; elsewhere all is f32.
+        let mut shared = BTreeMap::new();
         let llama = Llama::build(
             &config,
-            &mut |name, shape| tensors.take(name, shape),
+            &mut |name, shape| -> Result<TensorData, LoadError> {
+                let data = tensors.take(name, shape)?;
+                if device.is_cpu && shape.len() > 1 {
+                    shared.insert(name.to_owned(), data.clone());
+                    return Ok(data);
+                }
+                let data = data.convert::<f32>();
+                shared.insert(name.to_owned(), data.clone());
+                Ok(data)
+            },
             &device.device,
         )?;
         tensors.finish(config.tied_head)?;
+        let decoder = device
+            .is_cpu
+            .then(|| decoder(&config, shared))
+            .transpose()?;
         Ok(Self(Arc::new(Loaded {
             config,
             llama,
+            decoder,
             tokenizer,
             chat,
             device,
@@ -221,6 +241,19 @@ impl Engine {
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.0.tokenizer
     }
+}
+
+fn decoder(
+    config: &ModelConfig,
+    mut tensors: BTreeMap<String, TensorData>,
+) -> Result<Decoder, LoadError> {
+    let missing = |name: &str| LoadError::MissingTensor {
+        name: name.to_owned(),
+    };
+    // As many threads as burn uses: the operator's cap, which the daemon sets before it loads.
+    let threads = rayon::current_num_threads();
+    let mut take = |name: &str, _: &[usize]| tensors.remove(name).ok_or_else(|| missing(name));
+    Decoder::build(config, &mut take, threads, missing)
 }
 
 fn add_generation_config(files: &Directory<'_>, config: &mut ModelConfig) -> Result<(), LoadError> {

@@ -5,6 +5,7 @@
 mod chat;
 mod checkpoint;
 mod config;
+mod decode;
 mod device;
 mod engine;
 mod error;

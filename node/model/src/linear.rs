@@ -1,47 +1,49 @@
-//! The one seam through which every matrix product with a weight goes. Called by the decoder
-//! layers. A dedicated kernel for one row (a decode step) is to be put into [`matvec`] and
-//! nowhere else; what must stay true: the result of a row does not depend on what was computed
-//! before it, so that a resumed generation repeats its predecessor's numbers.
+//! The one seam through which every matrix product with a weight goes that burn computes: prompts,
+//! training, and all on a GPU. Called by the decoder layers. A decode step on the CPU has products of
+//! its own ([`crate::decode`]). What must stay true: the result of a row does not depend on what was
+//! computed before it, so that a resumed generation repeats its predecessor's numbers.
 
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
 
+use crate::decode::Stored;
+
 /// A weight matrix in the Hugging Face layout, `[out, in]`, without bias.
 #[derive(Module, Debug)]
 pub(crate) struct Linear {
     /// Shape `[out, in]`.
     pub(crate) weight: Param<Tensor<2>>,
+    /// The same bytes, where they are kept in fewer bits than products are computed in.
+    #[module(skip)]
+    narrow: Option<Stored>,
 }
 
 impl Linear {
-    /// Wraps a weight of shape `[out, in]`.
-    pub(crate) fn new(weight: Tensor<2>) -> Self {
+    /// Wraps a weight of shape `[out, in]`. `narrow` is the same weight as its file has it, if that
+    /// is not f32.
+    pub(crate) fn new(weight: Tensor<2>, narrow: Option<Stored>) -> Self {
         Self {
             weight: Param::from_tensor(weight),
+            narrow,
         }
     }
 
     /// `[rows, in]` to `[rows, out]`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        linear(x, self.weight.val())
+        match &self.narrow {
+            None => linear(x, self.weight.val()),
+            Some(narrow) => {
+                let weight = Tensor::from_data(narrow.widened(), &x.device());
+                linear(x, weight)
+            }
+        }
     }
 }
 
 /// `x · weightᵀ`: `[rows, in]` and `[out, in]` to `[rows, out]`. Two dimensions on purpose: a
 /// product with a batch dimension would copy the whole weight.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    if x.dims()[0] == 1 {
-        matvec(x, weight)
-    } else {
-        x.matmul(weight.transpose())
-    }
-}
-
-/// The product for a single row. burn's CPU backend reads the weight with one thread. Splitting
-/// the rows of the weight between two threads through burn was tried: it cost a third more CPU
-/// time and gained nothing on a machine with other work.
-fn matvec(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     x.matmul(weight.transpose())
 }

@@ -4,11 +4,12 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Int, Tensor, TensorData, activation},
+    tensor::{DType, Device, Int, Tensor, TensorData, activation},
 };
 
 use crate::{
     ModelConfig,
+    decode::Stored,
     linear::{Linear, linear},
     llama::{
         cache::{KvCache, LayerCache},
@@ -19,7 +20,8 @@ use crate::{
 pub(crate) mod cache;
 pub(crate) mod positions;
 
-/// Gives the tensor of a Hugging Face name, which must have the given shape.
+/// Gives the tensor of a Hugging Face name, which must have the given shape. Vectors are f32; a
+/// matrix may have another format on the CPU.
 pub(crate) type TakeTensor<'a, E> = dyn FnMut(&str, &[usize]) -> Result<TensorData, E> + 'a;
 
 /// The whole model as `LlamaForCausalLM` holds it.
@@ -92,18 +94,15 @@ impl Llama {
         device: &Device,
     ) -> Result<Self, E> {
         let mut matrix = |name: &str, rows: usize, columns: usize| {
-            take(name, &[rows, columns]).map(|data| Tensor::<2>::from_data(data, device))
+            take(name, &[rows, columns]).map(|data| weight(data, device))
         };
         let hidden = config.hidden;
-        let embedding = matrix("model.embed_tokens.weight", config.vocabulary, hidden)?;
+        let (embedding, _) = matrix("model.embed_tokens.weight", config.vocabulary, hidden)?;
         let lm_head = if config.tied_head {
             None
         } else {
-            Some(Linear::new(matrix(
-                "lm_head.weight",
-                config.vocabulary,
-                hidden,
-            )?))
+            let (head, narrow) = matrix("lm_head.weight", config.vocabulary, hidden)?;
+            Some(Linear::new(head, narrow))
         };
         let layers = (0..config.layers)
             .map(|layer| DecoderLayer::build(config, layer, take, device))
@@ -132,7 +131,8 @@ impl Llama {
         mask: &Mask,
         cache: &mut KvCache,
     ) -> Tensor<2> {
-        let mut x = self.model.embed_tokens.weight.val().select(0, tokens);
+        let x = self.model.embed_tokens.weight.val().select(0, tokens);
+        let mut x = x.cast(DType::F32);
         for (layer, kept) in self.model.layers.iter().zip(&mut cache.layers) {
             x = layer.forward(x, rotation, mask, kept);
         }
@@ -144,9 +144,17 @@ impl Llama {
         let x = self.model.norm.forward(hidden);
         match &self.lm_head {
             Some(head) => head.forward(x),
-            None => linear(x, self.model.embed_tokens.weight.val()),
+            None => linear(x, self.model.embed_tokens.weight.val().cast(DType::F32)),
         }
     }
+}
+
+/// A tensor that shares the data's bytes and format; and the data itself where it is narrower than
+/// the products are computed.
+fn weight(data: TensorData, device: &Device) -> (Tensor<2>, Option<Stored>) {
+    let dtype = data.dtype();
+    let stored = Stored::new(data.clone()).filter(Stored::is_narrow);
+    (Tensor::from_data(data, (device, dtype)), stored)
 }
 
 impl RmsNorm {
@@ -157,8 +165,8 @@ impl RmsNorm {
         }
     }
 
-    /// `x / sqrt(mean(x²) + ε) · weight` over rows. All weights are f32 here: squares of f16
-    /// would overflow.
+    /// `x / sqrt(mean(x²) + ε) · weight` over rows. All in f32: squares of f16 would
+    /// overflow.
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let mean_square = (x.clone() * x.clone()).mean_dim(1);
         let scale = mean_square.add_scalar(self.epsilon).sqrt().recip();
@@ -183,7 +191,10 @@ impl DecoderLayer {
                 &format!("model.layers.{layer}.{name}.weight"),
                 &[rows, columns],
             )
-            .map(|data| Linear::new(Tensor::<2>::from_data(data, device)))
+            .map(|data| {
+                let (weight, narrow) = weight(data, device);
+                Linear::new(weight, narrow)
+            })
         };
         let self_attn = Attention {
             q_proj: matrix("self_attn.q_proj", q_rows, hidden)?,

@@ -72,6 +72,7 @@ pub(super) fn choose_gpu() -> Result<ChosenDevice, DeviceError> {
     self_test(&gpu.device).map_err(DeviceError::SelfTest)?;
     Ok(ChosenDevice {
         device: gpu.device,
+        is_cpu: false,
         backend: "burn-wgpu/f32",
         reason: format!(
             "a GPU was found and passed its self-test: {}",

@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::Loaded;
 use crate::{
     GenerateError,
+    decode::DecodeCache,
     llama::{
         cache::KvCache,
         positions::{Mask, Rotation},
@@ -20,9 +21,18 @@ const CHUNK_TOKENS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Sequences<'a> {
     loaded: &'a Loaded,
-    cache: KvCache,
+    cache: Cache,
     /// Leading tokens of each row that are padding.
     padding: Vec<usize>,
+}
+
+/// Keys and values so far.
+#[derive(Debug)]
+enum Cache {
+    /// As burn fills it with a prompt, and on a GPU with every step.
+    Burn(KvCache),
+    /// As the CPU's decode step goes on with it.
+    Decode(DecodeCache),
 }
 
 impl<'a> Sequences<'a> {
@@ -30,7 +40,7 @@ impl<'a> Sequences<'a> {
     pub(super) fn new(loaded: &'a Loaded, padding: Vec<usize>, tokens: usize) -> Self {
         Self {
             loaded,
-            cache: KvCache::new(&loaded.config, tokens),
+            cache: Cache::Burn(KvCache::new(&loaded.config, tokens)),
             padding,
         }
     }
@@ -42,7 +52,7 @@ impl<'a> Sequences<'a> {
         loop {
             let end = (start + CHUNK_TOKENS).min(len);
             let chunk: Vec<&[u32]> = rows.iter().map(|row| &row[start..end]).collect();
-            let hidden = self.hidden(&chunk);
+            let hidden = self.hidden(&chunk)?;
             if end == len {
                 return self.scores(hidden, end - start);
             }
@@ -52,20 +62,27 @@ impl<'a> Sequences<'a> {
 
     /// Runs one token per row and gives the scores after it.
     pub(super) fn step(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let rows: Vec<&[u32]> = tokens.iter().map(std::slice::from_ref).collect();
-        let hidden = self.hidden(&rows);
-        self.scores(hidden, 1)
+        let Some(decoder) = &self.loaded.decoder else {
+            let rows: Vec<&[u32]> = tokens.iter().map(std::slice::from_ref).collect();
+            let hidden = self.hidden(&rows)?;
+            return self.scores(hidden, 1);
+        };
+        if let Cache::Burn(cache) = &mut self.cache {
+            let taken = DecodeCache::take(cache, &self.loaded.config, &self.padding)?;
+            self.cache = Cache::Decode(taken);
+        }
+        match &mut self.cache {
+            Cache::Decode(cache) => Ok(decoder.step(tokens, cache)),
+            Cache::Burn(_) => Err(out_of_order()),
+        }
     }
 
-    /// Runs one token per row whose scores nobody wants.
-    pub(super) fn advance(&mut self, tokens: &[u32]) {
-        let rows: Vec<&[u32]> = tokens.iter().map(std::slice::from_ref).collect();
-        self.hidden(&rows);
-    }
-
-    fn hidden(&mut self, rows: &[&[u32]]) -> Tensor<2> {
+    fn hidden(&mut self, rows: &[&[u32]]) -> Result<Tensor<2>, GenerateError> {
         let device = &self.loaded.device.device;
-        let (past, new) = (self.cache.len(), rows[0].len());
+        let Cache::Burn(cache) = &mut self.cache else {
+            return Err(out_of_order());
+        };
+        let (past, new) = (cache.len(), rows[0].len());
         let positions: Vec<usize> = self
             .padding
             .iter()
@@ -80,9 +97,7 @@ impl<'a> Sequences<'a> {
             .collect();
         let count = ids.len();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), device);
-        self.loaded
-            .llama
-            .hidden(ids, &rotation, &mask, &mut self.cache)
+        Ok(self.loaded.llama.hidden(ids, &rotation, &mask, cache))
     }
 
     /// Scores of the last of `new` tokens of every row.
@@ -93,17 +108,24 @@ impl<'a> Sequences<'a> {
             .reshape([rows, new, width])
             .narrow(1, new - 1, 1)
             .reshape([rows, width]);
-        let flat: Vec<f32> = self
-            .loaded
-            .llama
-            .logits(last)
-            .try_into_data()
-            .map_err(|error| GenerateError::Device(error.to_string()))?
-            .try_to_vec()
-            .map_err(|error| GenerateError::Device(format!("{error:?}")))?;
-        Ok(flat
+        if let Some(decoder) = &self.loaded.decoder {
+            return Ok(decoder.scores(&values(last)?));
+        }
+        Ok(values(self.loaded.llama.logits(last))?
             .chunks(self.loaded.config.vocabulary)
             .map(<[f32]>::to_vec)
             .collect())
     }
+}
+
+fn values(tensor: Tensor<2>) -> Result<Vec<f32>, GenerateError> {
+    tensor
+        .try_into_data()
+        .map_err(|error| GenerateError::Device(error.to_string()))?
+        .try_to_vec()
+        .map_err(|error| GenerateError::Device(format!("{error:?}")))
+}
+
+fn out_of_order() -> GenerateError {
+    GenerateError::Device("a prompt was given after the first decode step".to_owned())
 }

@@ -19,11 +19,8 @@ pub(super) fn run(
     }
     let mut sequences = Sequences::new(loaded, vec![0], job.prompt.len() + progress.tokens_max);
     let mut scores = sequences.prompt(std::slice::from_ref(&job.prompt))?;
-    if let Some((last, before)) = job.forced_prefix.split_last() {
-        for token in before {
-            sequences.advance(&[*token]);
-        }
-        scores = sequences.step(&[*last])?;
+    for token in &job.forced_prefix {
+        scores = sequences.step(&[*token])?;
     }
     let prompt_done = Instant::now();
     while let Some(event) = progress.accept(&scores[0])? {

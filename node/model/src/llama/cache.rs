@@ -44,6 +44,14 @@ impl KvCache {
 }
 
 impl LayerCache {
+    /// Gives all keys and values away, `[batch, kv heads, tokens, head]` each; `None` if there are
+    /// none yet.
+    pub(crate) fn take(&mut self) -> Option<(Tensor<4>, Tensor<4>)> {
+        let (keys, values) = self.buffers.take()?;
+        let len = std::mem::take(&mut self.len);
+        Some((keys.narrow(2, 0, len), values.narrow(2, 0, len)))
+    }
+
     /// Appends `[batch, kv heads, new, head]` and gives views of all keys and values so far.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, new, dim] = k.dims();

@@ -30,12 +30,7 @@ impl Rotation {
     ) -> Self {
         let half = config.head_dim / 2;
         let new = positions.len() / batch;
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| {
-                let exponent = (2 * i) as f64 / config.head_dim as f64;
-                (1.0 / config.rope_theta.powf(exponent)) as f32
-            })
-            .collect();
+        let frequencies = config.rotary_frequencies();
         let mut cos = Vec::with_capacity(positions.len() * half);
         let mut sin = Vec::with_capacity(positions.len() * half);
         for position in positions {

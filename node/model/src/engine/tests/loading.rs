@@ -51,7 +51,7 @@ fn the_description_says_what_is_loaded_and_where() {
     assert_eq!(description.context_length, tiny::CONTEXT as u32);
     assert_eq!(
         (description.architecture, description.backend),
-        ("llama", "burn-flex/f32")
+        ("llama", "burn-flex+decode/f32")
     );
     assert_eq!(description.device_reason, "the CPU was asked for");
 }
