@@ -28,6 +28,7 @@ impl Reconciler for Standing {
         loop {
             let mut tx = app.store.begin("node.standing").await?;
             let nodes = node_list(&mut tx, after, PAGE).await?;
+            let mut changed = vec![];
             for node in &nodes {
                 let window = uptime_window(node.registered_at, app.now());
                 let since = UnixMillis(window.start * 60_000);
@@ -36,7 +37,7 @@ impl Reconciler for Standing {
                 let tier = effective_tier(node.tier, up);
                 let reliable = reliability(node.tasks_succeeded, node.tasks_total, up);
                 if (up, reliable, tier) != (node.uptime, node.reliability, node.effective_tier) {
-                    node_set_standing(&mut tx, node.node_id, up, reliable, tier).await?;
+                    changed.push((node.node_id, up, reliable, tier));
                 }
                 app.sessions.refresh(&Node {
                     uptime: up,
@@ -44,6 +45,11 @@ impl Reconciler for Standing {
                     effective_tier: tier,
                     ..node.clone()
                 });
+            }
+            // Last, and in the order in which everybody locks nodes: results are booked meanwhile.
+            changed.sort_by_key(|(node, ..)| *node);
+            for (node, up, reliable, tier) in changed {
+                node_set_standing(&mut tx, node, up, reliable, tier).await?;
             }
             tx.commit().await?;
             seen += nodes.len();
