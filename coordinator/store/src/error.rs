@@ -79,9 +79,14 @@ impl StoreError {
     }
 
     /// The same again for another caller of the same batch, if it is nobody's own fault: the database is
-    /// away for all of them.
+    /// away for all of them. A deadlock or a conflict is none of that: each alone may well succeed.
     pub fn unavailable_again(&self) -> Option<Self> {
         match self {
+            Self::Unavailable(sqlx::Error::Database(error))
+                if error.code().is_some_and(|code| code.starts_with("40")) =>
+            {
+                None
+            }
             Self::Unavailable(error) => {
                 let told = std::io::Error::other(error.to_string());
                 Some(Self::Unavailable(sqlx::Error::Io(told)))

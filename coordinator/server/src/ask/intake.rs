@@ -121,13 +121,12 @@ async fn queue(app: &App, items: &[NewQuestion]) -> Result<Vec<Taken>, StoreErro
         .unwrap_or(0);
     let bound = app.queue_bound.get(now);
     let fits = bound.filter(|most| most + items.len() as u64 <= room);
-    let mut queued = match fits {
-        Some(most) => most,
-        None => {
-            let counted = task_count_queued(&mut tx, Role::Infer).await?;
-            app.queue_bound.counted(now, counted);
-            counted
-        }
+    let mut queued = if let Some(most) = fits {
+        most
+    } else {
+        let counted = task_count_queued(&mut tx, Role::Infer).await?;
+        app.queue_bound.counted(now, counted);
+        counted
     };
     let mut taken = Vec::with_capacity(items.len());
     let mut new = Vec::with_capacity(items.len());

@@ -69,6 +69,7 @@ impl Reconciler for Standing {
         loop {
             let mut tx = app.store.begin("node.standing").await?;
             let nodes = node_list(&mut tx, after, PAGE).await?;
+            let mut changed = vec![];
             for node in &nodes {
                 let window = uptime_window(node.registered_at, app.now());
                 let since = UnixMillis(window.start * 60_000);
@@ -77,7 +78,7 @@ impl Reconciler for Standing {
                 let tier = effective_tier(node.tier, up);
                 let reliable = reliability(node.tasks_succeeded, node.tasks_total, up);
                 if (up, reliable, tier) != (node.uptime, node.reliability, node.effective_tier) {
-                    node_set_standing(&mut tx, node.node_id, up, reliable, tier).await?;
+                    changed.push((node.node_id, up, reliable, tier));
                 }
                 let standing = wire::Standing {
                     effective_tier: tier.to_string(),
@@ -91,6 +92,11 @@ impl Reconciler for Standing {
                     effective_tier: tier,
                     ..node.clone()
                 });
+            }
+            // Last, and in the order in which everybody locks nodes: results are booked meanwhile.
+            changed.sort_by_key(|(node, ..)| *node);
+            for (node, up, reliable, tier) in changed {
+                node_set_standing(&mut tx, node, up, reliable, tier).await?;
             }
             tx.commit().await?;
             match nodes.last() {

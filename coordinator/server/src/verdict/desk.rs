@@ -114,7 +114,8 @@ impl App {
         let mut keys: Vec<ResultKey> = items
             .iter()
             .zip(&first)
-            .filter_map(|(item, first)| first.then(|| item.key()))
+            .filter(|(_, first)| **first)
+            .map(|(item, _)| item.key())
             .collect();
         keys.sort_by_key(|key| key.task_id);
         let mut tx = self.store.begin("task.results").await?;
@@ -184,7 +185,7 @@ impl App {
             epoch: attempt.epoch,
             node: item.node,
             amount: reward,
-            factors: serde_json::to_value(&factors).unwrap_or_default(),
+            factors: serde_json::to_value(factors).unwrap_or_default(),
         });
         let accepted = Accepted {
             loaded,

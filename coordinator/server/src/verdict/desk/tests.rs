@@ -80,7 +80,7 @@ fn handed_in(app: &TestApp, node: NodeId, key: &NodeKey, result: wire::TaskResul
 
 fn verdicts(acks: &[Result<wire::ResultAck, StoreError>]) -> Vec<Option<Verdict>> {
     acks.iter()
-        .map(|ack| ack.as_ref().ok().map(|ack| ack.verdict()))
+        .map(|ack| ack.as_ref().ok().map(wire::ResultAck::verdict))
         .collect()
 }
 
