@@ -26,7 +26,7 @@ fi
 python="$work/venv/bin/python"
 [ -f "$work/f32/model.safetensors" ] || "$python" "$here/widen_safetensors.py" "$f16" "$work/f32"
 
-cargo build --quiet --locked -p owm-model --example serve
+cargo build --quiet --locked --workspace --example serve
 ours="$CARGO_TARGET_DIR/debug/examples/serve"
 native=""
 if [ -n "${OWM_BENCH_NATIVE:-}" ]; then

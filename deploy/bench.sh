@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 if [ -z "${OWM_BENCH:-}" ]; then
     if weights_find; then
         deploy/bench-engine.sh
-        cargo build --quiet --locked -p owm-e2e --example questions
+        cargo build --quiet --locked --workspace --example questions
         OWM_BIN_DIR="$CARGO_TARGET_DIR/debug" "$CARGO_TARGET_DIR/debug/examples/questions"
     else
         echo "bench: SKIP the engine and the ten questions: the real weights can't be had here"
