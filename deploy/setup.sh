@@ -71,7 +71,7 @@ if [ -n "$want_browser" ] && command -v apt-get >/dev/null; then
     echo "setup: installing Debian package: chromium (for the tests of the public page)"
     { [ ${#missing[@]} -gt 0 ] || "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq; } &&
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
+            apt-get install -y -qq --no-install-recommends chromium chromium-sandbox >/dev/null ||
         echo "setup: chromium can't be installed: the tests of the public page will be left out" >&2
 fi
 

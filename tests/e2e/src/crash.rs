@@ -13,7 +13,10 @@ mod load;
 mod reckoning;
 mod steps;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use owm_devnet::{Devnet, Model, process::POLL};
@@ -50,12 +53,26 @@ pub enum Victim {
     Database,
 }
 
+/// How many kinds there are.
+const VICTIMS: usize = 3;
+
+impl Victim {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Node(_) => "node",
+            Self::Database => "database",
+        }
+    }
+}
+
 /// A network under load.
 #[derive(Debug)]
 pub struct Harness {
     net: Devnet,
     load: Load,
     kills: u64,
+    victims: BTreeSet<&'static str>,
     hit: Vec<Step>,
 }
 
@@ -67,6 +84,9 @@ impl Harness {
             .model(Model::Tiny)
             .durable(true)
             .coordinator_setting("scheduler", "stream_lost", "2s")
+            // Nobody is to be turned away for asking too much.
+            .coordinator_setting("api", "questions_burst", 1_000)
+            .coordinator_setting("api", "questions_per_second", 1_000)
             .start()
             .await?;
         let load = Load::start(&mut net).await?;
@@ -74,12 +94,13 @@ impl Harness {
             net,
             load,
             kills: 0,
+            victims: BTreeSet::new(),
             hit: Vec::new(),
         })
     }
 
-    /// Kills `victim` now and starts it again.
-    pub async fn kill(&mut self, victim: Victim) -> Result<()> {
+    /// Kills `victim` now and starts it again; with `rest`, waits until the network is whole.
+    pub async fn kill(&mut self, victim: Victim, rest: bool) -> Result<()> {
         self.kills += 1;
         match victim {
             Victim::Coordinator => {
@@ -96,7 +117,10 @@ impl Harness {
                 self.net.postgres().start_again().await?;
             }
         }
-        self.recovered().await
+        if rest {
+            self.recovered().await?;
+        }
+        Ok(())
     }
 
     /// `count` kills at moments and of processes drawn from `seed`.
@@ -112,9 +136,18 @@ impl Harness {
             self.load.until_asked(questions, PATIENCE).await?;
             // The moment itself, not a wait for something.
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..MOMENT_MS_MAX))).await;
-            let killed = self.kill(victim).await;
+            // Now and then the next kill comes while the last one is still being got over.
+            let rest = number == count || rng.random_range(0..4) > 0;
+            let killed = self.kill(victim, rest).await;
             killed.with_context(|| format!("seed {seed}, kill {number}: {victim:?}"))?;
+            self.victims.insert(victim.kind());
         }
+        let all = self.victims.len() == VICTIMS;
+        ensure!(
+            all,
+            "seed {seed} never drew one kind of process: {:?}",
+            self.victims
+        );
         Ok(())
     }
 

@@ -374,7 +374,8 @@ async fn another_with_the_same_key(net: &mut Devnet, config: &Path, data: &Path)
 }
 
 #[tokio::test]
-async fn a_node_without_room_is_told_how_much_is_missing() {
+#[ignore = "mounts a small disk: `make test` runs it where it may"]
+async fn mounts_a_node_without_room_is_told_how_much_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let small = folder.path().join("small");
     fs::create_dir(&small).unwrap();
@@ -382,10 +383,7 @@ async fn a_node_without_room_is_told_how_much_is_missing() {
     let mount = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=128k", "tmpfs", small_text])
         .output();
-    if !mount.await.is_ok_and(|mounted| mounted.status.success()) {
-        // Not root here: `doctor::disk` judges the same from facts.
-        return;
-    }
+    assert!(mount.await.unwrap().status.success(), "may not mount");
     let net = network(folder.path()).await;
     let dir = small.join("node");
     let join = [

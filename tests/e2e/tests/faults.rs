@@ -31,6 +31,8 @@ async fn network(nodes: u16) -> Devnet {
     Devnet::builder()
         .nodes(nodes)
         .model(Model::Tiny)
+        .coordinator_setting("api", "questions_burst", 10_000)
+        .coordinator_setting("api", "questions_per_second", 1_000)
         .start()
         .await
         .unwrap()

@@ -6,7 +6,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -14,6 +14,8 @@ use owm_devnet::{Devnet, Model};
 use owm_e2e::browser::{Browser, Look};
 use serde_json::{Value, json};
 
+/// Figures that the coordinator keeps for a while are newer than that.
+const FIGURES_WITHIN: Duration = Duration::from_secs(90);
 /// A change is shown within a second or two; a busy machine gets more.
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -33,7 +35,26 @@ async fn network() -> Devnet {
         let asked = json!({"query": question, "max_tokens": 16});
         net.api().query_with(&asked).await.unwrap();
     }
+    // Figures may be a moment old, here and on the page.
+    let start = Instant::now();
+    while !shows_what_is_owed(&net).await.unwrap() {
+        assert!(
+            start.elapsed() < FIGURES_WITHIN,
+            "the answers are not shown as owed"
+        );
+        tokio::time::sleep(owm_devnet::process::POLL).await;
+    }
     net
+}
+
+/// Whether statistics and page agree on what is owed for the questions.
+async fn shows_what_is_owed(net: &Devnet) -> Result<bool> {
+    let stats = net.api().get("/v1/network/stats").await?.ok()?;
+    let owed = stats["owed_sats"].as_u64().unwrap_or(0);
+    let page = net.api().get("/").await?;
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let text = [format!("{owed}\u{a0}sats"), format!("{owed}&nbsp;sats")];
+    Ok(owed > 0 && text.iter().any(|text| page.contains(text)))
 }
 
 async fn browser() -> Browser {

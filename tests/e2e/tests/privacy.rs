@@ -1,12 +1,15 @@
 //! Users' words stay between them and the node that answers: canaries in every kind of question are
-//! looked for in all logs (at debug level), all tables, all public pages, all metrics and in others'
-//! answers.
+//! looked for in all logs (at debug level), all tables, all public pages, all metrics, in others' answers
+//! and in what nodes keep.
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use owm_devnet::{Devnet, Model, api::Api};
 use serde_json::{Value, json};
+
+/// Acknowledgements come at once; a busy machine gets more.
+const ACKNOWLEDGED_WITHIN: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// A word that stands nowhere else; each place it is said in has its own.
 fn canary(place: &str) -> String {
@@ -40,6 +43,29 @@ fn files(folder: &Path) -> Vec<(String, String)> {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             all.push((path.display().to_string(), text));
         }
+    }
+    all
+}
+
+/// All that the nodes keep, once the coordinator has acknowledged every result: until then the task log
+/// holds an answer.
+async fn nodes_files(net: &mut Devnet) -> Vec<(String, String)> {
+    let mut all = vec![];
+    for node in net.nodes() {
+        let start = std::time::Instant::now();
+        while node
+            .status()
+            .await
+            .unwrap()
+            .pointer("/status/unacknowledged")
+            != Some(&json!(0))
+        {
+            assert!(start.elapsed() < ACKNOWLEDGED_WITHIN, "{}", node.name());
+            tokio::time::sleep(owm_devnet::process::POLL).await;
+        }
+        let kept = files(&node.dir().join("data"));
+        assert!(kept.iter().any(|(path, _)| path.ends_with("tasks.sqlite")));
+        all.extend(kept);
     }
     all
 }
@@ -160,6 +186,8 @@ async fn no_log_table_page_or_stranger_sees_a_users_words() {
     let mut net = Devnet::builder()
         .nodes(2)
         .model(Model::Tiny)
+        .coordinator_setting("api", "questions_burst", 10_000)
+        .coordinator_setting("api", "questions_per_second", 1_000)
         .log_filter("debug")
         .start()
         .await
@@ -204,6 +232,9 @@ async fn no_log_table_page_or_stranger_sees_a_users_words() {
         assert_eq!(found(&text, &words), Vec::<&str>::new(), "on {page}");
     }
     assert_eq!(found(&stranger.to_string(), &words), Vec::<&str>::new());
+    for (path, text) in nodes_files(&mut net).await {
+        assert_eq!(found(&text, &words), Vec::<&str>::new(), "in {path}");
+    }
 
     // The search finds what is there.
     let word = canary("user");

@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(220);
 pub struct Asked {
     /// The capability.
     pub id: String,
+    /// What was asked.
+    pub body: Value,
     /// Who may read the answer.
     pub api: Api,
     /// What was streamed of it before the stream ended or broke.
@@ -47,11 +49,12 @@ impl Notes {
     }
 
     /// An id has been heard; its place in the list.
-    fn heard(&self, api: &Api, id: &str) -> usize {
+    fn heard(&self, api: &Api, body: &Value, id: &str) -> usize {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.with(|asked| {
             asked.push(Asked {
                 id: id.to_owned(),
+                body: body.clone(),
                 api: api.clone(),
                 streamed: String::new(),
                 answer: None,
@@ -154,7 +157,7 @@ async fn whole(api: &Api, body: &Value, notes: &Notes) -> Result<()> {
     let id = answer["request_id"]
         .as_str()
         .context("an answer without an id")?;
-    let at = notes.heard(api, id);
+    let at = notes.heard(api, body, id);
     notes.with(|asked| asked[at].answer = Some(answer));
     Ok(())
 }
@@ -174,7 +177,7 @@ async fn streamed(api: &Api, body: &Value, notes: &Notes) -> Result<()> {
         match (said["type"].as_str(), place) {
             (Some("start"), None) => {
                 let id = said["request_id"].as_str();
-                place = Some(notes.heard(api, id.context("a start without an id")?));
+                place = Some(notes.heard(api, body, id.context("a start without an id")?));
             }
             (Some("token"), Some(at)) => {
                 let text = said["text"].as_str().unwrap_or_default();

@@ -17,6 +17,9 @@ use super::load::{Asked, Questions};
 /// All questions under way are answered by then, after the last kill.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 
+/// Questions that are asked again afterwards.
+const COMPARED: usize = 40;
+
 /// The result of a run.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Counts {
@@ -31,6 +34,8 @@ pub struct Counts {
     /// Answers that changed, tasks with two winners or two bookings, answers that are not booked:
     /// what happened not exactly once.
     pub doubled: Vec<String>,
+    /// Questions asked again in peace, which have to get the same answers.
+    pub again: u64,
     /// Requests that were turned away, or broke off before their id was sent.
     pub unheard: u64,
     /// Of those, answered and booked all the same.
@@ -45,13 +50,15 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "crash harness: {} kills; {} ids sent, {} answered, {} lost, {} doubled; {} turned away or \
-             broken off before their id, {} of them answered all the same; {} booked, {} msat owed",
+            "crash harness: {} kills; {} ids sent, {} answered, {} lost, {} doubled; {} asked again in \
+             peace; {} turned away or broken off before their id, {} of them answered all the same; \
+             {} booked, {} msat owed",
             self.kills,
             self.sent,
             self.answered,
             self.lost.len(),
             self.doubled.len(),
+            self.again,
             self.unheard,
             self.answered_unheard,
             self.booked,
@@ -74,6 +81,7 @@ pub async fn reckon(net: &mut Devnet, questions: &Questions) -> Result<Counts> {
             Err(Fault::Changed(why)) => counts.doubled.push(why),
         }
     }
+    compare_answers(&questions.asked, &mut counts).await?;
     let mut db = PgConnection::connect(net.postgres().url()).await?;
     let open = settle(&mut db).await?;
     ensure!(open == 0, "{open} questions are still open");
@@ -120,6 +128,29 @@ async fn read(asked: &Asked) -> Result<Result<(), Fault>> {
         }
     }
     Ok(Ok(()))
+}
+
+/// Asks some of the questions again, in peace: with its seed a question has one answer, so one that was
+/// given to another, or put together wrongly from two nodes' shares, shows.
+async fn compare_answers(asked: &[Asked], counts: &mut Counts) -> Result<()> {
+    let every = (asked.len() / COMPARED).max(1);
+    for question in asked.iter().step_by(every) {
+        let path = format!("/v1/requests/{}", question.id);
+        let stored = question.api.get(&path).await?;
+        if stored.status != StatusCode::OK {
+            continue;
+        }
+        let mut body = question.body.clone();
+        body["stream"] = false.into();
+        let again = question.api.query_with(&body).await?;
+        counts.again += 1;
+        if stored.json()?["answer"] != again["answer"] {
+            counts
+                .doubled
+                .push(format!("{body}: asked in peace it has another answer"));
+        }
+    }
+    Ok(())
 }
 
 /// Waits until no request is open; how many are left.
@@ -182,7 +213,8 @@ async fn audit(db: &mut PgConnection, counts: &mut Counts) -> Result<()> {
         }
     }
     let answered = number(db, "select count(*) from requests where state = 'answered'").await?;
-    counts.answered_unheard = answered.unsigned_abs().saturating_sub(counts.answered);
+    let heard = counts.answered + counts.again;
+    counts.answered_unheard = answered.unsigned_abs().saturating_sub(heard);
     let booked = number(db, "select count(*) from ledger_events").await?;
     counts.booked = booked.unsigned_abs();
     let owed = "select coalesce(sum(-amount_msat), 0)::bigint from ledger_entries \
