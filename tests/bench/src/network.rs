@@ -21,6 +21,9 @@ use toml::Value;
 /// Requests in work at once: enough that the load generator's own bound is never the coordinator's.
 const REQUESTS_MAX: i64 = 4_096;
 
+/// Connections of askers: an open loop that falls behind opens more and more of them.
+const CONNECTIONS_MAX: i64 = 16_384;
+
 /// Questions of one key: so many that what is measured is not the rate limiter's "no".
 const QUESTIONS_PER_SECOND: i64 = 1_000_000;
 
@@ -62,6 +65,7 @@ impl Network {
         let settings = vec![
             ("api", "open", false.into()),
             ("api", "requests_max", REQUESTS_MAX.into()),
+            ("api", "connections_max", CONNECTIONS_MAX.into()),
             ("api", "questions_burst", QUESTIONS_PER_SECOND.into()),
             ("api", "questions_per_second", QUESTIONS_PER_SECOND.into()),
             // As by default on a real network; a devnet's 5 s are for people who watch.
