@@ -193,6 +193,7 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
     lease_grant(&mut tx, &grants, now).await?;
     tx.commit().await?;
     owm_service::failpoint::hit(LEASE_WRITTEN);
+    let mut failed = None;
     for (grant, (seat, lease)) in grants.iter().zip(leases) {
         let (id, attempt) = (grant.task_id, &grant.attempt);
         app.answers.leased(id);
@@ -200,9 +201,13 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
             // The node went away in between, or does not keep up: it never saw the lease, so that is no
             // attempt.
             let (why, reason) = ("not delivered", HandBackReason::ShuttingDown);
-            app.hand_back_take(attempt.node, id, attempt.epoch, reason, why)
-                .await?;
+            let back = app.hand_back_take(attempt.node, id, attempt.epoch, reason, why);
+            // The others' leases are written too and have to be sent whatever becomes of this one.
+            failed = back.await.err().or(failed);
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     Ok(Look {
         leased: grants.len(),
