@@ -423,7 +423,7 @@ fn fenced() -> wire::WorkDown {
 }
 
 impl Session {
-    /// `false`: it can't be told. A full queue ends the session's way down.
+    /// `false`: it can't be told. A full or a closed queue ends the session's way down.
     fn tell(&mut self, message: wire::work_down::Message) -> bool {
         let Some(down) = &self.down else { return false };
         let message = wire::WorkDown {
@@ -431,7 +431,13 @@ impl Session {
         };
         match down.try_send(message) {
             Ok(()) => true,
-            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Closed(_)) => {
+                // Its reader is about to end; until then nothing more is leased to it.
+                self.down = None;
+                self.facts.credits = Credits::default();
+                self.count_slots();
+                false
+            }
             Err(TrySendError::Full(_)) => {
                 tracing::warn!(node.id = %self.seat.node, "the node takes no messages; its session counts as lost");
                 self.overflowed = true;
