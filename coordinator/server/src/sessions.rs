@@ -251,6 +251,16 @@ impl Sessions {
         });
     }
 
+    /// Silence before `now` was our own, not the nodes': all have the usual time to be heard again.
+    pub fn forgive_silence(&self, now: UnixMillis) {
+        self.with(|all| {
+            for s in all.values_mut() {
+                s.last_sign_at = s.last_sign_at.max(now);
+                s.lost_at = s.lost_at.map(|at| at.max(now));
+            }
+        });
+    }
+
     /// The stream broke; the session may come back.
     pub fn lose_stream(&self, seat: Seat, now: UnixMillis) {
         self.with_seat(seat, |s| {
