@@ -15,7 +15,7 @@ use owm_coordinator_store::{
         AnswerGiven, ResultAccepted, ResultKey, ResultsLoaded, results_accept, results_load,
     },
 };
-use owm_proto::{Msat, NodeId, Role, Sha256, wire::coordinator as wire};
+use owm_proto::{Msat, NodeId, Role, Sha256, UnixMillis, wire::coordinator as wire};
 
 use super::{
     RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT,
@@ -25,6 +25,7 @@ use crate::{
     app::App,
     ask::Answer,
     batch::{Batch, Batcher, all_unavailable},
+    tasks::alive,
 };
 
 /// The desk.
@@ -34,6 +35,8 @@ pub(crate) struct Desk;
 pub(crate) struct HandedIn {
     pub(super) node: NodeId,
     pub(super) opened: Opened,
+    /// When it was received: what was on time then is on time, however long it waits here.
+    pub(super) at: UnixMillis,
 }
 
 impl HandedIn {
@@ -81,7 +84,7 @@ impl Batch for Desk {
             acks.push(match told {
                 Some(ack) => Ok(ack),
                 None => app
-                    .result_judge_alone(item.node, &item.opened)
+                    .result_judge_alone(item)
                     .await
                     .map(|judged| app.verdict_tell(item.node, judged)),
             });
@@ -118,6 +121,7 @@ impl App {
             .map(|(item, _)| item.key())
             .collect();
         keys.sort_by_key(|key| key.task_id);
+        alive::settle(self).await?;
         let mut tx = self.store.begin("task.results").await?;
         let loaded = results_load(&mut tx, &self.vault, &keys).await?;
         let model = self.current_model().await?;
@@ -172,7 +176,7 @@ impl App {
         } else {
             Delivered::default()
         };
-        let work = GivenWork::new(loaded, attempt, delivered, opened, now);
+        let work = GivenWork::new(loaded, attempt, delivered, opened, item.at);
         let ResultDecision::First { .. } =
             decide_result(&loaded.task, &work.attempt, &work.given, now)
         else {

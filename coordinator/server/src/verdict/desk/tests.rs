@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    app::testing::{Script, TestApp, app, follow},
+    app::testing::{Script, TestApp, app, clocked, follow},
     ask::{Question, QuestionPrompt},
     rpc::NodeService,
 };
@@ -75,7 +75,8 @@ fn result_of(app: &TestApp, key: &NodeKey, lease: &wire::Lease) -> wire::TaskRes
 
 fn handed_in(app: &TestApp, node: NodeId, key: &NodeKey, result: wire::TaskResult) -> HandedIn {
     let opened = Opened::open(app, &key.public(), result).unwrap();
-    HandedIn { node, opened }
+    let at = app.now();
+    HandedIn { node, opened, at }
 }
 
 fn verdicts(acks: &[Result<wire::ResultAck, StoreError>]) -> Vec<Option<Verdict>> {
@@ -192,4 +193,42 @@ async fn a_result_that_cannot_be_booked_takes_no_other_with_it(pool: PgPool) {
     );
     let counts = counts(&pool).await;
     assert_eq!((counts.done, counts.answered, counts.booked), (2, 2, 3));
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn work_that_is_done_during_an_outage_is_on_time(pool: PgPool) {
+    let (app, clock) = clocked(pool).await;
+    alive::mark(&app).await.unwrap();
+    let (node, key, leases) = leased(&app, 3).await;
+    let lease = app.config.scheduler.lease.get();
+    let first = handed_in(&app, node, &key, result_of(&app, &key, &leases[0]));
+    // Twice as long as a lease nobody says that we live: the database is away.
+    clock.pass(lease * 2);
+    let acks = Desk::work(&app, vec![first]).await;
+    assert_eq!(verdicts(&acks), [Some(Verdict::Accepted)]);
+    clock.pass(lease * 2);
+    let later = result_of(&app, &key, &leases[1]);
+    let ack = app.result_take(node, &key.public(), later).await.unwrap();
+    assert_eq!(ack.verdict(), Verdict::Accepted);
+    clock.pass(lease * 2);
+    let alone = handed_in(&app, node, &key, result_of(&app, &key, &leases[2]));
+    let judged = app.result_judge_alone(&alone).await.unwrap();
+    assert_eq!(judged.ack.verdict(), Verdict::Accepted);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_result_that_waits_to_be_judged_is_as_late_as_it_came(pool: PgPool) {
+    let (app, clock) = clocked(pool).await;
+    alive::mark(&app).await.unwrap();
+    let (node, key, leases) = leased(&app, 2).await;
+    let in_time = |lease| handed_in(&app, node, &key, result_of(&app, &key, lease));
+    let (together, alone) = (in_time(&leases[0]), in_time(&leases[1]));
+    for _ in 0..app.config.scheduler.lease.get().as_secs() * 2 {
+        clock.pass(std::time::Duration::from_secs(1));
+        alive::mark(&app).await.unwrap();
+    }
+    let acks = Desk::work(&app, vec![together]).await;
+    assert_eq!(verdicts(&acks), [Some(Verdict::Accepted)]);
+    let judged = app.result_judge_alone(&alone).await.unwrap();
+    assert_eq!(judged.ack.verdict(), Verdict::Accepted);
 }
