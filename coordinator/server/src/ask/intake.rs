@@ -71,6 +71,7 @@ impl Batch for Intake {
     type Item = NewQuestion;
     type Answer = Taken;
     const MAX: usize = 128;
+    const FOR_ITS_CALLER: bool = true;
 
     fn of(app: &App) -> &Batcher<Self> {
         &app.intake
