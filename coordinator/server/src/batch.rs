@@ -28,7 +28,7 @@ const PENDING_MAX: usize = 4_096;
 
 /// How long one batch may take. Everybody behind it waits so long at most: a database that takes
 /// longer over a few statements hangs, and callers had better hear that and try again.
-const WORK_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const WORK_WITHIN: Duration = Duration::from_secs(30);
 
 /// A kind of work that is done in batches.
 pub(crate) trait Batch: Sized + Send + 'static {

@@ -25,7 +25,7 @@ use owm_proto::{
 
 use super::{
     RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT, VerdictError,
-    desk::{Desk, HandedIn},
+    desk::{Desk, HandedIn, Heard},
     failure_of,
 };
 use crate::{
@@ -158,7 +158,10 @@ impl App {
     ) -> Result<wire::ResultAck, VerdictError> {
         let at = self.now();
         let opened = Opened::open(self, key, wire)?;
-        Ok(hand_in::<Desk>(self, HandedIn { node, opened, at }).await?)
+        match hand_in::<Desk>(self, HandedIn { node, opened, at }).await? {
+            Heard::Judged(ack) => Ok(ack),
+            Heard::Alone(item) => Ok(self.result_alone(*item).await?),
+        }
     }
 
     /// Tells whoever has to know of a committed verdict.
@@ -181,10 +184,7 @@ impl App {
     }
 
     /// Judges one result in a transaction of its own.
-    pub(super) async fn result_judge_alone(
-        &self,
-        item: &HandedIn,
-    ) -> Result<Judged, StoreError> {
+    pub(super) async fn result_judge_alone(&self, item: &HandedIn) -> Result<Judged, StoreError> {
         let judged = self.result_judge(item).await?;
         owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
         // It may have gone back into the queue.
