@@ -2,6 +2,7 @@
 //! clone; starting and stopping is in `serve`.
 
 use std::{
+    collections::HashMap,
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,15 +11,16 @@ use std::{
 };
 
 use owm_coordinator_store::{
-    Store, StoreError, Vault,
+    Store, StoreError, Tx, Vault,
     model::{ModelVersion, model_lookup},
 };
-use owm_proto::{PublicKey, UnixMillis, genesis::NetworkId};
+use owm_proto::{PublicKey, UnixMillis, VersionId, genesis::NetworkId};
 use owm_service::{
     clock::{SharedClock, SteadyClock},
     rng::Seed,
 };
 use rand_chacha::ChaCha20Rng;
+use tokio::sync::Semaphore;
 
 use crate::{
     answers::Answers,
@@ -46,6 +48,12 @@ pub mod testing;
 
 /// How long the current model is remembered before the database is asked again.
 const MODEL_REMEMBERED_MS: u64 = 1_000;
+
+/// Versions remembered beside it: those that answers in flight were begun with.
+const MODELS_REMEMBERED_MAX: usize = 8;
+
+/// Results judged alone at once, each on a connection of its own: the pool has more for everybody else.
+const JUDGED_ALONE_MAX: usize = 4;
 
 /// The parts of a coordinator.
 #[derive(Debug)]
@@ -86,7 +94,10 @@ pub struct Parts {
     pub(crate) queue_bound: QueueBound,
     pub(crate) desk: Batcher<Desk>,
     pub(crate) deliveries: Batcher<Deliveries>,
+    /// Turns for results that are judged alone.
+    pub(crate) alone: Arc<Semaphore>,
     requests: AtomicU64,
+    models: Mutex<HashMap<VersionId, (u64, Arc<ModelVersion>)>>,
     model: Mutex<Option<(u64, Option<Arc<ModelVersion>>)>>,
 }
 
@@ -152,7 +163,9 @@ impl App {
             queue_bound: QueueBound::default(),
             desk: Batcher::default(),
             deliveries: Batcher::default(),
+            alone: Arc::new(Semaphore::new(JUDGED_ALONE_MAX)),
             requests: AtomicU64::new(0),
+            models: Mutex::default(),
             model: Mutex::new(None),
         }))
     }
@@ -215,5 +228,31 @@ impl App {
         let model = model_lookup(&mut tx, None).await?.map(Arc::new);
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, model.clone()));
         Ok(model)
+    }
+
+    /// A version by name, current or not; at most a second old. Asks the database on the caller's
+    /// connection.
+    pub(crate) async fn model_of(
+        &self,
+        tx: &mut Tx,
+        version: &VersionId,
+    ) -> Result<Option<Arc<ModelVersion>>, StoreError> {
+        let now = self.now().0;
+        let models = || self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = models().get(version).cloned();
+        if let Some((at, model)) = remembered
+            && now.saturating_sub(at) < MODEL_REMEMBERED_MS
+        {
+            return Ok(Some(model));
+        }
+        let found = model_lookup(tx, Some(version)).await?.map(Arc::new);
+        if let Some(model) = &found {
+            let mut models = models();
+            if models.len() >= MODELS_REMEMBERED_MAX {
+                models.clear();
+            }
+            models.insert(version.clone(), (now, Arc::clone(model)));
+        }
+        Ok(found)
     }
 }

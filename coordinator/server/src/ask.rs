@@ -415,12 +415,17 @@ impl App {
         };
         let taken = hand_in::<Intake>(self, question).await?;
         guard.task = None;
-        if let Taken::Busy(queued) = taken {
-            self.answers.forget(task_id);
-            return Err(AskError::Busy {
+        let refused = match taken {
+            Taken::Queued(_) => None,
+            Taken::Busy(queued) => Some(AskError::Busy {
                 queued,
                 retry_after: RETRY_BUSY,
-            });
+            }),
+            Taken::Failed(error) => Some(error.into()),
+        };
+        if let Some(refused) = refused {
+            self.answers.forget(task_id);
+            return Err(refused);
         }
         tracing::info!(request = request_id.log_id(), task.id = %task_id, "question queued");
         Ok(Asked {

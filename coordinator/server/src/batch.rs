@@ -4,7 +4,8 @@
 //! Life of a [`Batcher`]: at rest it is a queue and nothing runs. The first caller starts a worker, which
 //! takes all that waits (at most [`Batch::MAX`]), does it, answers, and takes again until the queue is
 //! empty; then it ends. So one item alone waits for nobody, and under load batches grow by themselves.
-//! The queue is bounded: who finds it full waits for room. At shutdown the doors stop handing in and wait
+//! The queue is bounded: who finds it full waits for room, and a place is given back when its item is
+//! answered, not when its caller leaves. A batch that hangs is given up. At shutdown the doors stop handing in and wait
 //! for their answers, which drains it; what a crash leaves was never answered, so it never happened.
 //!
 //! Must stay true: one worker at a time per batcher, items in the order they came; a caller is answered
@@ -14,15 +15,20 @@
 use std::{
     future::Future,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use owm_coordinator_store::StoreError;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::app::App;
 
 /// Items that wait for the next transaction: two seconds' worth at 2,000 a second.
 const PENDING_MAX: usize = 4_096;
+
+/// How long one batch may take. Everybody behind it waits so long at most: a database that takes
+/// longer over a few statements hangs, and callers had better hear that and try again.
+pub(crate) const WORK_WITHIN: Duration = Duration::from_secs(30);
 
 /// A kind of work that is done in batches.
 pub(crate) trait Batch: Sized + Send + 'static {
@@ -32,6 +38,10 @@ pub(crate) trait Batch: Sized + Send + 'static {
     type Answer: Send + 'static;
     /// Items of one transaction: enough to amortise the commit, few enough to hold locks briefly.
     const MAX: usize;
+    /// How long a batch may take.
+    const WITHIN: Duration = WORK_WITHIN;
+    /// Whether an item is of no use once its caller has gone: it is then left out.
+    const FOR_ITS_CALLER: bool = false;
 
     /// This kind's batcher.
     fn of(app: &App) -> &Batcher<Self>;
@@ -55,8 +65,15 @@ pub(crate) struct Batcher<B: Batch> {
 }
 
 struct Queue<B: Batch> {
-    waiting: Vec<(B::Item, Reply<B>)>,
+    waiting: Vec<Waiting<B>>,
     working: bool,
+}
+
+struct Waiting<B: Batch> {
+    item: B::Item,
+    reply: Reply<B>,
+    /// Its place, held until it is answered.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl<B: Batch> Default for Batcher<B> {
@@ -84,13 +101,15 @@ impl<B: Batch> Batcher<B> {
     }
 }
 
-/// Hands one item in and waits for what came of it. Dropped meanwhile, the item is done all the same.
+/// Hands one item in and waits for what came of it. Dropped meanwhile, the item is done all the same,
+/// unless it is [`Batch::FOR_ITS_CALLER`] and has not been begun.
 pub(crate) async fn hand_in<B: Batch>(app: &App, item: B::Item) -> Result<B::Answer, StoreError> {
     let batcher = B::of(app);
-    let _room = batcher.room.acquire().await;
+    let place = Arc::clone(&batcher.room).acquire_owned().await.ok();
     let (reply, answer) = oneshot::channel();
+    let new = Waiting { item, reply, place };
     let starts = Batcher::with(&batcher.queue, |queue| {
-        queue.waiting.push((item, reply));
+        queue.waiting.push(new);
         !std::mem::replace(&mut queue.working, true)
     });
     if starts {
@@ -117,8 +136,29 @@ async fn run<B: Batch>(app: App) {
         if taken.is_empty() {
             break;
         }
-        let (items, replies): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-        for (answer, reply) in B::work(&app, items).await.into_iter().zip(replies) {
+        let (items, callers): (Vec<_>, Vec<_>) = taken
+            .into_iter()
+            .filter(|one| !(B::FOR_ITS_CALLER && one.reply.is_closed()))
+            .map(|one| (one.item, (one.reply, one.place)))
+            .unzip();
+        if items.is_empty() {
+            continue;
+        }
+        let done = tokio::time::timeout(B::WITHIN, B::work(&app, items)).await;
+        let answers = done.unwrap_or_else(|_| {
+            let (items, secs) = (callers.len(), B::WITHIN.as_secs());
+            tracing::warn!(
+                items,
+                secs,
+                "a batch hangs and is given up; its callers try again"
+            );
+            callers
+                .iter()
+                .map(|_| Err(StoreError::interrupted()))
+                .collect()
+        });
+        for (answer, (reply, place)) in answers.into_iter().zip(callers) {
+            drop(place);
             if let Err(Ok(unclaimed)) = reply.send(answer) {
                 B::unclaimed(&app, unclaimed);
             }
@@ -150,3 +190,6 @@ pub(crate) fn all_unavailable<T>(
         .map(|_| error.unavailable_again().map(Err))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use owm_coordinator_store::{
     StoreError, Tx,
     chunk::{chunk_load, chunk_trim},
     lease::{LeaseGrant, QueuedTask, lease_claim, lease_grant},
+    task::task_count_queued,
 };
 use owm_proto::{NodeId, Role, Sha256, TaskType, seal, wire::coordinator as wire};
 use owm_service::CancellationToken;
@@ -47,8 +48,8 @@ pub struct DispatchHandle(Arc<Signal>);
 #[derive(Debug, Default)]
 struct Signal {
     notify: Notify,
-    /// Roles of which no task waits, a bit each: set by a look that left none, cleared by whatever may
-    /// add one.
+    /// Roles of which no task waits, a bit each: set when a look has ended that found none queued,
+    /// cleared by the next look's beginning and by whatever may add one.
     idle: AtomicU8,
 }
 
@@ -74,13 +75,15 @@ impl DispatchHandle {
         }
     }
 
-    /// Before a look, so that a task that comes meanwhile is not forgotten.
+    /// Before a look: a slot that comes meanwhile may be the one it misses, so it asks for another look.
     fn looks(&self, role: Role) {
-        self.0.idle.fetch_or(bit(role), Ordering::AcqRel);
+        self.0.idle.fetch_and(!bit(role), Ordering::AcqRel);
     }
 
-    fn leaves_some(&self, role: Role) {
-        self.0.idle.fetch_and(!bit(role), Ordering::AcqRel);
+    /// After a look that found no task queued. One that came meanwhile has asked for another look, so
+    /// nothing is forgotten.
+    fn found_none(&self, role: Role) {
+        self.0.idle.fetch_or(bit(role), Ordering::AcqRel);
     }
 }
 
@@ -93,8 +96,8 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<(), StoreError> {
         for role in Role::ALL {
             app.dispatcher.looks(*role);
             let look = look(&app, *role).await;
-            if !matches!(look, Ok(Look { left: false, .. })) {
-                app.dispatcher.leaves_some(*role);
+            if matches!(look, Ok(Look { left: false, .. })) {
+                app.dispatcher.found_none(*role);
             }
             match look {
                 Ok(look) => busy |= look.leased == BATCH_MAX as usize,
@@ -157,10 +160,9 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
         .collect();
     let queued = lease_claim(&mut tx, &app.vault, role, &free_nodes, now, limit).await?;
     if queued.is_empty() {
-        return Ok(Look {
-            leased: 0,
-            left: false,
-        });
+        // What all free nodes have tried, or another coordinator holds, waits all the same.
+        let left = task_count_queued(&mut tx, role).await? > 0;
+        return Ok(Look { leased: 0, left });
     }
     let mut seed = [0; 32];
     app.request_rng().fill_bytes(&mut seed);
@@ -191,6 +193,7 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
     lease_grant(&mut tx, &grants, now).await?;
     tx.commit().await?;
     owm_service::failpoint::hit(LEASE_WRITTEN);
+    let mut failed = None;
     for (grant, (seat, lease)) in grants.iter().zip(leases) {
         let (id, attempt) = (grant.task_id, &grant.attempt);
         app.answers.leased(id);
@@ -198,9 +201,13 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
             // The node went away in between, or does not keep up: it never saw the lease, so that is no
             // attempt.
             let (why, reason) = ("not delivered", HandBackReason::ShuttingDown);
-            app.hand_back_take(attempt.node, id, attempt.epoch, reason, why)
-                .await?;
+            let back = app.hand_back_take(attempt.node, id, attempt.epoch, reason, why);
+            // The others' leases are written too and have to be sent whatever becomes of this one.
+            failed = back.await.err().or(failed);
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     Ok(Look {
         leased: grants.len(),
@@ -270,3 +277,6 @@ fn sealed_lease(
         sealed_payload,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -251,6 +251,16 @@ impl Sessions {
         });
     }
 
+    /// Silence before `now` was our own, not the nodes': all have the usual time to be heard again.
+    pub fn forgive_silence(&self, now: UnixMillis) {
+        self.with(|all| {
+            for s in all.values_mut() {
+                s.last_sign_at = s.last_sign_at.max(now);
+                s.lost_at = s.lost_at.map(|at| at.max(now));
+            }
+        });
+    }
+
     /// The stream broke; the session may come back.
     pub fn lose_stream(&self, seat: Seat, now: UnixMillis) {
         self.with_seat(seat, |s| {
@@ -423,7 +433,7 @@ fn fenced() -> wire::WorkDown {
 }
 
 impl Session {
-    /// `false`: it can't be told. A full queue ends the session's way down.
+    /// `false`: it can't be told. A full or a closed queue ends the session's way down.
     fn tell(&mut self, message: wire::work_down::Message) -> bool {
         let Some(down) = &self.down else { return false };
         let message = wire::WorkDown {
@@ -431,7 +441,13 @@ impl Session {
         };
         match down.try_send(message) {
             Ok(()) => true,
-            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Closed(_)) => {
+                // Its reader is about to end; until then nothing more is leased to it.
+                self.down = None;
+                self.facts.credits = Credits::default();
+                self.count_slots();
+                false
+            }
             Err(TrySendError::Full(_)) => {
                 tracing::warn!(node.id = %self.seat.node, "the node takes no messages; its session counts as lost");
                 self.overflowed = true;

@@ -33,6 +33,9 @@ const JOINING_MAX: usize = 32;
 /// How long everybody may take to be connected.
 const JOINED_WITHIN: Duration = Duration::from_mins(2);
 
+/// How soon a node whose stream has ended comes back.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// How hard.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LoadArgs {
@@ -75,13 +78,20 @@ impl Fleet {
             let mut sim = Sim::new(world, number, &tally)?;
             let (door, weights, tally) = (door.clone(), weights.clone(), tally.clone());
             all.spawn(async move {
-                let lived = async {
-                    let permit = door.acquire_owned().await?;
-                    sim.register().await?;
-                    sim.work(&weights, plan, || drop(permit)).await
-                };
-                if let Err(error) = lived.await {
+                let mut registered = false;
+                // It comes back when its stream ends, as a node does.
+                loop {
+                    let lived = async {
+                        let permit = door.clone().acquire_owned().await?;
+                        if !registered {
+                            sim.register().await?;
+                            registered = true;
+                        }
+                        sim.work(&weights, plan, || drop(permit)).await
+                    };
+                    let Err(error) = lived.await;
                     tally.failed(&error);
+                    tokio::time::sleep(RETRY).await;
                 }
             });
         }

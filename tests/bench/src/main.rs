@@ -48,20 +48,20 @@ async fn main() -> Result<()> {
     println!("machine: {}\n", process::machine());
     if wanted("load") {
         let mut network = Network::start().await?;
-        load::run(&mut network, &args.load).await?;
-        if wanted("rest") {
-            rest::run(&mut network, &args.load).await?;
+        let mut done = load::run(&mut network, &args.load).await;
+        if done.is_ok() && wanted("rest") {
+            done = rest::run(&mut network, &args.load).await;
         }
-        network.stop().await?;
+        network.end(done).await?;
     } else if wanted("rest") {
         let mut network = Network::start().await?;
-        rest::run(&mut network, &args.load).await?;
-        network.stop().await?;
+        let done = rest::run(&mut network, &args.load).await;
+        network.end(done).await?;
     }
     if wanted("storm") {
         let mut network = Network::start().await?;
-        storm::run(&mut network, args.storm_nodes).await?;
-        network.stop().await?;
+        let done = storm::run(&mut network, args.storm_nodes).await;
+        network.end(done).await?;
     }
     if wanted("peers") {
         peers::run().await?;

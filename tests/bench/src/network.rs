@@ -32,7 +32,7 @@ pub(crate) struct Network {
     pub(crate) coordinator: Coordinator,
     pub(crate) postgres: Postgres,
     pub(crate) world: World,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What nodes and askers need to know. Cheap to clone.
@@ -47,7 +47,7 @@ pub(crate) struct World {
 }
 
 impl Network {
-    /// Starts Postgres and coordinator in a folder that is gone afterwards.
+    /// Starts Postgres and coordinator in a folder that is gone after a good end.
     pub(crate) async fn start() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("owm-bench-").tempdir()?;
         let options = PostgresOptions {
@@ -95,7 +95,7 @@ impl Network {
             coordinator,
             postgres,
             world,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -108,8 +108,18 @@ impl Network {
         Ok((coordinator.pid(), self.postgres.process().pid()))
     }
 
+    /// Ends both. After a scenario that failed the folder with the logs stays.
+    pub(crate) async fn end(mut self, scenario: Result<()>) -> Result<()> {
+        if scenario.is_err() {
+            self.folder.disable_cleanup(true);
+            println!("logs are kept in {}", self.folder.path().display());
+        }
+        let stopped = self.stop().await;
+        scenario.and(stopped)
+    }
+
     /// Ends both.
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    async fn stop(mut self) -> Result<()> {
         self.coordinator.stop().await?;
         self.postgres.stop().await
     }

@@ -2,6 +2,7 @@
 //! offers slots and hands in signed results. Only the engine is scripted (`answer`).
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -166,13 +167,14 @@ impl Sim {
         Ok(weights.iter().map(Sha256::to_string).collect())
     }
 
-    /// One Work stream, until it ends; `joined` is told when the Welcome has come.
+    /// One Work stream, until it ends, which is an error however it does; `joined` is told when the
+    /// Welcome has come.
     pub(crate) async fn work(
         &mut self,
         weights: &[String],
         plan: Plan,
         joined: impl FnOnce(),
-    ) -> Result<()> {
+    ) -> Result<Infallible> {
         let (up, queue) = mpsc::channel(UP_PENDING_MAX);
         let hello = wire::Hello {
             session_id: self.session.to_vec(),
@@ -208,7 +210,7 @@ impl Sim {
                     }
                 };
                 let Some(message) = message else {
-                    return Ok(());
+                    bail!("the coordinator ended the stream");
                 };
                 match message.message {
                     Some(Down::Lease(lease)) => {

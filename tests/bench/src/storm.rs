@@ -157,9 +157,8 @@ fn connect(
                     };
                     sim.work(&weights, plan, note).await
                 };
-                if let Err(error) = lived.await {
-                    tally.failed(&error);
-                }
+                let Err(error) = lived.await;
+                tally.failed(&error);
                 let wait = RETRY + RETRY.mul_f64(rng.random());
                 tokio::time::sleep(wait).await;
             }

@@ -23,6 +23,9 @@ const STORED_POLL: Duration = Duration::from_millis(250);
 /// The dispatcher ends every question at its deadline; this much later even a stuck one is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long an answer that is there waits for its delivery to be put on record.
+const MARKED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A question that is being answered. Dropped before the end, the question is cancelled.
 pub(super) struct Waiting {
     app: App,
@@ -133,7 +136,10 @@ impl Waiting {
     }
 
     async fn mark_delivered(&self) -> Result<(), StoreError> {
-        hand_in::<Deliveries>(&self.app, self.request_id).await
+        let marked = hand_in::<Deliveries>(&self.app, self.request_id);
+        tokio::time::timeout(MARKED_WITHIN, marked)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::interrupted()))
     }
 
     /// This reader was too slow and was cut off: the rest comes from the database.

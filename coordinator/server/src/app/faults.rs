@@ -194,3 +194,24 @@ async fn a_clock_that_jumps_loses_nothing_and_pays_nothing_twice(pool: PgPool) {
         }
     }
 }
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn after_a_silence_of_our_own_every_session_has_the_usual_time_to_come_back(pool: PgPool) {
+    let (app, clock) = clocked(pool).await;
+    let gone = Gone::new(app.app.clone());
+    alive::mark(&app).await.unwrap();
+    let silent = app.node(1, 1, Script::Silence).await;
+    let seat = app.sessions.candidates()[0].seat;
+    app.sessions.lose_stream(seat, app.now());
+    // The database is away: nobody says that we live, and no node can come back.
+    clock.pass(std::time::Duration::from_mins(2));
+    gone.run().await.unwrap();
+    assert!(app.sessions.is_connected(silent.id), "not judged at once");
+    let second = std::time::Duration::from_secs(1);
+    for _ in 0..35 {
+        clock.pass(second);
+        alive::mark(&app).await.unwrap();
+    }
+    gone.run().await.unwrap();
+    assert!(!app.sessions.is_connected(silent.id), "it had its time");
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use owm_coordinator_store::{
-    StoreError,
+    StoreError, Tx,
     intake::tasks_create,
     task::{NewTask, task_count_queued},
 };
@@ -56,12 +56,14 @@ pub(crate) struct NewQuestion {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Taken {
     /// It waits for a node.
     Queued(TaskId),
     /// So many wait already that it is turned away.
     Busy(u64),
+    /// The database failed before anything could be queued.
+    Failed(StoreError),
 }
 
 /// The intake.
@@ -71,6 +73,7 @@ impl Batch for Intake {
     type Item = NewQuestion;
     type Answer = Taken;
     const MAX: usize = 128;
+    const FOR_ITS_CALLER: bool = true;
 
     fn of(app: &App) -> &Batcher<Self> {
         &app.intake
@@ -79,8 +82,12 @@ impl Batch for Intake {
     async fn work(app: &App, items: Vec<NewQuestion>) -> Vec<Result<Taken, StoreError>> {
         match queue(app, &items).await {
             Ok(taken) => taken.into_iter().map(Ok).collect(),
-            Err(error) if items.len() == 1 => vec![Err(error)],
-            Err(error) => match all_unavailable(&error, items.len()) {
+            Err(failed) if items.len() == 1 => vec![failed.told()],
+            Err(Unqueued(error)) => match all_unavailable::<Taken>(&error, items.len()) {
+                Some(all) => all.into_iter().map(nothing_queued).collect(),
+                None => one_by_one(app, items).await,
+            },
+            Err(Unsure(error)) => match all_unavailable(&error, items.len()) {
                 Some(all) => all,
                 None => one_by_one(app, items).await,
             },
@@ -99,19 +106,55 @@ impl Batch for Intake {
     }
 }
 
+/// A transaction that failed.
+enum NotTaken {
+    /// Before its commit: it left nothing behind.
+    Unqueued(StoreError),
+    /// At its commit, which may have arrived.
+    Unsure(StoreError),
+}
+use NotTaken::{Unqueued, Unsure};
+
+impl NotTaken {
+    /// As its caller is told.
+    fn told(self) -> Result<Taken, StoreError> {
+        match self {
+            Unqueued(error) => Ok(Taken::Failed(error)),
+            Unsure(error) => Err(error),
+        }
+    }
+}
+
+fn nothing_queued(told: Result<Taken, StoreError>) -> Result<Taken, StoreError> {
+    told.or_else(|error| Unqueued(error).told())
+}
+
 async fn one_by_one(app: &App, items: Vec<NewQuestion>) -> Vec<Result<Taken, StoreError>> {
     let mut all = Vec::with_capacity(items.len());
     for item in items {
         let one = queue(app, std::slice::from_ref(&item)).await;
-        all.push(
-            one.and_then(|taken| taken.into_iter().next().ok_or_else(StoreError::interrupted)),
-        );
+        all.push(match one {
+            Ok(taken) => taken.into_iter().next().ok_or_else(StoreError::interrupted),
+            Err(failed) => failed.told(),
+        });
     }
     all
 }
 
 /// One transaction: how many wait, then all that still fit behind them.
-async fn queue(app: &App, items: &[NewQuestion]) -> Result<Vec<Taken>, StoreError> {
+async fn queue(app: &App, items: &[NewQuestion]) -> Result<Vec<Taken>, NotTaken> {
+    let (tx, taken) = queue_write(app, items).await.map_err(Unqueued)?;
+    if taken.iter().any(|one| matches!(one, Taken::Queued(_))) {
+        owm_service::failpoint::hit(ASK_BEFORE_COMMIT);
+        tx.commit().await.map_err(Unsure)?;
+        owm_service::failpoint::hit(ASK_AFTER_COMMIT);
+        app.dispatcher.wake();
+    }
+    Ok(taken)
+}
+
+/// All but the commit.
+async fn queue_write(app: &App, items: &[NewQuestion]) -> Result<(Tx, Vec<Taken>), StoreError> {
     let mut tx = app.store.begin("ask").await?;
     let now = app.now();
     let room = items
@@ -143,12 +186,8 @@ async fn queue(app: &App, items: &[NewQuestion]) -> Result<Vec<Taken>, StoreErro
         tasks_create(&mut tx, &app.vault, &new).await?;
         // Before the commit: what is unsure counts as queued.
         app.queue_bound.add(new.len() as u64);
-        owm_service::failpoint::hit(ASK_BEFORE_COMMIT);
-        tx.commit().await?;
-        owm_service::failpoint::hit(ASK_AFTER_COMMIT);
-        app.dispatcher.wake();
     }
-    Ok(taken)
+    Ok((tx, taken))
 }
 
 #[cfg(test)]

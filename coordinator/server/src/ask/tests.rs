@@ -455,3 +455,21 @@ async fn a_session_that_another_coordinator_has_taken_over_ends_here(pool: PgPoo
         "the same process goes on elsewhere"
     );
 }
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_question_that_was_never_queued_is_not_cancelled_either(pool: PgPool) {
+    let app = app(pool.clone()).await;
+    let _node = app.node(1, 1, Script::Silence).await;
+    app.current_model().await.unwrap();
+    pool.close().await;
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    let refused = app.ask(question(false)).await;
+    assert!(matches!(refused, Err(AskError::Store(_))), "{refused:?}");
+    assert_eq!(tasks(), before, "nobody asks a database that is away again");
+    assert!(app.answers.followed().is_empty());
+}

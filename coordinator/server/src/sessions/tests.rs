@@ -155,3 +155,18 @@ fn a_poll_session_that_is_cut_off_is_gone_at_once() {
     let (_, _messages) = open(&sessions, 1);
     assert_eq!(sessions.remove_gone(|_, _, _| false), []);
 }
+
+#[test]
+fn a_node_whose_stream_is_dead_keeps_no_credits() {
+    let sessions = Sessions::default();
+    let (seat, messages) = open(&sessions, 1);
+    sessions.offer(seat, Role::Infer, 2, weights());
+    drop(messages);
+    let task = TaskId::from_random([3; 16]);
+    assert!(!sessions.lease(seat, task, 1, Role::Infer, wire::Lease::default()));
+    assert!(
+        sessions.candidates().is_empty(),
+        "nothing more is leased to it"
+    );
+    assert_eq!(sessions.slots_holding(&weights(), UnixMillis(0)), 0);
+}

@@ -6,6 +6,7 @@ use owm_coordinator_store::{
     StoreError,
     instance::{instance_last_alive, instance_mark_alive, leases_extend},
 };
+use owm_proto::UnixMillis;
 use owm_service::reconcile::{Reconciler, Status};
 
 use crate::{app::App, failpoints::OUTAGE_BEFORE_COMMIT};
@@ -22,6 +23,15 @@ impl Reconciler for Alive {
         let extended = mark(&self.0).await?;
         Ok(Status(serde_json::json!({ "leases_extended": extended })))
     }
+}
+
+/// To be called before anything is judged by time: after a silence that is not made good for yet
+/// (the database was away), it is.
+pub(crate) async fn settle(app: &App) -> Result<(), StoreError> {
+    if Outage::ending(app.alive_at(), app.now()).is_some() {
+        mark(app).await?;
+    }
+    Ok(())
 }
 
 /// Says that this coordinator lives; first of all it makes good for a silence before.
@@ -45,6 +55,11 @@ pub async fn mark(app: &App) -> Result<Option<u64>, StoreError> {
     }
     instance_mark_alive(&mut tx, &app.instance(), now).await?;
     tx.commit().await?;
+    // Nodes could not come back while the database was away. Before the first sign of life there were
+    // none.
+    if app.alive_at() != UnixMillis(0) && Outage::ending(app.alive_at(), now).is_some() {
+        app.sessions.forgive_silence(app.now());
+    }
     app.mark_alive(now);
     Ok(extended)
 }

@@ -1,6 +1,5 @@
 //! Leases that ran out and questions whose patience is over.
 
-use owm_coordinator_domain::task::Outage;
 use owm_coordinator_store::{
     StoreError, request::RequestState, request::request_lookup, task::task_list_due,
 };
@@ -23,9 +22,7 @@ impl Reconciler for Due {
     async fn run(&self) -> Result<Status, StoreError> {
         let app = &self.0;
         // After an outage of the database nothing is judged before leases are extended by it.
-        if Outage::ending(app.alive_at(), app.now()).is_some() {
-            alive::mark(app).await?;
-        }
+        alive::settle(app).await?;
         let mut tx = app.store.begin("task.due").await?;
         let due = task_list_due(&mut tx, app.now(), BATCH_MAX).await?;
         drop(tx);

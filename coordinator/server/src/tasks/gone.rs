@@ -14,7 +14,7 @@ use owm_coordinator_store::{
 use owm_proto::{NodeId, SessionId};
 use owm_service::reconcile::{Reconciler, Status};
 
-use crate::app::App;
+use crate::{app::App, tasks::alive};
 
 /// The reconciler.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ impl Reconciler for Gone {
 
     async fn run(&self) -> Result<Status, StoreError> {
         let app = &self.app;
+        // While the database is away nobody can come back, so nobody is gone.
+        alive::settle(app).await?;
         let now = app.now();
         let rules = SessionRules {
             stream_lost: app.config.scheduler.stream_lost.get(),

@@ -1,7 +1,8 @@
 //! Results in batches: those that came while the last verdicts were being committed are judged together,
 //! each by the same rules, and the first valid ones written in one transaction. Everything else (late,
 //! repeated, rejected, two of one task, streamed answers of several nodes) is rare and is judged alone,
-//! as is every result of a batch that failed. Called by `result`.
+//! as is every result of a batch that failed: by who handed it in, not here, so that it holds up nobody
+//! else. Called by `result`.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -10,12 +11,11 @@ use owm_coordinator_store::{
     StoreError, Tx,
     chunk::{Delivered, chunk_load},
     ledger::{LedgerEvent, LedgerKind},
-    model::ModelVersion,
     verdict::{
         AnswerGiven, ResultAccepted, ResultKey, ResultsLoaded, results_accept, results_load,
     },
 };
-use owm_proto::{Msat, NodeId, Role, Sha256, wire::coordinator as wire};
+use owm_proto::{Msat, NodeId, Role, Sha256, UnixMillis, wire::coordinator as wire};
 
 use super::{
     RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT,
@@ -24,7 +24,8 @@ use super::{
 use crate::{
     app::App,
     ask::Answer,
-    batch::{Batch, Batcher, all_unavailable},
+    batch::{Batch, Batcher, WORK_WITHIN, all_unavailable},
+    tasks::alive,
 };
 
 /// The desk.
@@ -34,6 +35,8 @@ pub(crate) struct Desk;
 pub(crate) struct HandedIn {
     pub(super) node: NodeId,
     pub(super) opened: Opened,
+    /// When it was received: what was on time then is on time, however long it waits here.
+    pub(super) at: UnixMillis,
 }
 
 impl HandedIn {
@@ -47,17 +50,26 @@ impl HandedIn {
     }
 }
 
+/// What the desk makes of a result.
+pub(crate) enum Heard {
+    /// It was judged with others.
+    Judged(wire::ResultAck),
+    /// It has to be judged alone. Whose caller has gone is not: its node was told nothing and hands it
+    /// in again.
+    Alone(Box<HandedIn>),
+}
+
 impl Batch for Desk {
     type Item = HandedIn;
-    type Answer = wire::ResultAck;
+    type Answer = Heard;
     const MAX: usize = 128;
 
     fn of(app: &App) -> &Batcher<Self> {
         &app.desk
     }
 
-    async fn work(app: &App, items: Vec<HandedIn>) -> Vec<Result<wire::ResultAck, StoreError>> {
-        let mut judged = match app.results_judge(&items).await {
+    async fn work(app: &App, items: Vec<HandedIn>) -> Vec<Result<Heard, StoreError>> {
+        let judged = match app.results_judge(&items).await {
             Ok(judged) => judged,
             Err(error) => {
                 if let Some(all) = all_unavailable(&error, items.len()) {
@@ -70,24 +82,18 @@ impl Batch for Desk {
         if judged.iter().any(Option::is_some) {
             owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
         }
-        // Who was judged with others hears it before the rest is judged.
-        let told: Vec<_> = items
-            .iter()
-            .zip(&mut judged)
-            .map(|(item, judged)| Some(app.verdict_tell(item.node, judged.take()?)))
+        let heard = items
+            .into_iter()
+            .zip(judged)
+            .map(|(item, judged)| {
+                Ok(match judged {
+                    Some(judged) => Heard::Judged(app.verdict_tell(item.node, judged)),
+                    None => Heard::Alone(Box::new(item)),
+                })
+            })
             .collect();
-        let mut acks = Vec::with_capacity(items.len());
-        for (item, told) in items.iter().zip(told) {
-            acks.push(match told {
-                Some(ack) => Ok(ack),
-                None => app
-                    .result_judge_alone(item.node, &item.opened)
-                    .await
-                    .map(|judged| app.verdict_tell(item.node, judged)),
-            });
-        }
         app.dispatcher.slot_free(Role::Infer);
-        acks
+        heard
     }
 }
 
@@ -103,6 +109,22 @@ struct Winner<'a> {
 }
 
 impl App {
+    /// Judges and tells what can't be judged with others, few at a time. Once begun it is finished, also
+    /// when the caller goes away.
+    pub(super) async fn result_alone(&self, item: HandedIn) -> Result<wire::ResultAck, StoreError> {
+        let turn = Arc::clone(&self.alone).acquire_owned().await.ok();
+        let app = self.clone();
+        let judging = tokio::spawn(async move {
+            let _turn = turn;
+            let judged = tokio::time::timeout(WORK_WITHIN, app.result_judge_alone(&item)).await;
+            let judged = judged.unwrap_or_else(|_| Err(StoreError::interrupted()))?;
+            Ok(app.verdict_tell(item.node, judged))
+        });
+        judging
+            .await
+            .unwrap_or_else(|_| Err(StoreError::interrupted()))
+    }
+
     /// Judges and commits what can be judged together; `None` for what has to be judged alone.
     async fn results_judge(&self, items: &[HandedIn]) -> Result<Vec<Option<Judged>>, StoreError> {
         // Of two for one task the later one is judged alone, after the first.
@@ -118,15 +140,14 @@ impl App {
             .map(|(item, _)| item.key())
             .collect();
         keys.sort_by_key(|key| key.task_id);
+        alive::settle(self).await?;
         let mut tx = self.store.begin("task.results").await?;
         let loaded = results_load(&mut tx, &self.vault, &keys).await?;
-        let model = self.current_model().await?;
         let mut winners = Vec::with_capacity(items.len());
         let mut judged = Vec::with_capacity(items.len());
         for (item, first) in items.iter().zip(first) {
             let won = if first {
-                self.result_first(&mut tx, &loaded, item, model.as_ref())
-                    .await?
+                self.result_first(&mut tx, &loaded, item).await?
             } else {
                 None
             };
@@ -151,7 +172,6 @@ impl App {
         tx: &mut Tx,
         all: &ResultsLoaded,
         item: &'a HandedIn,
-        model: Option<&Arc<ModelVersion>>,
     ) -> Result<Option<(Winner<'a>, Judged)>, StoreError> {
         let opened = &item.opened;
         let said = &opened.statement;
@@ -163,8 +183,9 @@ impl App {
         let (Some(attempt), Some(node)) = (found, all.nodes.get(&item.node)) else {
             return Ok(None);
         };
-        // The receipt names the files of the version that answered.
-        let Some(model) = model.filter(|m| m.manifest.version == loaded.facts.model_version) else {
+        // The receipt names the files of the version that answered, current or not.
+        let version = &loaded.facts.model_version;
+        let Some(model) = self.model_of(tx, version).await? else {
             return Ok(None);
         };
         let delivered = if loaded.facts.streaming {
@@ -172,7 +193,7 @@ impl App {
         } else {
             Delivered::default()
         };
-        let work = GivenWork::new(loaded, attempt, delivered, opened, now);
+        let work = GivenWork::new(loaded, attempt, delivered, opened, item.at);
         let ResultDecision::First { .. } =
             decide_result(&loaded.task, &work.attempt, &work.given, now)
         else {
@@ -193,7 +214,7 @@ impl App {
             delivered: &work.delivered,
         };
         let request = all.requests.get(&id);
-        let answer = request.map(|open| self.answer_make(&accepted, opened, open, Some(model)));
+        let answer = request.map(|open| self.answer_make(&accepted, opened, open, Some(&model)));
         let given = answer.as_ref().map(|(answer, receipt)| AnswerGiven {
             id: answer.request_id,
             answer: serde_json::to_vec(answer).unwrap_or_default(),

@@ -25,13 +25,14 @@ use owm_proto::{
 
 use super::{
     RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT, VerdictError,
-    desk::{Desk, HandedIn},
+    desk::{Desk, HandedIn, Heard},
     failure_of,
 };
 use crate::{
     app::App,
     ask::{Answer, AnswerFailure},
     batch::hand_in,
+    tasks::alive,
 };
 
 /// A node's work, opened: every signature verified.
@@ -95,15 +96,16 @@ pub(super) struct GivenWork {
 }
 
 impl GivenWork {
-    /// A result that arrives with its commit is a commit first.
+    /// A result that arrives with its commit is a commit first; on time is what was received on time
+    /// (`at`), however long it then waited to be judged.
     pub(super) fn new(
         loaded: &LoadedTask,
         found: &Attempt,
         delivered: Delivered,
         opened: &Opened,
-        now: UnixMillis,
+        at: UnixMillis,
     ) -> Self {
-        let decided = found.commit(opened.commit.result_sha256, now);
+        let decided = found.commit(opened.commit.result_sha256, at);
         let attempt = Attempt {
             commit: Some(*decided.standing()),
             ..found.clone()
@@ -129,7 +131,9 @@ impl App {
         key: &PublicKey,
         envelope: Envelope,
     ) -> Result<(), VerdictError> {
+        let at = self.now();
         let said = CommitStatement::open(&envelope, &self.network(), SignerRule::Exactly(key))?;
+        alive::settle(self).await?;
         let mut tx = self.store.begin("task.commit").await?;
         let Some(_locked) = task_load(&mut tx, said.task_id).await? else {
             return Ok(());
@@ -138,7 +142,7 @@ impl App {
         let Some(attempt) = found.filter(|a| a.node == node) else {
             return Ok(());
         };
-        if let CommitDecision::Recorded(commit) = attempt.commit(said.result_sha256, self.now()) {
+        if let CommitDecision::Recorded(commit) = attempt.commit(said.result_sha256, at) {
             commit_record(&mut tx, said.task_id, said.epoch, &commit, &envelope).await?;
             tx.commit().await?;
         }
@@ -152,8 +156,12 @@ impl App {
         key: &PublicKey,
         wire: wire::TaskResult,
     ) -> Result<wire::ResultAck, VerdictError> {
+        let at = self.now();
         let opened = Opened::open(self, key, wire)?;
-        Ok(hand_in::<Desk>(self, HandedIn { node, opened }).await?)
+        match hand_in::<Desk>(self, HandedIn { node, opened, at }).await? {
+            Heard::Judged(ack) => Ok(ack),
+            Heard::Alone(item) => Ok(self.result_alone(*item).await?),
+        }
     }
 
     /// Tells whoever has to know of a committed verdict.
@@ -176,20 +184,17 @@ impl App {
     }
 
     /// Judges one result in a transaction of its own.
-    pub(super) async fn result_judge_alone(
-        &self,
-        node: NodeId,
-        opened: &Opened,
-    ) -> Result<Judged, StoreError> {
-        let judged = self.result_judge(node, opened).await?;
+    pub(super) async fn result_judge_alone(&self, item: &HandedIn) -> Result<Judged, StoreError> {
+        let judged = self.result_judge(item).await?;
         owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
         // It may have gone back into the queue.
         self.dispatcher.wake();
         Ok(judged)
     }
 
-    async fn result_judge(&self, node: NodeId, opened: &Opened) -> Result<Judged, StoreError> {
-        let said = &opened.statement;
+    async fn result_judge(&self, item: &HandedIn) -> Result<Judged, StoreError> {
+        let HandedIn { node, opened, at } = item;
+        let (node, said) = (*node, &opened.statement);
         let (id, epoch) = (said.task_id, said.epoch);
         let refuse = |reason: &str| Judged {
             ack: ack(id, epoch, wire::Verdict::Rejected, reason, Msat::ZERO),
@@ -199,6 +204,7 @@ impl App {
             failure: None,
             cancelled: None,
         };
+        alive::settle(self).await?;
         let now = self.now();
         let mut tx = self.store.begin("task.result").await?;
         let Some(loaded) = task_load(&mut tx, id).await? else {
@@ -218,7 +224,7 @@ impl App {
             attempt,
             delivered,
             given,
-        } = GivenWork::new(&loaded, &found, delivered, opened, now);
+        } = GivenWork::new(&loaded, &found, delivered, opened, *at);
         if let CommitDecision::Recorded(commit) = &decided {
             commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
         }

@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    app::testing::{Script, TestApp, app, follow},
+    app::testing::{Script, TestApp, app, clocked, follow},
     ask::{Question, QuestionPrompt},
+    publish::{Release, publish},
     rpc::NodeService,
 };
 
@@ -75,7 +76,21 @@ fn result_of(app: &TestApp, key: &NodeKey, lease: &wire::Lease) -> wire::TaskRes
 
 fn handed_in(app: &TestApp, node: NodeId, key: &NodeKey, result: wire::TaskResult) -> HandedIn {
     let opened = Opened::open(app, &key.public(), result).unwrap();
-    HandedIn { node, opened }
+    let at = app.now();
+    HandedIn { node, opened, at }
+}
+
+/// What the callers of a batch hear, those who have to judge theirs alone included.
+async fn heard(app: &TestApp, items: Vec<HandedIn>) -> Vec<Result<wire::ResultAck, StoreError>> {
+    let mut acks = vec![];
+    for heard in Desk::work(app, items).await {
+        acks.push(match heard {
+            Ok(Heard::Judged(ack)) => Ok(ack),
+            Ok(Heard::Alone(item)) => app.result_alone(*item).await,
+            Err(error) => Err(error),
+        });
+    }
+    acks
 }
 
 fn verdicts(acks: &[Result<wire::ResultAck, StoreError>]) -> Vec<Option<Verdict>> {
@@ -130,7 +145,7 @@ async fn results_of_one_batch_are_judged_each_by_itself(pool: PgPool) {
         // A node that never had the lease.
         handed_in(&app, NodeId::from_random([9; 16]), &key, results[3].clone()),
     ];
-    let acks = Desk::work(&app, items).await;
+    let acks = heard(&app, items).await;
     let expected = [
         Verdict::Accepted,
         Verdict::Rejected,
@@ -180,7 +195,7 @@ async fn a_result_that_cannot_be_booked_takes_no_other_with_it(pool: PgPool) {
     let items = results
         .map(|result| handed_in(&app, node, &key, result))
         .collect();
-    let acks = Desk::work(&app, items).await;
+    let acks = heard(&app, items).await;
     assert_eq!(
         verdicts(&acks),
         [Some(Verdict::Accepted), None, Some(Verdict::Accepted)]
@@ -192,4 +207,89 @@ async fn a_result_that_cannot_be_booked_takes_no_other_with_it(pool: PgPool) {
     );
     let counts = counts(&pool).await;
     assert_eq!((counts.done, counts.answered, counts.booked), (2, 2, 3));
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn work_that_is_done_during_an_outage_is_on_time(pool: PgPool) {
+    let (app, clock) = clocked(pool).await;
+    alive::mark(&app).await.unwrap();
+    let (node, key, leases) = leased(&app, 3).await;
+    let lease = app.config.scheduler.lease.get();
+    let first = handed_in(&app, node, &key, result_of(&app, &key, &leases[0]));
+    // Twice as long as a lease nobody says that we live: the database is away.
+    clock.pass(lease * 2);
+    let acks = heard(&app, vec![first]).await;
+    assert_eq!(verdicts(&acks), [Some(Verdict::Accepted)]);
+    clock.pass(lease * 2);
+    let later = result_of(&app, &key, &leases[1]);
+    let ack = app.result_take(node, &key.public(), later).await.unwrap();
+    assert_eq!(ack.verdict(), Verdict::Accepted);
+    clock.pass(lease * 2);
+    let alone = handed_in(&app, node, &key, result_of(&app, &key, &leases[2]));
+    let judged = app.result_judge_alone(&alone).await.unwrap();
+    assert_eq!(judged.ack.verdict(), Verdict::Accepted);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_result_that_waits_to_be_judged_is_as_late_as_it_came(pool: PgPool) {
+    let (app, clock) = clocked(pool).await;
+    alive::mark(&app).await.unwrap();
+    let (node, key, leases) = leased(&app, 2).await;
+    let in_time = |lease| handed_in(&app, node, &key, result_of(&app, &key, lease));
+    let (together, alone) = (in_time(&leases[0]), in_time(&leases[1]));
+    for _ in 0..app.config.scheduler.lease.get().as_secs() * 2 {
+        clock.pass(std::time::Duration::from_secs(1));
+        alive::mark(&app).await.unwrap();
+    }
+    let acks = heard(&app, vec![together]).await;
+    assert_eq!(verdicts(&acks), [Some(Verdict::Accepted)]);
+    let judged = app.result_judge_alone(&alone).await.unwrap();
+    assert_eq!(judged.ack.verdict(), Verdict::Accepted);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn answers_of_the_version_before_are_judged_together_and_what_is_at_fault_by_itself(
+    pool: PgPool,
+) {
+    let app = app(pool.clone()).await;
+    let (node, key, leases) = leased(&app, 3).await;
+    let release = Release {
+        source: "tiny".into(),
+        version: "owm-v0.0.2".parse().unwrap(),
+        sub_models: ["owm-code", "owm-geo"].map(|s| s.parse().unwrap()).to_vec(),
+        default_sub_model: "owm-geo".parse().unwrap(),
+    };
+    let (authority, now) = (&app.authority, app.now());
+    publish(
+        &app.store,
+        &app.blobs,
+        authority,
+        &release,
+        now,
+        &mut |_| {},
+    )
+    .await
+    .unwrap();
+    let mut results: Vec<_> = leases
+        .iter()
+        .map(|lease| result_of(&app, &key, lease))
+        .collect();
+    results[1].output.as_mut().unwrap().text = "something else".into();
+    let items = results
+        .into_iter()
+        .map(|result| handed_in(&app, node, &key, result))
+        .collect();
+    let heard = Desk::work(&app, items).await;
+    let together: Vec<_> = heard
+        .iter()
+        .map(|one| matches!(one, Ok(Heard::Judged(_))))
+        .collect();
+    assert_eq!(together, [true, false, true]);
+    let answered: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM tasks WHERE phase = 'done' AND model_version = 'owm-v0.0.1'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(answered, 2);
 }
