@@ -2,6 +2,7 @@
 //! [`run`]; tests do with parts of their own.
 //! Must stay true: all state of the conversation is in `session`; nothing under here decides when.
 
+mod booking;
 mod calls;
 mod effects;
 mod gauges;
