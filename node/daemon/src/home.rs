@@ -112,7 +112,7 @@ impl Home {
         self.0.join("paused.json")
     }
 
-    /// How the last run ended.
+    /// How the last run ended, or that one is under way.
     pub fn last_exit(&self) -> PathBuf {
         self.0.join("last-exit.json")
     }

@@ -122,6 +122,13 @@ fn judge_silent(facts: &ProcessFacts, start: &str) -> Finding {
                 "stop the other one, then: {start}; to run two, give one a key of its own: owm-node init --join <invite> --dir <other folder>"
             ),
         ),
+        Some(last) if last.running => Finding::warning(
+            AREA,
+            "not running; the last run ended without a word: killed, out of memory, or the power failed",
+            format!(
+                "look for the reason (journalctl -k | grep -i oom; [caps] ram limits the model), then: {start}"
+            ),
+        ),
         Some(last) if last.code != 0 => Finding::warning(
             AREA,
             format!(

@@ -44,7 +44,12 @@ fn silent(lock: Option<u32>, code: Option<u8>) -> Finding {
         at_ms: 1,
         code,
         reason: "no room".into(),
+        running: false,
     });
+    silent_after(lock, last)
+}
+
+fn silent_after(lock: Option<u32>, last: Option<LastExit>) -> Finding {
     let facts = ProcessFacts {
         answer: None,
         lock,
@@ -66,6 +71,19 @@ fn a_node_that_does_not_run_is_fine_unless_its_last_end_was_not() {
     assert!(fenced.what.starts_with("fenced"));
     assert_eq!(silent(Some(9), Some(78)).level, Level::Problem);
     assert!(silent(Some(9), None).what.contains("pid 9"));
+}
+
+#[test]
+fn a_run_that_ended_without_a_word_is_a_warning_unless_it_still_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open(folder.path()).unwrap();
+    LastExit::begin(&home, 1);
+    let left = || LastExit::load(&home);
+    let killed = silent_after(None, left());
+    assert_eq!(killed.level, Level::Warning);
+    assert!(killed.what.contains("without a word"), "{}", killed.what);
+    assert!(killed.fix.unwrap().ends_with("owm-node start"));
+    assert!(silent_after(Some(9), left()).what.contains("pid 9"));
 }
 
 #[test]
