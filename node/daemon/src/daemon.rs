@@ -263,6 +263,7 @@ fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> St
         reasons: Vec::new(),
         model: None,
         model_state: None,
+        model_failed: false,
         slots: parts.config.roles.infer,
         running: 0,
         unacknowledged: 0,

@@ -370,13 +370,20 @@ impl Daemon {
 
     fn take_model(&mut self, event: ModelEvent) {
         match event {
-            ModelEvent::Busy(what) => self.picture.model_state = Some(what),
-            ModelEvent::Failed(why) => self.picture.model_state = Some(why),
+            ModelEvent::Busy(what) => {
+                self.picture.model_state = Some(what);
+                self.picture.model_failed = false;
+            }
+            ModelEvent::Failed(why) => {
+                self.picture.model_state = Some(why);
+                self.picture.model_failed = true;
+            }
             ModelEvent::Damaged(what) => self.picture.model_damage = Some(what),
             ModelEvent::Loaded(loaded) => {
                 self.checks.model.ready();
                 self.say_if_a_gpu_idles(&loaded);
                 self.picture.model_state = None;
+                self.picture.model_failed = false;
                 self.picture.model = Some(ModelStatus {
                     version: loaded.version.to_string(),
                     sha256: loaded.weights_hex(),

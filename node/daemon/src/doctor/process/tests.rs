@@ -29,6 +29,7 @@ fn status() -> Status {
         reasons: vec![],
         model: None,
         model_state: None,
+        model_failed: false,
         model_damage: None,
         pause: None,
         slots: 1,
