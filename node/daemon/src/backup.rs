@@ -56,6 +56,8 @@ pub const NOT_KEPT: &[&str] = &[
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     archive::LAST_BACKUP,
+    // How this process ended.
+    "last-exit.json",
     "models",
 ];
 
@@ -99,6 +101,23 @@ pub struct Job<'a> {
     pub now: UnixMillis,
 }
 
+/// The configuration with the invite in use, which may have come from the environment: no backup holds
+/// that. Refused if a restore would refuse it.
+fn packed_config(job: &Job<'_>, network: &str) -> Result<String, BackupError> {
+    let path = job.config_path;
+    let text = fs::read_to_string(path).map_err(ArchiveError::io(path))?;
+    let alone = owm_service::config::parse::<NodeConfig>(&text, "OWM", [])?;
+    let invite = job.config.coordinator.invite.as_str();
+    let text = if alone.coordinator.invite == invite {
+        text
+    } else {
+        set(&text, &[("coordinator", "invite", invite)])?
+    };
+    // What restore will ask of it.
+    new_config(&text, network)?;
+    Ok(text)
+}
+
 /// Makes a backup.
 pub fn backup(job: &Job<'_>) -> Result<Written, BackupError> {
     if job.to.symlink_metadata().is_ok() {
@@ -107,7 +126,9 @@ pub fn backup(job: &Job<'_>) -> Result<Written, BackupError> {
     let key = NodeKey::load(&job.home.key())?.public();
     let invite: Result<Invite, _> = job.config.coordinator.invite.parse();
     let invite = invite.map_err(|error| BackupError::Invite(error.to_string()))?;
-    let mut members = vec![(CONFIG.to_owned(), job.config_path.to_owned())];
+    let network = invite.genesis.to_string();
+    let config = packed_config(job, &network)?;
+    let mut members = Vec::new();
     for name in KEPT {
         let path = job.home.path().join(name);
         if path.is_file() {
@@ -122,6 +143,9 @@ pub fn backup(job: &Job<'_>) -> Result<Written, BackupError> {
         .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(&beside)
         .map_err(ArchiveError::io(&beside))?;
+    let packed = scratch.path().join(CONFIG);
+    fs::write(&packed, config).map_err(ArchiveError::io(&packed))?;
+    members.insert(0, (CONFIG.to_owned(), packed));
     let log = job.home.tasks();
     if log.exists() {
         let copy = scratch.path().join(TASKS);
@@ -134,7 +158,7 @@ pub fn backup(job: &Job<'_>) -> Result<Written, BackupError> {
     let plan = Plan {
         program: PROGRAM,
         version: crate::VERSION,
-        network: invite.genesis.to_string(),
+        network,
         key: key.to_string(),
         created_at_ms: job.now.0,
         facts: BTreeMap::from([("models".to_owned(), job.models.to_string())]),
@@ -166,7 +190,7 @@ fn model_files(models: &Path) -> Result<Vec<(String, PathBuf)>, ArchiveError> {
 
 /// Checks a backup and says what it is; writes nothing.
 pub fn check(from: &Path) -> Result<Archive, BackupError> {
-    let archive = Archive::open(from, PROGRAM)?;
+    let mut archive = Archive::open(from, PROGRAM)?;
     let key = format!("{DATA}/{KEY}");
     for name in [CONFIG, &key] {
         let members = &archive.manifest().members;
@@ -174,7 +198,16 @@ pub fn check(from: &Path) -> Result<Archive, BackupError> {
             return Err(BackupError::Contradiction(format!("{name} is not in it")));
         }
     }
+    restored_config(&mut archive)?;
     Ok(archive)
+}
+
+/// The configuration that a restore of it writes.
+fn restored_config(archive: &mut Archive) -> Result<String, BackupError> {
+    let config = archive.read(CONFIG, CONFIG_BYTES_MAX)?;
+    let config = String::from_utf8(config)
+        .map_err(|_| BackupError::Contradiction(format!("{CONFIG} is no text")))?;
+    new_config(&config, &archive.manifest().network)
 }
 
 /// Restores the backup `from` to the empty folder `dir`.
@@ -182,10 +215,7 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Manifest, BackupError> {
     Staging::check(dir)?;
     let mut archive = check(from)?;
     let manifest = archive.manifest().clone();
-    let config = archive.read(CONFIG, CONFIG_BYTES_MAX)?;
-    let config = String::from_utf8(config)
-        .map_err(|_| BackupError::Contradiction(format!("{CONFIG} is no text")))?;
-    let config = new_config(&config, &manifest)?;
+    let config = restored_config(&mut archive)?;
     let staging = Staging::new(dir)?;
     archive.unpack(staging.path(), |name| name.into())?;
     staging.add(CONFIG, config.as_bytes())?;
@@ -206,11 +236,11 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Manifest, BackupError> {
 }
 
 /// The configuration with its data folder beside it, wherever that was.
-fn new_config(text: &str, manifest: &Manifest) -> Result<String, BackupError> {
+fn new_config(text: &str, network: &str) -> Result<String, BackupError> {
     let read = |text: &str| owm_service::config::parse::<NodeConfig>(text, "OWM", []);
     let config = read(text)?;
     let invite: Result<Invite, _> = config.coordinator.invite.parse();
-    if !invite.is_ok_and(|invite| invite.genesis.to_string() == manifest.network) {
+    if !invite.is_ok_and(|invite| invite.genesis.to_string() == network) {
         let what = "its configuration is for another network than its manifest says";
         return Err(BackupError::Contradiction(what.to_owned()));
     }
@@ -273,6 +303,34 @@ mod tests {
             "{text}"
         );
         assert!(target.join("data/node.pem").is_file());
+    }
+
+    #[test]
+    fn an_invite_from_the_environment_is_in_the_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = NodeKey::from_seed(&[1; 32]).public().to_string();
+        // Only for its configuration with an invite.
+        packed(folder.path(), &key, "data");
+        let path = folder.path().join("owm.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let config = owm_service::config::parse::<NodeConfig>(&text, "OWM", []).unwrap();
+        fs::write(&path, "# mine\n").unwrap();
+        let home = Home::open(&folder.path().join("data")).unwrap();
+        NodeKey::from_seed(&[1; 32]).create(&home.key()).unwrap();
+        let job = Job {
+            config: &config,
+            config_path: &path,
+            home: &home,
+            to: &folder.path().join("c.tar"),
+            models: false,
+            now: UnixMillis(0),
+        };
+        backup(&job).unwrap();
+        check(job.to).unwrap();
+        let target = folder.path().join("new");
+        restore(job.to, &target).unwrap();
+        let text = fs::read_to_string(target.join(CONFIG)).unwrap();
+        assert!(text.contains(&config.coordinator.invite), "{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! [`run`]; tests do with parts of their own.
 //! Must stay true: all state of the conversation is in `session`; nothing under here decides when.
 
+mod booking;
 mod calls;
 mod effects;
 mod gauges;
@@ -262,6 +263,7 @@ fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> St
         reasons: Vec::new(),
         model: None,
         model_state: None,
+        model_failed: false,
         slots: parts.config.roles.infer,
         running: 0,
         unacknowledged: 0,

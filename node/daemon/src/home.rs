@@ -4,6 +4,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -112,7 +113,7 @@ impl Home {
         self.0.join("paused.json")
     }
 
-    /// How the last run ended.
+    /// How the last run ended, or that one is under way.
     pub fn last_exit(&self) -> PathBuf {
         self.0.join("last-exit.json")
     }
@@ -141,14 +142,18 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
     };
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(io)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
-    let mut file = File::create(&temporary).map_err(io)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
+    // A name of its own: two processes may write the same file.
+    let mut file = tempfile::Builder::new()
+        .prefix(path.file_name().unwrap_or_default())
+        .suffix(".new")
+        // Less what the umask takes, as for every file.
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
         .map_err(io)?;
-    std::fs::rename(&temporary, path).map_err(io)?;
+    file.write_all(bytes)
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
     sync_folder(folder).map_err(io)
 }
 
@@ -192,6 +197,25 @@ mod tests {
         assert!(matches!(error, HomeError::Locked(_)), "{error}");
         drop(lock);
         home.lock().unwrap();
+    }
+
+    #[test]
+    fn many_who_write_the_same_file_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_atomically(path, &[n; 1_000]).unwrap();
+                    }
+                });
+            }
+        });
+        let found = read_small(&path, 2_000).unwrap().unwrap();
+        assert!(found.len() == 1_000 && found.iter().all(|byte| *byte == found[0]));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! How the last run ended, for `doctor`: `start` writes it when it ends and removes it when it begins.
+//! How the last run ended, for `doctor` and `drain`: `start` writes that it runs when it begins, and how it
+//! went when it ends; who finds the first without a process knows that it ended without a word.
 //! Must stay true: only the process that holds the folder's lock writes it.
 
 use owm_service::{Exit, RunError, report::Chain};
@@ -9,7 +10,7 @@ use crate::home::{Home, read_small, write_atomically};
 /// A code, a time and a reason.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// The end of a run. Absent after a crash, and while a node runs.
+/// The end of a run, or that one is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
     /// When, Unix milliseconds.
@@ -18,6 +19,9 @@ pub struct LastExit {
     pub code: u8,
     /// Why; empty for 0.
     pub reason: String,
+    /// It has begun (at `at_ms`) and has not ended, as far as it could say.
+    #[serde(default)]
+    pub running: bool,
 }
 
 impl LastExit {
@@ -31,6 +35,7 @@ impl LastExit {
             at_ms,
             code: code.code(),
             reason,
+            running: false,
         }
     }
 
@@ -54,8 +59,12 @@ impl LastExit {
     }
 
     /// A run begins.
-    pub fn forget(home: &Home) {
-        drop(std::fs::remove_file(home.last_exit()));
+    pub fn begin(home: &Home, at_ms: u64) {
+        let begun = Self {
+            running: true,
+            ..Self::of(&Ok(()), at_ms)
+        };
+        begun.store(home);
     }
 }
 
@@ -73,7 +82,10 @@ mod tests {
         assert_eq!(LastExit::load(&home), Some(fenced.clone()));
         assert!(fenced.is_fenced() && fenced.reason == "another");
         assert!(!LastExit::of(&Ok(()), 7).is_fenced());
-        LastExit::forget(&home);
-        assert_eq!(LastExit::load(&home), None);
+        LastExit::begin(&home, 8);
+        assert!(LastExit::load(&home).unwrap().running);
+        // As an earlier version wrote it.
+        std::fs::write(home.last_exit(), r#"{"at_ms":1,"code":1,"reason":"x"}"#).unwrap();
+        assert!(!LastExit::load(&home).unwrap().running);
     }
 }

@@ -5,7 +5,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -62,6 +65,8 @@ pub struct OrderBook {
     orders: watch::Sender<Orders>,
     /// Held while the file is changed.
     writing: Arc<Mutex<()>>,
+    /// That the file of a pause which is over stays: said once, not at every look.
+    told: Arc<AtomicBool>,
 }
 
 impl OrderBook {
@@ -72,6 +77,7 @@ impl OrderBook {
             clock,
             orders: watch::Sender::new(Orders::default()),
             writing: Arc::default(),
+            told: Arc::default(),
         };
         let pause = book.kept();
         book.orders.send_modify(|orders| orders.pause = pause);
@@ -140,6 +146,7 @@ impl OrderBook {
         // A new pause may have come in between.
         if is_over(&self.orders.borrow())
             && let Err(error) = self.end_pause()
+            && !self.told.swap(true, Relaxed)
         {
             tracing::warn!(%error, "the pause is over, but its file stays");
         }
@@ -158,6 +165,7 @@ impl OrderBook {
         }
         self.file.parent().map_or(Ok(()), sync_folder).map_err(io)?;
         self.orders.send_modify(|orders| orders.pause = None);
+        self.told.store(false, Relaxed);
         Ok(())
     }
 

@@ -57,6 +57,9 @@ pub struct Status {
     pub model: Option<ModelStatus>,
     /// What the model keeper does, or what failed.
     pub model_state: Option<String>,
+    /// Whether that is a failure.
+    #[serde(default)]
+    pub model_failed: bool,
     /// Slots configured.
     pub slots: u32,
     /// Tasks under way.

@@ -31,7 +31,9 @@ impl TcpConnector {
         Self { policy }
     }
 
-    async fn resolve(self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    /// The addresses of a name (or of an address: itself), nothing connected to yet. For those who tell a
+    /// name that hangs from a connection that does; it watches no time.
+    pub async fn resolve(self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         let forbidden = |rule| DialError::Policy {
             host: host.to_owned(),
             port,

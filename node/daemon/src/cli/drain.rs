@@ -11,6 +11,7 @@ use super::{ConfigArg, Output, Told, block_on};
 use crate::{
     control::{self, Ask, ControlError},
     home::{Home, HomeError},
+    last_exit::LastExit,
     orders::DRAIN_MS_MAX,
     status::Status,
     tasklog::TaskLog,
@@ -44,6 +45,9 @@ pub(super) fn run(arguments: &DrainArgs, output: Output) -> Result<(), RunError>
     let (path, config) = arguments.config.load()?;
     let home = Home::open(&config.data_folder(&path))?;
     block_on(drain(&home, within_ms, output))??;
+    if let Some(why) = not_well(LastExit::load(&home).as_ref()) {
+        return Err(RunError::failed(why));
+    }
     let left = TaskLog::open(&home.tasks())?.unacked()?.len();
     let value = json!({ "drained": left == 0, "results_left": left });
     if left > 0 {
@@ -63,12 +67,17 @@ pub(super) fn run(arguments: &DrainArgs, output: Output) -> Result<(), RunError>
 
 async fn drain(home: &Home, within_ms: u64, output: Output) -> Result<(), RunError> {
     control::order(&home.control(), Ask::Drain { within_ms }).await?;
+    let mut process = None;
     let mut shown = String::new();
     let mut bar: Option<Progress> = None;
     loop {
         match control::ask(&home.control()).await {
             Ok(answer) => {
                 let status = answer.status;
+                let found = (status.pid, status.started_at_ms);
+                if *process.get_or_insert(found) != found {
+                    return Err(RunError::failed(RESTARTED));
+                }
                 let left = u64::from(status.running) + u64::from(status.unacknowledged);
                 let bar = bar.get_or_insert_with(|| Progress::items(left, "draining"));
                 bar.set(bar.total().saturating_sub(left));
@@ -90,6 +99,25 @@ async fn drain(home: &Home, within_ms: u64, output: Output) -> Result<(), RunErr
     }
     bar.iter().for_each(Progress::clear);
     Ok(())
+}
+
+/// Said of a process that nobody told to drain.
+const RESTARTED: &str = "the node that drained has ended, and another one was started in its place, which takes work: stop what \
+     starts it (the service manager), then: owm-node drain";
+
+/// Why what ended was no drain; `None`: it was one, or nothing says otherwise.
+fn not_well(last: Option<&LastExit>) -> Option<String> {
+    let last = last?;
+    let again =
+        "what was left is kept and handed in by the next owm-node start; see owm-node doctor";
+    if last.running {
+        return Some(format!(
+            "the node ended without a word while it drained (killed?); {again}"
+        ));
+    }
+    let LastExit { code, reason, .. } = last;
+    (*code != 0)
+        .then(|| format!("the node ended with code {code} while it drained: {reason}; {again}"))
 }
 
 fn line(status: &Status) -> String {
@@ -125,4 +153,26 @@ async fn has_ended(home: &Home) -> Result<bool, RunError> {
             "the node no longer answers and does not end; look at its log, then kill it",
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_good_end_is_a_drain() {
+        let ended = |outcome| not_well(Some(&LastExit::of(&outcome, 1)));
+        assert_eq!(not_well(None), None);
+        assert_eq!(ended(Ok(())), None);
+        assert!(
+            ended(Err(RunError::do_not_restart("fenced")))
+                .unwrap()
+                .contains("fenced")
+        );
+        let killed = LastExit {
+            running: true,
+            ..LastExit::of(&Ok(()), 1)
+        };
+        assert!(not_well(Some(&killed)).unwrap().contains("without a word"));
+    }
 }

@@ -15,7 +15,7 @@ use super::{ConfigArg, Output, block_on};
 use crate::{
     control::{self, Ask, ControlError, OrderFailure},
     home::Home,
-    orders::{OrderBook, OrderError, Pause},
+    orders::{OrderBook, OrderError, PAUSE_MS_MAX, Pause},
 };
 
 #[derive(Debug, Args)]
@@ -44,6 +44,9 @@ pub(super) fn run(arguments: &PauseArgs, output: Output) -> Result<(), RunError>
         return Err(RunError::usage(
             "--for 0s pauses nothing; owm-node resume ends a pause",
         ));
+    }
+    if time.is_some_and(|time| time > Duration::from_millis(PAUSE_MS_MAX)) {
+        return Err(RunError::usage(OrderError::TooLong));
     }
     let for_ms = time.map(|time| time.as_millis() as u64);
     let given = give(&arguments.config, Ask::Pause { for_ms }, |book| {

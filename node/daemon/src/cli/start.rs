@@ -58,8 +58,8 @@ pub(super) fn run(arguments: &StartArgs, output: Output) -> ExitCode {
         let run = async move {
             let home = Home::open(&config.data_folder(&path))?;
             let _lock = home.lock()?;
-            LastExit::forget(&home);
             let clock = Arc::clone(&context.clock);
+            LastExit::begin(&home, clock.now_ms());
             let outcome = serve(context, config, home.clone()).await;
             LastExit::of(&outcome, clock.now_ms()).store(&home);
             outcome

@@ -59,33 +59,61 @@ pub(super) fn run(arguments: &TopArgs, output: Output) -> Result<(), RunError> {
         .build()?;
     let mut stop = {
         let _inside = runtime.enter();
-        signal(SignalKind::terminate())?
+        Stop {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        }
     };
-    let terminal = ratatui::try_init()?;
+    // From here on a panic puts the terminal back, too: ratatui's hook does.
+    let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
     let outcome = watch(&runtime, terminal, &socket, &mut stop);
     ratatui::try_restore()?;
     outcome
+}
+
+/// Signals that end the dashboard.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn watch(
     runtime: &tokio::runtime::Runtime,
     mut terminal: DefaultTerminal,
     socket: &Path,
-    stop: &mut Signal,
+    stop: &mut Stop,
 ) -> Result<(), RunError> {
     let mut screen = Screen {
         facts: None,
         away: None,
     };
     loop {
-        let asked = Instant::now();
-        runtime.block_on(refresh(&mut screen, socket));
+        let stopped = runtime.block_on(async {
+            tokio::select! {
+                () = stop.asked() => true,
+                () = refresh(&mut screen, socket) => false,
+            }
+        });
+        if stopped {
+            return Ok(());
+        }
         terminal.draw(|frame| top::draw(frame, &screen))?;
-        while asked.elapsed() < REFRESH {
+        // From the drawing on: keys get their turn however long the node took to answer.
+        let drawn = Instant::now();
+        while drawn.elapsed() < REFRESH {
             // The runtime has to run for the signal to be seen.
             let stopped = runtime.block_on(async {
                 tokio::task::yield_now().await;
-                stop.recv().now_or_never().is_some()
+                stop.asked().now_or_never().is_some()
             });
             if stopped {
                 return Ok(());
@@ -93,22 +121,29 @@ fn watch(
             if !event::poll(SLICE)? {
                 continue;
             }
-            match event::read()? {
-                Event::Key(key) if key.kind == KeyEventKind::Press => {
-                    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-                    match key.code {
-                        KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
-                        KeyCode::Char('c') if control => return Ok(()),
-                        _ => {}
-                    }
-                }
-                Event::Resize(..) => {
-                    terminal.draw(|frame| top::draw(frame, &screen))?;
-                }
-                _ => {}
+            let event = event::read()?;
+            if is_end(&event) {
+                return Ok(());
+            }
+            if matches!(event, Event::Resize(..)) {
+                terminal.draw(|frame| top::draw(frame, &screen))?;
             }
         }
     }
+}
+
+/// Whether it asks for the end: q, Esc, or Ctrl-C.
+fn is_end(event: &Event) -> bool {
+    let Event::Key(key) = event else {
+        return false;
+    };
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    key.kind == KeyEventKind::Press
+        && match key.code {
+            KeyCode::Char('q') | KeyCode::Esc => true,
+            KeyCode::Char('c') => control,
+            _ => false,
+        }
 }
 
 /// The newest facts, or why there are none; the last ones stay on the screen.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use owm_proto::{
-    Msat, UnixMillis,
-    wire::coordinator::{ResultAck, Verdict, WorkDown, work_down::Message},
+    UnixMillis,
+    wire::coordinator::{ResultAck, WorkDown, work_down::Message},
 };
 use owm_service::{RunError, failpoint, report::Chain};
 
@@ -14,7 +14,7 @@ use super::{
     serve::Daemon,
 };
 use crate::{
-    ACK_AFTER_BOOKED, ACK_BEFORE_BOOKED, REGISTERED,
+    REGISTERED,
     home::write_atomically,
     link::LinkEvent,
     models::{LoadedModel, ModelEvent},
@@ -23,7 +23,7 @@ use crate::{
     roles::infer::JobEvent,
     session::{Ending, Event, Registration},
     status::{ModelStatus, StandingStatus},
-    tasklog::{Booking, LeaseKey},
+    tasklog::Booking,
     work,
 };
 
@@ -368,39 +368,22 @@ impl Daemon {
         Ok(())
     }
 
-    async fn book(&mut self, key: LeaseKey, ack: &ResultAck) -> Result<(), RunError> {
-        failpoint::hit_async(ACK_BEFORE_BOOKED).await;
-        let booking = booking(ack);
-        let (now, kept) = (UnixMillis(self.clock.now_ms()), booking.clone());
-        let counted = self.log.run(move |log| log.booked(key, &kept, now)).await?;
-        failpoint::hit_async(ACK_AFTER_BOOKED).await;
-        self.results.remove(&key);
-        if counted {
-            match &booking {
-                Booking::Owed { verdict, reward } => {
-                    self.metrics.task(verdict).inc();
-                    self.metrics.booked_msat.inc_by(reward.0);
-                    tracing::info!(lease = %key, verdict, reward_msat = reward.0, "result booked as owed");
-                }
-                Booking::Lost { verdict, reason } => {
-                    self.metrics.task(verdict).inc();
-                    tracing::warn!(lease = %key, verdict, reason = %reason, "result not accepted");
-                }
-            }
-        }
-        self.events.push_back(Event::Ack(key));
-        Ok(())
-    }
-
     fn take_model(&mut self, event: ModelEvent) {
         match event {
-            ModelEvent::Busy(what) => self.picture.model_state = Some(what),
-            ModelEvent::Failed(why) => self.picture.model_state = Some(why),
+            ModelEvent::Busy(what) => {
+                self.picture.model_state = Some(what);
+                self.picture.model_failed = false;
+            }
+            ModelEvent::Failed(why) => {
+                self.picture.model_state = Some(why);
+                self.picture.model_failed = true;
+            }
             ModelEvent::Damaged(what) => self.picture.model_damage = Some(what),
             ModelEvent::Loaded(loaded) => {
                 self.checks.model.ready();
                 self.say_if_a_gpu_idles(&loaded);
                 self.picture.model_state = None;
+                self.picture.model_failed = false;
                 self.picture.model = Some(ModelStatus {
                     version: loaded.version.to_string(),
                     sha256: loaded.weights_hex(),
@@ -459,33 +442,6 @@ impl Daemon {
     }
 }
 
-/// What an acknowledgement is in the books.
-fn booking(ack: &ResultAck) -> Booking {
-    let reward = Msat(ack.reward_msat);
-    match ack.verdict() {
-        Verdict::Accepted => Booking::Owed {
-            verdict: "accepted",
-            reward,
-        },
-        Verdict::Duplicate => Booking::Owed {
-            verdict: "duplicate",
-            reward,
-        },
-        Verdict::Late if reward > Msat::ZERO => Booking::Owed {
-            verdict: "late",
-            reward,
-        },
-        Verdict::Late => Booking::Lost {
-            verdict: "late",
-            reason: short(&ack.reason),
-        },
-        Verdict::Rejected | Verdict::Unspecified => Booking::Lost {
-            verdict: "rejected",
-            reason: short(&ack.reason),
-        },
-    }
-}
-
 fn name_of(ending: &Ending) -> &'static str {
     match ending {
         Ending::Result => "result",
@@ -495,7 +451,7 @@ fn name_of(ending: &Ending) -> &'static str {
 }
 
 /// A foreign text, bounded and without control characters.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     /// Longest foreign text that is shown, in characters.
     const CHARS_MAX: usize = 300;
     text.chars()

@@ -124,7 +124,9 @@ impl Daemon {
             .network
             .clone_from(&setup.network.trust.genesis().name);
         picture.link_error = None;
-        let ordered = setup.orders.follow();
+        let mut ordered = setup.orders.follow();
+        // What was ordered while the network was asked for is news to the loop.
+        ordered.mark_changed();
         picture.pause = ordered.borrow().pause;
         // Before anything can be offered.
         let events = VecDeque::from([Event::Pause(picture.pause.is_some())]);

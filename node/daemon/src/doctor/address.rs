@@ -13,7 +13,7 @@ use owm_proto::{
 };
 use owm_service::{
     clock::SharedClock,
-    dialer::{DialError, Dialer, Layer, NetworkPolicy, split_host_port},
+    dialer::{DialError, Dialer, Layer, NetworkPolicy, TcpConnector, split_host_port},
     doctor::{Finding, clock::Compared, shell},
     report::Chain,
     tls::{self, ConnectFailure, GrpcOptions, Identity},
@@ -22,7 +22,9 @@ use tonic::{Code, Request, Status};
 
 use super::Ground;
 
-/// Time for name and TCP, and again for TLS.
+/// Time for the name.
+const NAME_TIME: Duration = Duration::from_secs(5);
+/// Time for TCP, and again for TLS.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Time for one call, connecting included.
 const CALL_TIME: Duration = Duration::from_secs(12);
@@ -104,6 +106,8 @@ async fn talk(
     let target = reached.target.clone();
     let malformed = || (Stage::Name, format!("`{target}` is not host:port"));
     let (host, port) = split_host_port(&target).ok_or_else(malformed)?;
+    let resolving = TcpConnector::new(NetworkPolicy::Clearnet);
+    resolved(resolving.resolve(host, port), NAME_TIME).await?;
     let dialer = Dialer::new(NetworkPolicy::Clearnet);
     let dialled = dialer.dial(host, port, CONNECT_TIME).await;
     drop(dialled.map_err(|error| (dial_stage(&error), Chain(&error).to_string()))?);
@@ -140,6 +144,22 @@ async fn timely<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, S
     let late = || Status::deadline_exceeded(format!("no answer within {} s", CALL_TIME.as_secs()));
     let outcome = tokio::time::timeout(CALL_TIME, call).await;
     outcome.unwrap_or_else(|_| Err(late()))
+}
+
+/// By itself and within its own time, so that a dial that is late afterwards was late at TCP.
+async fn resolved<T>(
+    resolving: impl Future<Output = Result<T, DialError>>,
+    time: Duration,
+) -> Result<(), (Stage, String)> {
+    match tokio::time::timeout(time, resolving).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err((dial_stage(&error), Chain(&error).to_string())),
+        Err(_) => {
+            let seconds = time.as_secs();
+            let why = format!("the name is not resolved within {seconds} s (does DNS work?)");
+            Err((Stage::Name, why))
+        }
+    }
 }
 
 const fn dial_stage(error: &DialError) -> Stage {
@@ -244,6 +264,20 @@ mod tests {
                 ("address.tls", Problem)
             ]
         );
+    }
+
+    #[test]
+    fn a_name_that_is_not_resolved_in_time_is_the_name_s_stage() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let hangs = std::future::pending::<Result<(), DialError>>();
+        let (stage, why) = runtime
+            .block_on(resolved(hangs, Duration::ZERO))
+            .unwrap_err();
+        assert_eq!(stage, Stage::Name);
+        assert!(why.contains("DNS"), "{why}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The key file, and whether somebody else uses the same key.
 
-use std::{os::unix::fs::MetadataExt as _, sync::Arc};
+use std::{os::unix::fs::MetadataExt as _, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use owm_proto::{KeyError, NodeKey, PublicKey};
@@ -12,6 +12,8 @@ use owm_service::{
 use super::Ground;
 use crate::home::Home;
 
+/// Time for the public API's answer, connecting included: a hint is not worth more.
+const ASK_TIME: Duration = Duration::from_secs(5);
 /// A node's standing as the public API tells it, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
@@ -126,6 +128,11 @@ fn judge_elsewhere(connected: bool) -> Option<Finding> {
 
 /// `None`: nobody to ask, or no answer that tells.
 async fn is_connected(base: &str, key: &PublicKey) -> Option<bool> {
+    let asking = ask_connected(base, key);
+    tokio::time::timeout(ASK_TIME, asking).await.ok()?
+}
+
+async fn ask_connected(base: &str, key: &PublicKey) -> Option<bool> {
     let url = format!("{}/v1/nodes/{key}/status", base.trim_end_matches('/'));
     let http = Dialer::new(NetworkPolicy::Clearnet).http();
     let answer = http.get(&url, HeaderMap::new()).await.ok()?;

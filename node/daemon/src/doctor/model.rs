@@ -179,7 +179,8 @@ fn weights_check(ground: &Ground, wanted: &Wanted) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if !is_loaded && let Some(state) = state {
-        findings.push(judge_state(state, &commands));
+        let failed = status.is_some_and(|status| status.model_failed);
+        findings.push(judge_state(state, failed, &commands));
     }
     let Some(manifest) = &wanted.manifest else {
         findings.push(judge_none(wanted.none_published, &commands));
@@ -213,8 +214,8 @@ struct Commands {
 const AREA: &str = "weights";
 
 /// A running node without a model.
-fn judge_state(state: &str, commands: &Commands) -> Finding {
-    if state.starts_with("fetching") || state.starts_with("loading") {
+fn judge_state(state: &str, failed: bool, commands: &Commands) -> Finding {
+    if !failed {
         let fix = format!("wait; {} shows how far it is", commands.status);
         return Finding::warning("model", format!("not ready yet: {state}"), fix);
     }
@@ -338,9 +339,12 @@ mod tests {
 
     #[test]
     fn a_running_node_without_a_model_says_why() {
-        let level = |state| judge_state(state, &commands(true)).level;
-        assert_eq!(level("fetching owm-v0.1.0 (3 bytes)"), Level::Warning);
-        assert_eq!(level("no room for the model"), Level::Problem);
+        let level = |state, failed| judge_state(state, failed, &commands(true)).level;
+        assert_eq!(
+            level("another process fetches models", false),
+            Level::Warning
+        );
+        assert_eq!(level("no room for the model", true), Level::Problem);
         assert_eq!(judge_none(true, &commands(false)).level, Level::Warning);
     }
 

@@ -10,6 +10,7 @@ use crate::{
     control::{self, ControlError, StatusAnswer},
     home::Home,
     last_exit::LastExit,
+    orders::Pause,
     session::Phase,
 };
 
@@ -90,6 +91,7 @@ pub(super) fn judge(ground: &Ground) -> Vec<Finding> {
         return vec![judge_silent(facts, &ground.command("start"))];
     };
     let mut findings = vec![judge_running(status, &ground.command("status"))];
+    findings.extend(judge_taking(status, &ground.command("resume")));
     findings.extend(judge_admission(status));
     let key = ground.key.public().map(|key| key.to_string());
     let reasons = restart_reasons(status, facts.config_at_ms, key.as_deref());
@@ -107,6 +109,16 @@ pub(super) fn judge(ground: &Ground) -> Vec<Finding> {
 const AREA: &str = "process";
 
 fn judge_silent(facts: &ProcessFacts, start: &str) -> Finding {
+    if facts.lock == Some(0) {
+        return Finding::problem(
+            AREA,
+            "a process of another container or of the host holds this folder and does not answer on the \
+             control socket",
+            format!(
+                "look at it there (its id is not visible from here), end it there, then: {start}"
+            ),
+        );
+    }
     if let Some(pid) = facts.lock {
         let what = format!(
             "a process (pid {pid}) holds this folder and does not answer on the control socket: it starts, hangs, or is another version"
@@ -120,6 +132,13 @@ fn judge_silent(facts: &ProcessFacts, start: &str) -> Finding {
             "fenced: this node ended (code 78) because another process runs with its key",
             format!(
                 "stop the other one, then: {start}; to run two, give one a key of its own: owm-node init --join <invite> --dir <other folder>"
+            ),
+        ),
+        Some(last) if last.running => Finding::warning(
+            AREA,
+            "not running; the last run ended without a word: killed, out of memory, or the power failed",
+            format!(
+                "look for the reason (journalctl -k | grep -i oom; [caps] ram limits the model), then: {start}"
             ),
         ),
         Some(last) if last.code != 0 => Finding::warning(
@@ -155,6 +174,28 @@ fn judge_running(status: &crate::status::Status, ask: &str) -> Finding {
             format!("runs (pid {pid}), not connected yet"),
             format!("wait a few seconds, then: {ask}"),
         ),
+    }
+}
+
+/// Whether its operator lets it take work.
+fn judge_taking(status: &crate::status::Status, resume: &str) -> Option<Finding> {
+    const AREA: &str = "work";
+    match status.pause {
+        Some(Pause { until_ms: None, .. }) => Some(Finding::warning(
+            AREA,
+            "paused without an end: it takes no new work",
+            format!("when it shall work again: {resume}"),
+        )),
+        Some(_) => {
+            let what =
+                format!("paused for some time: takes no new work until then, or until {resume}");
+            Some(Finding::ok(AREA, what))
+        }
+        None if !status.open => {
+            let what = "outside its hours ([caps] hours): takes no new work until they begin";
+            Some(Finding::ok(AREA, what))
+        }
+        None => None,
     }
 }
 

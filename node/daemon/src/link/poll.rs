@@ -22,6 +22,9 @@ use super::{CallError, Coordinator, LinkEvent};
 const WAIT_IDLE: Duration = Duration::from_secs(20);
 /// The same while this node has something to say soon.
 const WAIT_BUSY: Duration = Duration::from_millis(500);
+/// Short polls in a row with nothing said and no lease, after which this node counts as idle: it is paused, or
+/// has no model.
+const QUIET_MAX: u32 = 20;
 /// What is said within so long travels together: a result and the slot it frees, for one.
 const GATHER: Duration = Duration::from_millis(5);
 /// Held requests that may fail in a row before the link counts as lost.
@@ -32,13 +35,18 @@ const BATCH_MAX: usize = 128;
 /// Whether this node has something to say soon. Only a guess that chooses a wait: a wrong one costs time.
 #[derive(Debug, Default)]
 struct Activity {
-    offered: AtomicBool,
+    /// Offered, or said that it has nothing to offer.
+    settled: AtomicBool,
     leases: AtomicU32,
+    /// Polls since something was said.
+    quiet: AtomicU32,
 }
 
 impl Activity {
     fn wait(&self) -> Duration {
-        let is_idle = self.offered.load(Relaxed) && self.leases.load(Relaxed) == 0;
+        let is_quiet = self.quiet.fetch_add(1, Relaxed) >= QUIET_MAX;
+        let is_settled = self.settled.load(Relaxed) || is_quiet;
+        let is_idle = is_settled && self.leases.load(Relaxed) == 0;
         if is_idle { WAIT_IDLE } else { WAIT_BUSY }
     }
 
@@ -54,8 +62,11 @@ impl Activity {
 
     fn said(&self, message: &WorkUp) {
         use work_up::Message;
+        if !matches!(message.message, Some(Message::Hello(_))) {
+            self.quiet.store(0, Relaxed);
+        }
         match &message.message {
-            Some(Message::Offer(offer)) if offer.credits > 0 => self.offered.store(true, Relaxed),
+            Some(Message::Offer(_) | Message::Withdraw(_)) => self.settled.store(true, Relaxed),
             Some(Message::Result(_) | Message::HandBack(_)) => self.lease_ended(),
             _ => {}
         }
@@ -63,7 +74,7 @@ impl Activity {
 
     /// The slot is offered again in a moment.
     fn lease_ended(&self) {
-        self.offered.store(false, Relaxed);
+        self.settled.store(false, Relaxed);
         let fewer = |leases: u32| Some(leases.saturating_sub(1));
         // Fails never: `fewer` always has an answer.
         let _ = self.leases.fetch_update(Relaxed, Relaxed, fewer);
@@ -200,5 +211,42 @@ async fn poll(
             let status = tonic::Status::deadline_exceeded("no answer in time");
             Err(CallError::from_status("PollWork", &status))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::wire::coordinator::{Lease, Offer, TaskResult, Withdraw};
+
+    use super::*;
+
+    fn says(message: work_up::Message) -> WorkUp {
+        WorkUp {
+            message: Some(message),
+        }
+    }
+
+    #[test]
+    fn a_node_without_work_to_come_is_polled_for_slowly() {
+        let activity = Activity::default();
+        assert_eq!(activity.wait(), WAIT_BUSY);
+        activity.said(&says(work_up::Message::Offer(Offer::default())));
+        assert_eq!(activity.wait(), WAIT_IDLE);
+        activity.heard(&WorkDown {
+            message: Some(work_down::Message::Lease(Lease::default())),
+        });
+        activity.said(&says(work_up::Message::Withdraw(Withdraw::default())));
+        assert_eq!(activity.wait(), WAIT_BUSY, "a result is to come");
+        activity.said(&says(work_up::Message::Result(TaskResult::default())));
+        assert_eq!(activity.wait(), WAIT_BUSY, "an offer is to come");
+        activity.said(&says(work_up::Message::Withdraw(Withdraw::default())));
+        assert_eq!(activity.wait(), WAIT_IDLE);
+    }
+
+    #[test]
+    fn a_node_that_says_nothing_for_long_is_idle() {
+        let activity = Activity::default();
+        let busy = (0..2 * QUIET_MAX).filter(|_| activity.wait() == WAIT_BUSY);
+        assert_eq!(busy.count() as u32, QUIET_MAX);
     }
 }

@@ -157,6 +157,16 @@ impl Keeper {
                 return;
             }
         };
+        if let Ok(known) = self.known().await
+            && known > Some(signed.manifest.sequence)
+        {
+            tracing::warn!(
+                known,
+                sequence = signed.manifest.sequence,
+                "the kept manifest is older than what this node has had; it is not used"
+            );
+            return;
+        }
         let is_whole = self.files(&signed.manifest).is_ok_and(|files| {
             let shelf = &self.settings.fetcher.shelf;
             files.iter().all(|file| shelf.has(file))
@@ -174,14 +184,7 @@ impl Keeper {
         if is_loaded {
             return Ok(());
         }
-        // Empty asks for the newest; a hint is only a reason to ask.
-        let request = GetModelVersionRequest {
-            version: String::new(),
-        };
-        let answer = self.settings.coordinator.get_model_version(request).await?;
-        let known = self.settings.log.run(|log| log.number(SEQUENCE)).await?;
-        let now = UnixMillis(self.settings.clock.now_ms());
-        let signed = SignedManifest::verify(answer, &self.settings.network.trust, now, known)?;
+        let mut signed = self.ask().await?;
         if self
             .loaded
             .as_ref()
@@ -192,17 +195,43 @@ impl Keeper {
         let (version, note) = (&signed.manifest.version, &signed.note);
         tracing::info!(model.version = %version, model.note = %note, "model version found");
         let writer = self.writer().await?;
+        if self.known().await? > Some(signed.manifest.sequence) {
+            // Whoever had the lock went on to a newer one meanwhile.
+            signed = self.ask().await?;
+        }
         self.fetch(&signed).await?;
         let shelf = &self.settings.fetcher.shelf;
         signed.store(&shelf.manifest(&signed.manifest.version))?;
         signed.store(&shelf.newest())?;
-        drop(writer);
         let sequence = signed.manifest.sequence;
         self.settings
             .log
             .run(move |log| log.raise_number(SEQUENCE, sequence))
             .await?;
+        drop(writer);
         self.load(&signed).await
+    }
+
+    /// The newest version's manifest, verified. A hint is only a reason to ask.
+    async fn ask(&self) -> Result<SignedManifest, KeeperError> {
+        // Empty asks for the newest.
+        let request = GetModelVersionRequest {
+            version: String::new(),
+        };
+        let answer = self.settings.coordinator.get_model_version(request).await?;
+        let (known, now) = (self.known().await?, self.settings.clock.now_ms());
+        let trust = &self.settings.network.trust;
+        Ok(SignedManifest::verify(
+            answer,
+            trust,
+            UnixMillis(now),
+            known,
+        )?)
+    }
+
+    /// The highest sequence this node has had.
+    async fn known(&self) -> Result<Option<u64>, TaskLogError> {
+        self.settings.log.run(|log| log.number(SEQUENCE)).await
     }
 
     fn wanted(&self, manifest: &Manifest) -> Result<Vec<SubModelId>, NoneWanted> {

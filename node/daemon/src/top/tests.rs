@@ -57,6 +57,7 @@ fn status() -> Status {
             }),
         }),
         model_state: None,
+        model_failed: false,
         model_damage: None,
         pause: None,
         slots: 2,

@@ -62,6 +62,8 @@ struct State {
     refusal: Mutex<Option<&'static str>>,
     blobs: Arc<Blobs>,
     no_model: AtomicBool,
+    /// Who holds it keeps GetNetwork from being answered.
+    network_held: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The poll session that stands in for a stream.
@@ -220,6 +222,7 @@ impl Fake {
             streams: streams_tx,
             seen: seen_tx,
             polls: Mutex::default(),
+            network_held: Arc::default(),
             instance: NodeKey::from_seed(&[2; 32]),
             membership: Mutex::default(),
             registrations: AtomicU32::default(),
@@ -251,6 +254,11 @@ impl Fake {
             streams,
             seen,
         }
+    }
+
+    /// No GetNetwork is answered while the result lives.
+    pub(crate) async fn hold_network(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.state.network_held).lock_owned().await
     }
 
     pub(crate) fn network_id(&self) -> NetworkId {
@@ -589,6 +597,7 @@ impl Coordinator for Service {
         &self,
         _: Request<GetNetworkRequest>,
     ) -> Result<Response<GetNetworkResponse>, Status> {
+        let _answering = self.0.network_held.lock().await;
         Ok(Response::new(self.0.network.clone()))
     }
 

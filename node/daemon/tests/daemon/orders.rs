@@ -143,6 +143,17 @@ async fn a_node_that_never_joined_is_drained_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ordered_while_the_network_is_asked_for_is_followed() {
+    let (fake, folder) = (Fake::start().await, tempfile::tempdir().unwrap());
+    let held = fake.hold_network().await;
+    let node = start(&fake, folder.path(), config());
+    until(folder.path(), |_| true).await;
+    order(folder.path(), Ask::Drain { within_ms: 60_000 }).await;
+    drop(held);
+    node.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_beyond_reason_is_refused_with_words() {
     let (mut fake, folder) = (Fake::start().await, tempfile::tempdir().unwrap());
     let node = start(&fake, folder.path(), config());

@@ -13,12 +13,13 @@ use super::{
 };
 
 /// What a node's data folder may hold beyond what a backup holds.
-const NOT_KEPT: [&str; 5] = [
+const NOT_KEPT: [&str; 6] = [
     "lock",
     "control.sock",
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     "last-backup.json",
+    "last-exit.json",
 ];
 
 #[tokio::test]

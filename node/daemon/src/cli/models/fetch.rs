@@ -78,6 +78,9 @@ async fn fetch(
     let request = GetModelVersionRequest {
         version: version.map(ToString::to_string).unwrap_or_default(),
     };
+    let fetcher = context.fetcher(&network)?;
+    let writer = lock(&fetcher.shelf, output).await?;
+    // Asked under the lock: whoever had it before may have gone on to a newer version.
     let answer = context.coordinator.get_model_version(request).await?;
     let log = TaskLog::open(&home.tasks())?;
     // Who names a version may go back; the newest never does.
@@ -87,8 +90,6 @@ async fn fetch(
         None
     };
     let signed = SignedManifest::verify(answer, &network.trust, now(), known)?;
-    let fetcher = context.fetcher(&network)?;
-    let writer = lock(&fetcher.shelf, output).await?;
     let (fetched, damaged) = get_files(&context, &fetcher, &signed, output).await?;
     signed.store(&fetcher.shelf.manifest(&signed.manifest.version))?;
     if version.is_none() {

@@ -1,7 +1,9 @@
 //! `owm-node models verify`: every file on the shelf hashed again, each with its verdict.
 
+use std::{collections::BTreeSet, path::PathBuf};
+
 use clap::Args;
-use owm_service::{RunError, progress::Progress, report::Chain};
+use owm_service::{RunError, doctor::shell, progress::Progress, report::Chain};
 use serde_json::json;
 
 use super::{ConfigArg, Output, Told};
@@ -26,7 +28,7 @@ pub(super) struct VerifyArgs {
 struct Kept {
     newest: Option<SignedManifest>,
     others: Vec<SignedManifest>,
-    refused: Vec<String>,
+    refused: Vec<(PathBuf, String)>,
 }
 
 pub(super) fn run(arguments: &VerifyArgs, output: Output) -> Result<(), RunError> {
@@ -47,9 +49,14 @@ pub(super) fn run(arguments: &VerifyArgs, output: Output) -> Result<(), RunError
     let plan = plan(&shelf, kept.newest.as_ref(), &kept.others, &wanted)?;
     let checked = check_all(&shelf, plan);
     let (_, growing) = shelf.lying_here()?;
+    let refused: Vec<String> = kept
+        .refused
+        .iter()
+        .map(|(path, why)| format!("{}: {why}", path.display()))
+        .collect();
     let wrong = checked.iter().filter(|c| c.state != FileState::Ok).count() + kept.refused.len();
     let mut lines: Vec<String> = checked.iter().map(line).collect();
-    lines.extend(kept.refused.iter().map(|why| format!("refused   {why}")));
+    lines.extend(refused.iter().map(|why| format!("refused   {why}")));
     lines.extend(growing.iter().map(|(sha256, bytes)| {
         format!("partial   {sha256} {bytes} bytes so far; the next fetch goes on from there")
     }));
@@ -59,16 +66,22 @@ pub(super) fn run(arguments: &VerifyArgs, output: Output) -> Result<(), RunError
     let value = json!({
         "ok": wrong == 0,
         "files": checked,
-        "refused_manifests": kept.refused,
+        "refused_manifests": refused,
         "partial": growing.iter().map(|(s, n)| json!({ "sha256": s, "size": n })).collect::<Vec<_>>(),
     });
     output.answer(&value, &lines);
     if wrong == 0 {
         return Ok(());
     }
+    let newest = kept
+        .newest
+        .as_ref()
+        .map(|kept| kept.manifest.version.as_str());
+    let repairs = repairs(&shelf, &checked, newest, &kept.refused);
     output.complain(&format!(
-        "{wrong} of the model's files are not what their manifest says; owm-node models fetch gets them \
-         again (if it happens often, check the disk and the memory of this machine)"
+        "{wrong} of the model's files are not what their manifest says; this puts them right: {} (if it \
+         happens often, check the disk and the memory of this machine)",
+        repairs.into_iter().collect::<Vec<_>>().join("; ")
     ));
     Err(RunError::failed(Told))
 }
@@ -88,7 +101,7 @@ fn kept(home: &Home, shelf: &Shelf) -> Result<Kept, RunError> {
         Ok(found) => found,
         Err(error) => {
             kept.refused
-                .push(format!("{}: {}", path.display(), Chain(&error)));
+                .push((path.to_owned(), Chain(&error).to_string()));
             None
         }
     };
@@ -96,6 +109,30 @@ fn kept(home: &Home, shelf: &Shelf) -> Result<Kept, RunError> {
     let others = manifests.iter().filter_map(|path| load(path)).collect();
     (kept.newest, kept.others) = (newest, others);
     Ok(kept)
+}
+
+/// Commands after which all is well, each once.
+fn repairs(
+    shelf: &Shelf,
+    checked: &[Checked],
+    newest: Option<&str>,
+    refused: &[(PathBuf, String)],
+) -> BTreeSet<String> {
+    let fetch = || "owm-node models fetch".to_owned();
+    let wrong = checked.iter().filter(|c| c.state != FileState::Ok);
+    let files = wrong.map(|Checked { file, .. }| match file.version.as_deref() {
+        Some(version) if Some(version) == newest => fetch(),
+        Some(version) => format!("owm-node models fetch {version}"),
+        None => format!("rm {}", shell(&shelf.blob(&file.sha256))),
+    });
+    let manifests = refused.iter().map(|(path, _)| {
+        if *path == shelf.newest() {
+            fetch()
+        } else {
+            format!("rm {}", shell(path))
+        }
+    });
+    files.chain(manifests).collect()
 }
 
 fn check_all(shelf: &Shelf, plan: Vec<Expected>) -> Vec<Checked> {
@@ -135,5 +172,35 @@ fn line(checked: &Checked) -> String {
             )
         }
         FileState::Unreadable { error } => format!("unreadable {sha256} {name}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::Sha256;
+
+    use super::*;
+
+    #[test]
+    fn each_wrong_file_has_its_repair() {
+        let shelf = Shelf::new("m".into(), None);
+        let wrong = |version: Option<&str>| Checked {
+            file: Expected {
+                sha256: Sha256::of(b"x"),
+                name: None,
+                version: version.map(Into::into),
+                size: None,
+            },
+            state: FileState::Missing,
+        };
+        let checked = [wrong(Some("v1")), wrong(Some("v2")), wrong(None)];
+        let refused = [(shelf.newest(), "why".to_owned())];
+        let said: Vec<_> = repairs(&shelf, &checked, Some("v2"), &refused)
+            .into_iter()
+            .collect();
+        let blob = shelf.blob(&Sha256::of(b"x"));
+        let rm = format!("rm {}", blob.display());
+        let fetch = "owm-node models fetch";
+        assert_eq!(said, [fetch, &format!("{fetch} v1"), &rm]);
     }
 }

@@ -29,6 +29,7 @@ fn status() -> Status {
         reasons: vec![],
         model: None,
         model_state: None,
+        model_failed: false,
         model_damage: None,
         pause: None,
         slots: 1,
@@ -44,7 +45,12 @@ fn silent(lock: Option<u32>, code: Option<u8>) -> Finding {
         at_ms: 1,
         code,
         reason: "no room".into(),
+        running: false,
     });
+    silent_after(lock, last)
+}
+
+fn silent_after(lock: Option<u32>, last: Option<LastExit>) -> Finding {
     let facts = ProcessFacts {
         answer: None,
         lock,
@@ -66,6 +72,21 @@ fn a_node_that_does_not_run_is_fine_unless_its_last_end_was_not() {
     assert!(fenced.what.starts_with("fenced"));
     assert_eq!(silent(Some(9), Some(78)).level, Level::Problem);
     assert!(silent(Some(9), None).what.contains("pid 9"));
+    // One whose id the kernel does not name here.
+    assert!(!silent(Some(0), None).fix.unwrap().contains("kill"));
+}
+
+#[test]
+fn a_run_that_ended_without_a_word_is_a_warning_unless_it_still_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open(folder.path()).unwrap();
+    LastExit::begin(&home, 1);
+    let left = || LastExit::load(&home);
+    let killed = silent_after(None, left());
+    assert_eq!(killed.level, Level::Warning);
+    assert!(killed.what.contains("without a word"), "{}", killed.what);
+    assert!(killed.fix.unwrap().ends_with("owm-node start"));
+    assert!(silent_after(Some(9), left()).what.contains("pid 9"));
 }
 
 #[test]
@@ -81,6 +102,26 @@ fn a_running_node_is_connected_or_says_why_not() {
     assert_eq!(unlinked, Level::Problem);
     let fresh = judge(|s| (s.linked, s.phase) = (false, Phase::Unregistered));
     assert_eq!(fresh, Level::Warning);
+}
+
+#[test]
+fn a_node_that_takes_no_work_by_order_says_so() {
+    let judge = |until_ms: Option<u64>, open| {
+        let mut status = status();
+        status.open = open;
+        status.pause = until_ms.map(|until| Pause {
+            since_ms: owm_proto::UnixMillis(1),
+            until_ms: (until > 0).then_some(owm_proto::UnixMillis(until)),
+        });
+        judge_taking(&status, "owm-node resume")
+    };
+    assert_eq!(judge(None, true), None);
+    let endless = judge(Some(0), true).unwrap();
+    assert_eq!(endless.level, Level::Warning);
+    assert!(endless.fix.unwrap().contains("owm-node resume"));
+    let shut = judge(None, false).unwrap();
+    assert_eq!((shut.level, shut.area), (Level::Ok, "work"));
+    assert_eq!(judge(Some(9), false).unwrap().level, Level::Ok);
 }
 
 #[test]

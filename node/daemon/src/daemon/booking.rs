@@ -1,0 +1,69 @@
+//! The books: what a coordinator's acknowledgement of a result is worth. `inputs` calls it for every one.
+//! Must stay true: an acknowledgement is in the log before the session hears of it, and counts once.
+
+use owm_proto::{
+    Msat, UnixMillis,
+    wire::coordinator::{ResultAck, Verdict},
+};
+use owm_service::{RunError, failpoint};
+
+use super::{inputs::short, serve::Daemon};
+use crate::{
+    ACK_AFTER_BOOKED, ACK_BEFORE_BOOKED,
+    session::Event,
+    tasklog::{Booking, LeaseKey},
+};
+
+impl Daemon {
+    /// Keeps what came of a result.
+    pub(super) async fn book(&mut self, key: LeaseKey, ack: &ResultAck) -> Result<(), RunError> {
+        failpoint::hit_async(ACK_BEFORE_BOOKED).await;
+        let booking = booking(ack);
+        let (now, kept) = (UnixMillis(self.clock.now_ms()), booking.clone());
+        let counted = self.log.run(move |log| log.booked(key, &kept, now)).await?;
+        failpoint::hit_async(ACK_AFTER_BOOKED).await;
+        self.results.remove(&key);
+        if counted {
+            match &booking {
+                Booking::Owed { verdict, reward } => {
+                    self.metrics.task(verdict).inc();
+                    self.metrics.booked_msat.inc_by(reward.0);
+                    tracing::info!(lease = %key, verdict, reward_msat = reward.0, "result booked as owed");
+                }
+                Booking::Lost { verdict, reason } => {
+                    self.metrics.task(verdict).inc();
+                    tracing::warn!(lease = %key, verdict, reason = %reason, "result not accepted");
+                }
+            }
+        }
+        self.events.push_back(Event::Ack(key));
+        Ok(())
+    }
+}
+
+/// What an acknowledgement is in the books.
+fn booking(ack: &ResultAck) -> Booking {
+    let reward = Msat(ack.reward_msat);
+    match ack.verdict() {
+        Verdict::Accepted => Booking::Owed {
+            verdict: "accepted",
+            reward,
+        },
+        Verdict::Duplicate => Booking::Owed {
+            verdict: "duplicate",
+            reward,
+        },
+        Verdict::Late if reward > Msat::ZERO => Booking::Owed {
+            verdict: "late",
+            reward,
+        },
+        Verdict::Late => Booking::Lost {
+            verdict: "late",
+            reason: short(&ack.reason),
+        },
+        Verdict::Rejected | Verdict::Unspecified => Booking::Lost {
+            verdict: "rejected",
+            reason: short(&ack.reason),
+        },
+    }
+}
