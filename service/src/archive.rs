@@ -155,6 +155,17 @@ pub enum ArchiveError {
         .0.display()
     )]
     NotEmpty(PathBuf),
+    /// The folder cannot be put in its place.
+    #[error(
+        "{} is {what}, which a restored folder cannot replace: name a folder below it, such as {}/restored",
+        path.display(), path.display()
+    )]
+    NotReplaceable {
+        /// The folder.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
 }
 
 impl ArchiveError {

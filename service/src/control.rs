@@ -4,7 +4,12 @@
 //! Must stay true: only this user (and root) is answered, whatever the folder's permissions; a line has a
 //! length and a question a time; a browser cannot reach it at all, so nothing here looks at a `Host`.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    io::ErrorKind,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -41,6 +46,16 @@ pub enum ControlError {
         path: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// Something else has that name.
+    #[error(
+        "the control socket cannot be {path}: {what}; correct the path, or remove what is there"
+    )]
+    Taken {
+        /// Where.
+        path: String,
+        /// What is there.
+        what: &'static str,
     },
     /// It broke, or answered nonsense.
     #[error("the running {program} gave no usable answer; is it another version?")]
@@ -83,14 +98,29 @@ impl std::fmt::Debug for Reply {
 #[derive(Debug)]
 pub struct Listener(UnixListener);
 
-/// Binds the socket at `path`, mode 0600. One that a former process has left is replaced: the caller holds
-/// the folder.
+/// Binds the socket at `path`, mode 0600. One that a former process has left is replaced; nothing else ever
+/// is.
 pub fn bind(path: &Path) -> Result<Listener, ControlError> {
     let failed = |source| ControlError::Bind {
         path: path.display().to_string(),
         source,
     };
-    drop(std::fs::remove_file(path));
+    let taken = |what| {
+        let path = path.display().to_string();
+        Err(ControlError::Taken { path, what })
+    };
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return taken("a file that is no socket is there");
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return taken("another process listens there"),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(Listener(listener))
@@ -222,6 +252,23 @@ mod tests {
         let path = folder.path().join("control.sock");
         drop(bind(&path).unwrap());
         assert!(path.exists());
+        bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_file_and_no_living_socket_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("coordinator.toml");
+        std::fs::write(&file, "precious").unwrap();
+        let refused = bind(&file).unwrap_err().to_string();
+        assert!(refused.contains("no socket"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+        let path = folder.path().join("control.sock");
+        let living = bind(&path).unwrap();
+        let refused = bind(&path).unwrap_err().to_string();
+        assert!(refused.contains("another process listens"), "{refused}");
+        assert!(path.exists());
+        drop(living);
         bind(&path).unwrap();
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     batch::Batcher,
     blobs::Blobs,
     config::Config,
+    counts::Counts,
     dispatch::DispatchHandle,
     identity::Authority,
     metrics::Metrics,
@@ -80,6 +81,8 @@ pub struct Parts {
     pub signs: SignSender,
     /// The public page, made at most once a second for all who look.
     pub page: Feed,
+    /// The network's figures.
+    pub(crate) counts: Counts,
     /// The time that leases, sessions and deadlines are judged by: it does not jump.
     pub clock: SharedClock,
     /// The machine's own time, for what strangers have signed.
@@ -153,6 +156,7 @@ impl App {
             dispatcher: with.dispatcher,
             chunks: with.chunks,
             signs: with.signs,
+            counts: Counts::default(),
             page: Feed::new(UnixMillis(with.clock.now_ms())),
             clock: SteadyClock::shared(with.clock.clone()),
             wall: with.clock,

@@ -10,6 +10,7 @@ pub mod blobs;
 pub mod cli;
 pub mod config;
 pub mod control;
+mod counts;
 pub mod dispatch;
 pub mod doctor;
 pub(crate) mod failpoints;

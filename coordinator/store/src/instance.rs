@@ -11,7 +11,10 @@ use crate::{
     tx::Tx,
 };
 
-/// Says that this process lives.
+/// A sign of life that is further ahead of now is no sign: a clock was wrong when it was written.
+const AHEAD_MAX: Duration = Duration::from_mins(2);
+
+/// Says that this process lives. The time may be before the last one: a clock that was wrong is put right.
 #[tracing::instrument(name = "db.instance.mark_alive", skip_all, err)]
 pub async fn instance_mark_alive(
     tx: &mut Tx,
@@ -20,8 +23,7 @@ pub async fn instance_mark_alive(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO coordinator_instances (instance_key, started_at, last_alive_at) VALUES ($1, $2, $2)
-         ON CONFLICT (instance_key) DO UPDATE
-             SET last_alive_at = GREATEST(coordinator_instances.last_alive_at, EXCLUDED.last_alive_at)",
+         ON CONFLICT (instance_key) DO UPDATE SET last_alive_at = EXCLUDED.last_alive_at",
         instance.to_string(),
         to_pg(now)
     )
@@ -30,13 +32,20 @@ pub async fn instance_mark_alive(
     Ok(())
 }
 
-/// When any coordinator was last known to live.
+/// When any coordinator was last known to live; a time that is ahead of now is now, or none if it cannot
+/// be right.
 #[tracing::instrument(name = "db.instance.last_alive", skip_all, err)]
-pub async fn instance_last_alive(tx: &mut Tx) -> Result<Option<UnixMillis>, StoreError> {
-    let last = sqlx::query_scalar!("SELECT max(last_alive_at) FROM coordinator_instances")
-        .fetch_one(&mut *tx.inner)
-        .await?;
-    Ok(last.map(from_pg))
+pub async fn instance_last_alive(
+    tx: &mut Tx,
+    now: UnixMillis,
+) -> Result<Option<UnixMillis>, StoreError> {
+    let last = sqlx::query_scalar!(
+        "SELECT max(last_alive_at) FROM coordinator_instances WHERE last_alive_at <= $1",
+        to_pg(now.after(AHEAD_MAX))
+    )
+    .fetch_one(&mut *tx.inner)
+    .await?;
+    Ok(last.map(|at| from_pg(at).min(now)))
 }
 
 /// Extends all live leases and deadlines by an outage that began at `from`; once per outage. Returns
@@ -79,4 +88,38 @@ pub async fn leases_extend(
     .execute(&mut *tx.inner)
     .await?;
     Ok(Some(done.rows_affected()))
+}
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::NodeKey;
+    use sqlx::PgPool;
+
+    use super::*;
+    use crate::tx::Store;
+
+    const NOW: UnixMillis = UnixMillis(1_795_359_487_000);
+
+    #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+    async fn a_sign_of_life_of_a_wrong_clock_hides_no_outage(pool: PgPool) {
+        let store = Store::from_pool(pool);
+        let mut tx = store.begin("test").await.unwrap();
+        let [ours, other] = [1, 2].map(|n| NodeKey::from_seed(&[n; 32]).public());
+        let hour = Duration::from_hours(1);
+        for instance in [&ours, &other] {
+            instance_mark_alive(&mut tx, instance, NOW.after(hour))
+                .await
+                .unwrap();
+        }
+        // The clock is set back; the other coordinator is gone for good.
+        assert_eq!(instance_last_alive(&mut tx, NOW).await.unwrap(), None);
+        instance_mark_alive(&mut tx, &ours, NOW).await.unwrap();
+        let later = NOW.after(Duration::from_mins(5));
+        let last = instance_last_alive(&mut tx, later).await.unwrap();
+        assert_eq!(last, Some(NOW), "five minutes of silence are seen");
+        // Two clocks that differ a little are no outage and no surprise.
+        let before = NOW.before(Duration::from_secs(30));
+        let last = instance_last_alive(&mut tx, before).await.unwrap();
+        assert_eq!(last, Some(before));
+    }
 }

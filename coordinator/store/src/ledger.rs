@@ -140,7 +140,8 @@ pub(crate) async fn ledger_book_all(
     ))
 }
 
-/// What is owed to all nodes together.
+/// What is owed to all nodes together, by a walk over the ledger: the truth, and slow with a long history.
+/// What is asked often takes `stats::stats_owed`.
 #[tracing::instrument(name = "db.ledger.total_owed", skip_all, err)]
 pub async fn ledger_total_owed(tx: &mut Tx) -> Result<Msat, StoreError> {
     let sum = sqlx::query_scalar!(

@@ -125,6 +125,19 @@ impl Store {
         })
     }
 
+    /// As [`Store::begin`], for what is only looked at: Postgres breaks off each statement after `limit`, so
+    /// that nothing goes on when nobody waits for it any more.
+    pub async fn begin_brief(&self, name: &'static str, limit: Duration) -> Result<Tx, StoreError> {
+        let mut tx = self.begin(name).await?;
+        sqlx::query!(
+            "SELECT set_config('statement_timeout', $1, TRUE)",
+            limit.as_millis().to_string()
+        )
+        .fetch_one(&mut *tx.inner)
+        .await?;
+        Ok(tx)
+    }
+
     /// For a statement that stands alone: it is its own transaction, which spares the round trips of
     /// `BEGIN` and `COMMIT`. What several statements must see or do together needs [`Store::begin`].
     pub async fn single(&self, name: &'static str) -> Result<Tx, StoreError> {

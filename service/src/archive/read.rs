@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufReader, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -313,8 +313,25 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Says whether `target` may be restored to: it is empty or not there.
+    /// Says whether `target` may be restored to: it is empty or not there, and can be replaced by a rename.
     pub fn check(target: &Path) -> Result<(), ArchiveError> {
+        let target = &std::path::absolute(target).map_err(ArchiveError::io(target))?;
+        if let Ok(found) = fs::symlink_metadata(target) {
+            let cannot = |what| {
+                let path = target.clone();
+                Err(ArchiveError::NotReplaceable { path, what })
+            };
+            if found.is_symlink() {
+                return cannot("a symbolic link");
+            }
+            let Some(parent) = target.parent() else {
+                return cannot("the root folder");
+            };
+            let above = fs::metadata(parent).map_err(ArchiveError::io(parent))?;
+            if found.is_dir() && found.dev() != above.dev() {
+                return cannot("a mount point");
+            }
+        }
         match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
             Ok(true) => Ok(()),
             Ok(false) => Err(ArchiveError::NotEmpty(target.to_owned())),

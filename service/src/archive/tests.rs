@@ -237,3 +237,28 @@ fn doctor_finds_the_last_backup() {
     assert_eq!(said["sha256"], written.sha256);
     assert_eq!(said["path"], written.path.to_str().unwrap());
 }
+
+#[test]
+fn a_folder_that_cannot_be_replaced_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    for (target, what) in [(link.as_path(), "symbolic link"), (Path::new("/"), "root")] {
+        let refused = Staging::new(target).unwrap_err().to_string();
+        assert!(refused.contains(what), "{refused}");
+    }
+    // Mounted everywhere, and empty; where it is not, there is nothing to look at.
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let empty = |path: &&str| {
+        *path != "/" && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    };
+    for target in mounted.filter(empty) {
+        let refused = Staging::check(Path::new(target)).unwrap_err().to_string();
+        assert!(refused.contains("mount point"), "{refused}");
+    }
+    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    Staging::new(&real).unwrap().commit().unwrap();
+}

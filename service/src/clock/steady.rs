@@ -1,8 +1,9 @@
-//! A clock that does not jump: leases, sessions and deadlines are judged by it, so that a machine whose
-//! clock is set forward or back loses none of them.
+//! A clock that does not jump by a little: leases, sessions and deadlines are judged by it, so that a machine
+//! whose clock is set forward or back by minutes loses none of them.
 //!
 //! It runs as the wall clock does. When that jumps against the monotonic one, this goes on as if it had
-//! not, and then closes the distance slowly. Whoever checks what strangers signed asks the wall clock
+//! not, and then closes the distance slowly. A larger jump is a wrong clock that is put right (a machine that
+//! has started without one): holding on to the wrong time for hours would be worse than what is lost. Whoever checks what strangers signed asks the wall clock
 //! itself. Must stay true: a correction ends at the right time.
 
 use std::{
@@ -15,9 +16,9 @@ use super::{Clock, SharedClock};
 /// Wall time may differ so much from what has passed since the last look before that counts as a jump:
 /// more than clocks are slewed or rounded, less than any lease.
 const JUMP_MIN_MS: i64 = 2_000;
-/// A distance above this is given up at once: a clock that was wrong by days was right in nothing.
-const FOLLOW_MAX_MS: i64 = 24 * 3_600_000;
-/// The distance shrinks by one millisecond in so many: an hour in 20 hours, with leases 5 % longer or
+/// A distance above this is given up at once: it is not for nothing that the clock was set.
+const FOLLOW_MAX_MS: i64 = 10 * 60_000;
+/// The distance shrinks by one millisecond in so many: ten minutes in 200, with leases 5 % longer or
 /// shorter meanwhile.
 const SLEW: u64 = 20;
 
@@ -66,13 +67,17 @@ impl State {
         let jumped_ms = moved_ms - passed_ms as i64;
         if jumped_ms.abs() >= JUMP_MIN_MS {
             self.ahead_ms -= jumped_ms;
-            let follows = self.ahead_ms.abs() <= FOLLOW_MAX_MS;
-            tracing::warn!(
-                jumped_ms,
-                follows,
-                "this machine's clock has jumped; leases and deadlines go on as if it had not"
-            );
-            if !follows {
+            if self.ahead_ms.abs() <= FOLLOW_MAX_MS {
+                tracing::warn!(
+                    jumped_ms,
+                    "this machine's clock has jumped; leases and deadlines go on as if it had not"
+                );
+            } else {
+                tracing::warn!(
+                    jumped_ms,
+                    "this machine's clock has been set by more than ten minutes; leases and deadlines go \
+                     by the new time: work in hand may be given out again"
+                );
                 self.ahead_ms = 0;
             }
         }
@@ -115,6 +120,7 @@ mod tests {
 
     const START_MS: u64 = 1_700_000_000_000;
     const HOUR_MS: u64 = 3_600_000;
+    const TEN_MIN_MS: u64 = 600_000;
 
     fn clocks() -> (Arc<ManualClock>, SteadyClock) {
         let wall = ManualClock::shared(START_MS);
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_jump_is_not_shown_and_the_distance_is_closed_slowly() {
-        for to in [START_MS + HOUR_MS, START_MS - HOUR_MS] {
+        for to in [START_MS + TEN_MIN_MS, START_MS - TEN_MIN_MS] {
             let (wall, steady) = clocks();
             wall.set_ms(to);
             assert_eq!(steady.now_ms(), START_MS);
@@ -144,20 +150,33 @@ mod tests {
             let shown = steady.now_ms();
             assert!((950..=1_050).contains(&(shown - START_MS)), "{shown}");
             let mut last = shown;
-            for _ in 0..21 * 60 {
+            for _ in 0..210 {
                 wall.advance(Duration::from_mins(1));
                 let shown = steady.now_ms();
                 assert!(shown > last, "it never goes back");
                 last = shown;
             }
-            assert_eq!(steady.now_ms(), wall.now_ms(), "closed after 21 hours");
+            assert_eq!(steady.now_ms(), wall.now_ms(), "closed after 210 minutes");
         }
     }
 
     #[test]
-    fn a_clock_that_was_wrong_by_days_is_followed_at_once() {
+    fn a_wrong_clock_that_is_put_right_is_followed_at_once() {
+        for to in [
+            START_MS + TEN_MIN_MS + 1,
+            START_MS - HOUR_MS,
+            START_MS + 400 * 24 * HOUR_MS,
+        ] {
+            let (wall, steady) = clocks();
+            wall.set_ms(to);
+            assert_eq!(steady.now_ms(), wall.now_ms());
+        }
+        // Two that are small each count together.
         let (wall, steady) = clocks();
-        wall.set_ms(START_MS + 400 * 24 * HOUR_MS);
+        for _ in 0..2 {
+            wall.set_ms(wall.now_ms() + TEN_MIN_MS);
+            steady.now_ms();
+        }
         assert_eq!(steady.now_ms(), wall.now_ms());
     }
 }

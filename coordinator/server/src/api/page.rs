@@ -1,12 +1,12 @@
 //! `GET /`, `GET /events`, `GET /static/…`: the network at a glance, for people. Needs no key, like all
 //! that anyone may know; where it comes from and what it may show is in `crate::page`.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use askama::Template as _;
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{ConnectInfo, State},
     response::{
         IntoResponse as _, Response,
         sse::{Event, KeepAlive, Sse},
@@ -14,7 +14,7 @@ use axum::{
     routing::get,
 };
 use futures::stream;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
 use super::{
     Api,
@@ -127,8 +127,14 @@ fn base_url(api: &Api, headers: &HeaderMap) -> String {
 }
 
 /// What the page holds, at once and whenever it has changed, as server-sent events without names.
-async fn get_events(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    let Some(viewer) = api.app.page.viewer() else {
+async fn get_events(
+    State(api): State<Api>,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map(|ConnectInfo(peer)| peer.ip());
+    let Some(viewer) = api.app.page.viewer(peer) else {
         let detail = "too many look at this page live; it can be reloaded all the same";
         return Err(Problem::new(Kind::Overloaded, detail).retry_after(NO_PLACE_WAIT));
     };

@@ -4,10 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
-use owm_coordinator_store::{
-    ledger::ledger_total_owed,
-    stats::{NetworkCounts, stats_network},
-};
+use owm_coordinator_store::stats::{NetworkCounts, stats_owed};
 use owm_proto::Msat;
 use serde::Serialize;
 use tokio::{sync::Mutex, time::Instant};
@@ -17,8 +14,9 @@ use super::{
     Api,
     problem::{Problem, ProblemBody},
 };
+use crate::counts::LOOK_LIMIT;
 
-/// How long counted figures are good enough: counting walks through all tasks.
+/// How long counted figures are good enough.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
 type Figures = (NetworkCounts, Msat);
@@ -75,6 +73,8 @@ pub(super) struct TaskCounts {
     done: u64,
     /// Ever.
     failed: u64,
+    /// Old tasks are still being counted, after a start: what counts "ever" is too low for a while.
+    counting: bool,
 }
 
 /// The model that answers.
@@ -98,11 +98,10 @@ async fn figures(api: &Api) -> Result<Figures, Problem> {
     {
         return Ok(figures);
     }
-    let mut tx = api.app.store.begin("api.stats").await?;
-    let figures = (
-        stats_network(&mut tx).await?,
-        ledger_total_owed(&mut tx).await?,
-    );
+    let app = &api.app;
+    let mut tx = app.store.begin_brief("api.stats", LOOK_LIMIT).await?;
+    let counts = app.counts.look(&mut tx, app.now()).await?;
+    let figures = (counts, stats_owed(&mut tx).await?);
     *cached = Some((Instant::now(), figures));
     Ok(figures)
 }
@@ -164,6 +163,7 @@ pub(super) async fn get_stats(State(api): State<Api>) -> Result<Json<NetworkStat
             running: counts.tasks_running,
             done: counts.tasks_done,
             failed: counts.tasks_failed,
+            counting: counts.counting,
         },
         output_tokens: counts.output_tokens,
         owed_sats: owed.floor_sats().0,

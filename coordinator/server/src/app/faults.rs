@@ -13,7 +13,8 @@ use crate::{
     tasks::{alive, due::Due, gone::Gone},
 };
 
-const HOUR_MS: i64 = 3_600_000;
+const MINUTE_MS: i64 = 60_000;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 fn question(stream: bool) -> Question {
     Question {
@@ -152,7 +153,7 @@ async fn a_clock_that_jumps_loses_nothing_and_pays_nothing_twice(pool: PgPool) {
     alive::mark(&app).await.unwrap();
     let mut paid = Msat::ZERO;
     let mut n = 0;
-    for jump in [HOUR_MS, -HOUR_MS, -HOUR_MS, HOUR_MS] {
+    for jump in [9, -9, -9, 9].map(|minutes| minutes * MINUTE_MS) {
         // A question in the hands of a node that never answers, and one that waits behind it.
         n += 1;
         let silent = app.node(n, 1, Script::Silence).await;
@@ -214,4 +215,59 @@ async fn after_a_silence_of_our_own_every_session_has_the_usual_time_to_come_bac
     }
     gone.run().await.unwrap();
     assert!(!app.sessions.is_connected(silent.id), "it had its time");
+}
+
+/// More than ten minutes are a wrong clock that is put right: it is followed, so a lease may move on before
+/// its time or stay beyond it, but nothing is lost and nothing is paid twice.
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_wrong_clock_that_is_put_right_loses_nothing_and_pays_nothing_twice(pool: PgPool) {
+    let (app, clock) = clocked(pool).await;
+    let gone = Gone::new(app.app.clone());
+    alive::mark(&app).await.unwrap();
+    let mut paid = Msat::ZERO;
+    let mut n = 0;
+    for jump in [HOUR_MS, -HOUR_MS, -HOUR_MS, HOUR_MS] {
+        n += 1;
+        let silent = app.node(n, 1, Script::Silence).await;
+        let mut held = app.ask(question(false)).await.unwrap();
+        app.until(|| async { running(&app).await == 1 }).await;
+        let mut waiting = app.ask(question(true)).await.unwrap();
+        let before = app.now().0.cast_signed();
+        clock.jump(jump);
+        assert!((app.now().0.cast_signed() - before - jump).abs() < MINUTE_MS);
+        for _ in 0..3 {
+            judge(&app, &gone).await;
+        }
+        // Nobody's patience is over: forward, deadlines move as after a silence.
+        assert!(held.events.try_recv().is_err() && waiting.events.try_recv().is_err());
+        if app.sessions.is_connected(silent.id) {
+            let why = "test: its connection breaks";
+            crate::tasks::gone::leases_lose(&app, silent.id, why)
+                .await
+                .unwrap();
+            let run = app
+                .sessions
+                .runs()
+                .into_iter()
+                .find(|(node, _)| *node == silent.id);
+            app.sessions.supersede(silent.id, run.unwrap().1, true);
+        }
+        n += 1;
+        let able = app.node(n, 1, Script::Words(vec!["he", "re"])).await;
+        Due(app.app.clone()).run().await.unwrap();
+        assert_eq!(answer(&mut waiting).await.answer, "here");
+        assert_eq!(answer(&mut held).await.answer, "here");
+        let before = std::mem::replace(&mut paid, owed(&app).await);
+        assert_eq!(
+            paid.0 - before.0,
+            30_000,
+            "{jump}: two answers, 15 sat each"
+        );
+        let run = app
+            .sessions
+            .runs()
+            .into_iter()
+            .find(|(node, _)| *node == able.id);
+        app.sessions.supersede(able.id, run.unwrap().1, true);
+    }
 }

@@ -4,7 +4,13 @@
 //! Must stay true: one look at the database at a time, whoever asks; viewers are told only of changes;
 //! their number is bounded; all of them are let go when the coordinator stops.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use owm_coordinator_domain::network::{Level, Verdict};
 use owm_proto::UnixMillis;
@@ -29,6 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Viewers at once. Each may be sent the whole page (some 30 kB) every second.
 pub(crate) const VIEWERS_MAX: usize = 64;
+
+/// Of these from one address (IPv6: one /64), so that one cannot shut all others out. Loopback counts only in
+/// total: behind a proxy everybody is loopback.
+const VIEWERS_PER_ADDRESS: usize = 8;
 
 /// The page as it was made last.
 #[derive(Debug)]
@@ -62,6 +72,8 @@ struct Inner {
     state: Mutex<State>,
     news: watch::Sender<News>,
     viewers: Arc<Semaphore>,
+    /// Viewers by address; those that have none are not in it.
+    by_address: StdMutex<HashMap<IpAddr, usize>>,
     started_at: UnixMillis,
 }
 
@@ -75,6 +87,26 @@ pub struct Viewer {
     news: watch::Receiver<News>,
     first: bool,
     _place: OwnedSemaphorePermit,
+    _share: Option<Share>,
+}
+
+/// A place among those of one address.
+#[derive(Debug)]
+struct Share {
+    feed: Feed,
+    address: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut shares = self.feed.shares();
+        if let Some(count) = shares.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                shares.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl Feed {
@@ -88,6 +120,7 @@ impl Feed {
             }),
             news: watch::Sender::new(News::Html("".into())),
             viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
+            by_address: StdMutex::default(),
             started_at,
         }))
     }
@@ -102,16 +135,17 @@ impl Feed {
             return last.clone();
         }
         let looked = match tokio::time::timeout(PATIENCE, glance::take(app)).await {
-            Ok(Ok(glance)) => Some(glance),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the public page has nothing new to show");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("the public page has nothing new to show: the database is slow");
-                None
-            }
+            Ok(Ok(glance)) => Ok(glance),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the database is slow".to_owned()),
         };
+        // Once per outage, not once a second.
+        match (&looked, state.away_since) {
+            (Err(error), None) => tracing::warn!(error, "the public page has nothing new to show"),
+            (Ok(_), Some(_)) => tracing::info!("the public page is fresh again"),
+            _ => {}
+        }
+        let looked = looked.ok();
         let rendered = Arc::new(self.render(app, &mut state, looked));
         state.last = Some(rendered.clone());
         self.tell(rendered.html.clone());
@@ -152,14 +186,36 @@ impl Feed {
         }
     }
 
-    /// A place among the viewers; `None`: all are taken, or the coordinator stops.
-    pub fn viewer(&self) -> Option<Viewer> {
+    /// A place among the viewers for somebody at this address; `None`: all are taken, or all that one
+    /// address may have, or the coordinator stops.
+    pub fn viewer(&self, from: Option<IpAddr>) -> Option<Viewer> {
         let place = self.0.viewers.clone().try_acquire_owned().ok()?;
+        let share = match from.and_then(counted_as) {
+            Some(address) => Some(self.share(address)?),
+            None => None,
+        };
         Some(Viewer {
             news: self.0.news.subscribe(),
             first: true,
             _place: place,
+            _share: share,
         })
+    }
+
+    fn share(&self, address: IpAddr) -> Option<Share> {
+        let mut shares = self.shares();
+        let count = shares.entry(address).or_default();
+        if *count >= VIEWERS_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        let feed = self.clone();
+        Some(Share { feed, address })
+    }
+
+    fn shares(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        let shares = self.0.by_address.lock();
+        shares.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many keep looking.
@@ -184,6 +240,18 @@ impl Viewer {
         match &*self.news.borrow_and_update() {
             News::Html(html) => Some(html.clone()),
             News::End => None,
+        }
+    }
+}
+
+/// What an address counts as: its /64 if it is IPv6; `None`: only in total.
+fn counted_as(address: IpAddr) -> Option<IpAddr> {
+    match address.to_canonical() {
+        address if address.is_loopback() => None,
+        IpAddr::V4(v4) => Some(v4.into()),
+        IpAddr::V6(v6) => {
+            let network = v6.to_bits() >> 64 << 64;
+            Some(Ipv6Addr::from_bits(network).into())
         }
     }
 }
@@ -225,7 +293,7 @@ mod tests {
     #[test]
     fn viewers_are_told_of_changes_only_and_of_the_end() {
         let feed = Feed::new(UnixMillis(0));
-        let mut viewer = feed.viewer().unwrap();
+        let mut viewer = feed.viewer(None).unwrap();
         feed.tell("a".into());
         assert!(viewer.news.has_changed().unwrap());
         viewer.news.mark_unchanged();
@@ -236,15 +304,46 @@ mod tests {
         feed.end();
         feed.tell("c".into());
         assert!(matches!(*viewer.news.borrow(), News::End));
-        assert!(feed.viewer().is_none(), "nobody is let in after the end");
+        assert!(
+            feed.viewer(None).is_none(),
+            "nobody is let in after the end"
+        );
     }
 
     #[test]
     fn places_are_few_and_are_given_back() {
         let feed = Feed::new(UnixMillis(0));
-        let mut all: Vec<Viewer> = (0..VIEWERS_MAX).map(|_| feed.viewer().unwrap()).collect();
-        assert!(feed.viewer().is_none());
+        let mut all: Vec<Viewer> = (0..VIEWERS_MAX)
+            .map(|_| feed.viewer(None).unwrap())
+            .collect();
+        assert!(feed.viewer(None).is_none());
         all.pop();
-        assert!(feed.viewer().is_some());
+        assert!(feed.viewer(None).is_some());
+    }
+
+    #[test]
+    fn one_address_has_a_few_places_and_a_proxy_all() {
+        let feed = Feed::new(UnixMillis(0));
+        let from = |address: &str| feed.viewer(Some(address.parse().unwrap()));
+        let mut some: Vec<Viewer> = std::iter::from_fn(|| from("192.0.2.1")).collect();
+        assert_eq!(some.len(), VIEWERS_PER_ADDRESS);
+        assert!(
+            from("::ffff:192.0.2.1").is_none(),
+            "the same in other words"
+        );
+        some.pop();
+        some.push(from("192.0.2.1").expect("a place was given back"));
+        let network: Vec<Viewer> = (0..20)
+            .filter_map(|n| from(&format!("2001:db8::{n:x}")))
+            .collect();
+        assert_eq!(network.len(), VIEWERS_PER_ADDRESS, "a /64 is one");
+        assert!(from("192.0.2.2").is_some() && from("2001:db8:0:1::1").is_some());
+        drop((some, network));
+        assert!(
+            feed.shares().is_empty(),
+            "nothing is remembered of who is gone"
+        );
+        let proxy: Vec<Viewer> = std::iter::from_fn(|| from("127.0.0.1")).collect();
+        assert_eq!(proxy.len(), VIEWERS_MAX);
     }
 }

@@ -1,5 +1,5 @@
 //! What there is to show, asked of the database in one transaction and of the sessions in memory. Called
-//! by `feed`; `view` shows it. Bounded: nine queries, and so many rows of each as its constant says.
+//! by `feed`; `view` shows it. Bounded: a fixed number of queries, and so many rows of each as its constant says.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,13 +11,12 @@ use owm_coordinator_store::{
         Census, NodeGlance, TaskGlance, glance_census, glance_nodes, glance_oldest_queued,
         glance_speeds, glance_tasks,
     },
-    ledger::ledger_total_owed,
     model::ModelVersion,
-    stats::{NetworkCounts, stats_network},
+    stats::{NetworkCounts, stats_owed},
 };
 use owm_proto::{Msat, NodeId, NodeStatus, Sha256, UnixMillis, manifest::Manifest};
 
-use crate::{app::App, sessions::Presence};
+use crate::{app::App, counts::LOOK_LIMIT, sessions::Presence};
 
 /// Nodes listed: what fits a page; the others are counted, and `/v1/network/nodes` lists them all.
 const NODES_MAX: u32 = 100;
@@ -101,9 +100,9 @@ pub(super) async fn take(app: &App) -> Result<Glance, StoreError> {
     let now = app.now();
     let (since, live) = (now.before(EXPECTED_WITHIN), now.before(ELSEWHERE_LIVE));
     let model = app.current_model().await?;
-    let mut tx = app.store.begin("page.glance").await?;
-    let counts = stats_network(&mut tx).await?;
-    let owed = ledger_total_owed(&mut tx).await?;
+    let mut tx = app.store.begin_brief("page.glance", LOOK_LIMIT).await?;
+    let counts = app.counts.look(&mut tx, now).await?;
+    let owed = stats_owed(&mut tx).await?;
     let oldest_queued = glance_oldest_queued(&mut tx).await?;
     let census = glance_census(&mut tx, since, live, &app.instance()).await?;
     let rows = glance_nodes(&mut tx, since, live, &app.instance(), NODES_MAX).await?;

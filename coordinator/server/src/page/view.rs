@@ -267,9 +267,14 @@ fn tiles(glance: &Glance, now: UnixMillis) -> Vec<Tile> {
             value: words::grouped(done),
             unit: format!("of {} asked", words::grouped(asked)),
             note: format!(
-                "{} failed, {} being answered, {waiting}",
+                "{} failed, {} being answered, {waiting}{}",
                 words::grouped(failed),
-                words::grouped(running)
+                words::grouped(running),
+                if counts.counting {
+                    "; older questions are still being counted"
+                } else {
+                    ""
+                }
             ),
         },
         Tile {

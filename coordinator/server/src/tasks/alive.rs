@@ -39,7 +39,7 @@ pub async fn mark(app: &App) -> Result<Option<u64>, StoreError> {
     let now = app.now();
     let mut tx = app.store.begin("instance.alive").await?;
     let mut extended = None;
-    if let Some(last) = instance_last_alive(&mut tx).await?
+    if let Some(last) = instance_last_alive(&mut tx, now).await?
         && let Some(outage) = Outage::ending(last, now)
     {
         extended = leases_extend(&mut tx, outage.from, outage.to).await?;

@@ -1,15 +1,10 @@
 //! Reads what `/metrics` shows and nobody counts on the way: queue, nodes, outbox, pool, reconcilers.
 //! Must stay true: what is in memory is shown also while the database is away.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
-
 use owm_coordinator_store::{
     StoreError,
     figures::{LiveFigures, figures_live},
-    ledger::ledger_total_owed,
+    stats::stats_owed,
 };
 use owm_proto::{NodeStatus, Role, UnixMillis};
 use owm_service::{
@@ -19,25 +14,17 @@ use owm_service::{
 
 use crate::app::App;
 
-/// What is owed walks through the ledger: seldom is enough.
-const OWED_EVERY: Duration = Duration::from_mins(1);
-
 /// The reconciler.
 #[derive(Debug)]
 pub struct Figures {
     app: App,
     reconcilers: Vec<Handle>,
-    owed_at: Mutex<Option<Duration>>,
 }
 
 impl Figures {
     /// Shows these reconcilers too.
     pub fn new(app: App, reconcilers: Vec<Handle>) -> Self {
-        Self {
-            app,
-            reconcilers,
-            owed_at: Mutex::default(),
-        }
+        Self { app, reconcilers }
     }
 
     fn show_memory(&self) {
@@ -107,16 +94,7 @@ impl Reconciler for Figures {
         let mut tx = app.store.begin("figures").await?;
         let live = figures_live(&mut tx).await?;
         self.show_database(&live, app.now());
-        let now = app.clock.monotonic();
-        let is_due = {
-            let owed_at = self.owed_at.lock().unwrap_or_else(PoisonError::into_inner);
-            owed_at.is_none_or(|at| now.saturating_sub(at) >= OWED_EVERY)
-        };
-        if is_due {
-            let owed = ledger_total_owed(&mut tx).await?;
-            set(&app.metrics.figures.owed_msat, owed.0);
-            *self.owed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        }
+        set(&app.metrics.figures.owed_msat, stats_owed(&mut tx).await?.0);
         Ok(Status(serde_json::json!({ "queued": live.queued })))
     }
 }

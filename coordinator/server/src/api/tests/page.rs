@@ -238,10 +238,24 @@ async fn viewers_see_a_node_go_and_are_let_go_at_the_end(pool: PgPool) {
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
 async fn who_finds_no_place_among_the_viewers_is_told_when_to_come_back(pool: PgPool) {
     let site = site_within(pool, Limits::default()).await;
-    let all: Vec<_> = std::iter::from_fn(|| site.app.page.viewer()).collect();
+    let all: Vec<_> = std::iter::from_fn(|| site.app.page.viewer(None)).collect();
     let reply = site.send(get("/events")).await;
     assert_eq!(reply.fault(), (503, "overloaded".into()));
     assert_eq!(reply.header("retry-after"), "30");
     drop(all);
     assert_eq!(site.begin(get("/events")).await.status(), 200);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn one_address_cannot_take_all_places_among_the_viewers(pool: PgPool) {
+    let site = site_within(pool, Limits::default()).await;
+    let from = |peer: &'static str| {
+        let mut request = get("/events");
+        from_peer(&mut request, peer);
+        request
+    };
+    let address = Some("192.0.2.1".parse().unwrap());
+    let _all: Vec<_> = std::iter::from_fn(|| site.app.page.viewer(address)).collect();
+    assert_eq!(site.send(from("192.0.2.1:7")).await.fault().0, 503);
+    assert_eq!(site.begin(from("192.0.2.2:7")).await.status(), 200);
 }
