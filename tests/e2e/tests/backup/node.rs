@@ -13,9 +13,10 @@ use super::{
 };
 
 /// What a node's data folder may hold beyond what a backup holds.
-const NOT_KEPT: [&str; 5] = [
+const NOT_KEPT: [&str; 6] = [
     "lock",
     "control.sock",
+    "last-exit.json",
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     "last-backup.json",
