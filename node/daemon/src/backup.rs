@@ -49,10 +49,11 @@ pub const KEPT: &[&str] = &[
     "paused.json",
 ];
 
-/// What is not: of this process (lock, socket), of the log's journal, or fetched again.
+/// What is not: of this process (lock, socket, how it ended), of the log's journal, or fetched again.
 pub const NOT_KEPT: &[&str] = &[
     "lock",
     "control.sock",
+    "last-exit.json",
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     archive::LAST_BACKUP,
@@ -165,7 +166,10 @@ pub fn backup(job: &Job<'_>) -> Result<Written, BackupError> {
         members,
     };
     let written = archive::write(&plan, job.to)?;
-    archive::note_last(job.home.path(), &written)?;
+    // The backup is whole and has its name: it must not count as failed.
+    if let Err(error) = archive::note_last(job.home.path(), &written) {
+        tracing::warn!(%error, "the backup is made, but doctor will not know of it");
+    }
     Ok(written)
 }
 

@@ -16,6 +16,7 @@ use super::{
 const NOT_KEPT: [&str; 6] = [
     "lock",
     "control.sock",
+    "last-exit.json",
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     "last-backup.json",
