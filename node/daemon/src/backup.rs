@@ -57,8 +57,6 @@ pub const NOT_KEPT: &[&str] = &[
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     archive::LAST_BACKUP,
-    // How this process ended.
-    "last-exit.json",
     "models",
 ];
 

@@ -20,7 +20,6 @@ const NOT_KEPT: [&str; 6] = [
     "tasks.sqlite-wal",
     "tasks.sqlite-shm",
     "last-backup.json",
-    "last-exit.json",
 ];
 
 #[tokio::test]
