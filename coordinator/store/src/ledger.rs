@@ -1,6 +1,8 @@
 //! The ledger: append-only double entry in millisatoshi. Work books what is *owed*; nothing here is
 //! ever called paid. The schema refuses a second booking, an unbalanced event and any change.
 
+use std::collections::HashMap;
+
 use owm_proto::{Msat, NodeId, TaskId, UnixMillis};
 
 use crate::{
@@ -101,10 +103,11 @@ pub(crate) async fn ledger_book_all(
     let amounts: Vec<i64> = amounts.collect::<Result<_, _>>()?;
     let key = |e: &LedgerEvent| format!("{}:{}:{}", e.kind.as_str(), e.task_id, e.epoch);
     let keys = column!(|event| key(event));
-    sqlx::query!(
+    let booked = sqlx::query!(
         "INSERT INTO ledger_events (idempotency_key, kind, task_id, epoch, node_id, factors, booked_at)
          SELECT e.*, $7 FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[], $5::uuid[],
-             $6::jsonb[]) AS e",
+             $6::jsonb[]) AS e
+         RETURNING event_id, idempotency_key",
         &keys,
         &column!(|event| event.kind.as_str().to_owned()),
         &column!(|event| event.task_id.0),
@@ -113,17 +116,27 @@ pub(crate) async fn ledger_book_all(
         &column!(|event| event.factors.clone()),
         to_pg(now)
     )
-    .execute(&mut *tx.inner)
+    .fetch_all(&mut *tx.inner)
     .await?;
+    // Not by a join over the events: Postgres would read all of history for it while its statistics are
+    // those of a young table.
+    let ids: HashMap<String, i64> = booked
+        .into_iter()
+        .map(|row| (row.idempotency_key, row.event_id))
+        .collect();
+    let ids: Vec<i64> = keys
+        .iter()
+        .filter_map(|key| ids.get(key).copied())
+        .collect();
     let done = sqlx::query!(
         "INSERT INTO ledger_entries (event_id, line, account, node_id, amount_msat)
          SELECT e.event_id, l.line, l.account, CASE WHEN l.line = 2 THEN e.node_id END,
-             CASE WHEN l.line = 1 THEN a.amount ELSE -a.amount END
-         FROM unnest($1::text[], $2::bigint[]) AS a(key, amount)
-             JOIN ledger_events e ON e.idempotency_key = a.key
+             CASE WHEN l.line = 1 THEN e.amount ELSE -e.amount END
+         FROM unnest($1::bigint[], $2::uuid[], $3::bigint[]) AS e(event_id, node_id, amount)
              CROSS JOIN (VALUES (1::smallint, 'reward_expense'), (2::smallint, 'owed_to_node'))
                  AS l(line, account)",
-        &keys,
+        &ids,
+        &column!(|event| event.node.0),
         &amounts
     )
     .execute(&mut *tx.inner)
