@@ -158,7 +158,8 @@ impl Postgres {
     /// Ends it as a crash would: what was not on the disk is lost.
     pub async fn kill(&mut self) -> Result<()> {
         self.process.kill().await?;
-        Ok(())
+        // Its children have process groups of their own, and a crash spares none of them.
+        leftover::end_orphans(&self.dir.join("data")).await
     }
 
     /// Starts the server on the same port after [`Self::stop_server`] or [`Self::kill`], and waits until

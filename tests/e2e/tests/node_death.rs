@@ -190,7 +190,13 @@ fn copy(from: &Path, to: &Path) {
         if kind.is_dir() {
             copy(&entry.path(), &target);
         } else if kind.is_file() {
-            fs::copy(entry.path(), target).unwrap();
+            // The node is at work: a file that it replaces just now (`*.new`) may be gone again.
+            match fs::copy(entry.path(), target) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => {
+                    copied.unwrap();
+                }
+            }
         }
     }
 }
