@@ -61,6 +61,12 @@ purposes! {
     Register = "owm/register/v1", Request;
     /// A node's sign of life.
     Heartbeat = "owm/heartbeat/v1", State;
+    /// What a node has, does and holds, told to its peers.
+    Capability = "owm/capability/v1", State;
+    /// The newest model version, in a few bytes.
+    Checkpoint = "owm/checkpoint/v1", Durable;
+    /// What every peer has to know to take part: shards and periods.
+    Bootstrap = "owm/bootstrap/v1", Durable;
     /// The root key names a release or instance key.
     Delegation = "owm/delegation/v1", Durable;
     /// The root key takes a delegation back.

@@ -126,6 +126,11 @@ impl NodeKey {
         Self(SigningKey::from_bytes(seed))
     }
 
+    /// The 32-byte seed, for libraries that want the key themselves (libp2p).
+    pub fn to_seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
+    }
+
     /// The public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key().to_bytes())

@@ -2,6 +2,7 @@
 
 pub mod envelope;
 pub mod genesis;
+pub mod gossip;
 pub mod hash;
 pub mod id;
 pub mod invite;

@@ -43,3 +43,25 @@ pub const GPUS_MAX: usize = 64;
 
 /// Free slots a node may offer for one role at once.
 pub const CREDITS_MAX: u32 = 1_024;
+
+/// One gossip message, envelope included (spec §7).
+pub const GOSSIP_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// The answer of the first exchange between peers: genesis, statements, one manifest and capability
+/// envelopes of the nodes heard lately.
+pub const MEET_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Capability envelopes of one such answer.
+pub const MEET_NODES_MAX: usize = 1_024;
+
+/// Addresses that a node may announce: interfaces × transports, and relays.
+pub const ADDRESSES_MAX: usize = 16;
+
+/// Bytes of one announced address: a relayed onion address is far below.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+
+/// Files that a node may announce to hold.
+pub const HOLDS_MAX: usize = 1_024;
+
+/// Shards of the heartbeat and capability topics: for 65 million nodes.
+pub const SHARDS_MAX: u32 = 1 << 16;

@@ -12,12 +12,13 @@ use owm_proto::{
     Envelope, NodeKey, PublicKey, Purpose, Sha256, SignerRule, TaskId, Tier, UnixMillis,
     envelope::preimage,
     genesis::{DelegatedRole, Delegation, Genesis, Revocation, network_id},
+    gossip::{Bootstrap, Checkpoint},
     manifest::{Manifest, ManifestFile, SubModel},
     statement::{
         Commit, Finish, Membership, OwnerBinding, Segment, Statement, TaskResultStatement,
         tokens_sha256,
     },
-    wire::coordinator as wire,
+    wire::{coordinator as wire, gossip::CapabilityBody},
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -51,6 +52,34 @@ fn payload(purpose: Purpose, key: PublicKey) -> Vec<u8> {
             loaded_sha256: vec![weights[0].to_string()],
         }
         .encode_to_vec(),
+        Purpose::Capability => CapabilityBody {
+            issued_at_ms: 1_799_999_940_000,
+            expires_at_ms: 1_800_001_740_000,
+            sequence: 1_799_999_940_000,
+            session_id: vec![3; 16],
+            software_version: "0.1.0".into(),
+            roles: vec!["infer".into()],
+            // /ip4/203.0.113.7/tcp/4001
+            addresses: vec![vec![4, 203, 0, 113, 7, 6, 0x0f, 0xa1]],
+            holds: vec![weights[0].as_bytes().to_vec()],
+            checkpoint_sequence: 1,
+            relay: true,
+            ..CapabilityBody::default()
+        }
+        .encode_to_vec(),
+        Purpose::Checkpoint => json(&Checkpoint {
+            sequence: 1,
+            version: "owm-v0.1.0".parse().unwrap(),
+            manifest_sha256: Sha256::of(&manifest().to_bytes()),
+            manifest_bytes: manifest().to_bytes().len() as u64,
+            created_at_ms: UnixMillis(7),
+        }),
+        Purpose::Bootstrap => json(&Bootstrap {
+            issued_at_ms: UnixMillis(8),
+            shards: 4,
+            heartbeat_secs: 60,
+            capability_secs: 600,
+        }),
         Purpose::Delegation => json(&Delegation {
             role: DelegatedRole::Release,
             key,

@@ -188,6 +188,7 @@ mod tests {
                 delegations,
                 revocations: vec![],
                 web_seed,
+                ..GetNetworkResponse::default()
             },
             invite,
         )

@@ -8,18 +8,32 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// The files that are compiled, relative to `proto/`.
-const FILES: &[&str] = &["owm/coordinator/v1/coordinator.proto"];
+const FILES: &[&str] = &[
+    "owm/coordinator/v1/coordinator.proto",
+    "owm/gossip/v1/gossip.proto",
+];
+
+/// Packages that later files use, and where their types are.
+const KNOWN: &[(&str, &str)] = &[(".owm.coordinator.v1", "crate::wire::coordinator")];
 
 /// Generates into `out`; `proto_dir` is the folder that holds `owm/`.
 pub fn generate(proto_dir: &Path, out: &Path) -> Result<()> {
-    let descriptors =
-        protox::compile(FILES.iter().map(|f| proto_dir.join(f)), [proto_dir]).context("protox")?;
-    tonic_prost_build::configure()
-        .out_dir(out)
-        .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
-        .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
-        .compile_fds(descriptors)
-        .context("tonic-prost-build")
+    // Backwards: a file writes an empty module for each package that it only uses, and the package's own
+    // file comes later.
+    for (number, file) in FILES.iter().enumerate().rev() {
+        let descriptors = protox::compile([proto_dir.join(file)], [proto_dir]).context("protox")?;
+        let mut builder = tonic_prost_build::configure()
+            .out_dir(out)
+            .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+            .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]");
+        for (package, path) in &KNOWN[..number.min(KNOWN.len())] {
+            builder = builder.extern_path(*package, *path);
+        }
+        builder
+            .compile_fds(descriptors)
+            .context("tonic-prost-build")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

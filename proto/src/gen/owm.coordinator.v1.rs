@@ -27,6 +27,12 @@ pub struct GetNetworkResponse {
     /// base URL of GET /v1/blobs/{sha256}
     #[prost(string, tag = "4")]
     pub web_seed: ::prost::alloc::string::String,
+    /// owm/bootstrap/v1 of this instance
+    #[prost(message, optional, tag = "5")]
+    pub bootstrap: ::core::option::Option<SignedEnvelope>,
+    /// multiaddresses with /p2p, the coordinator's own first
+    #[prost(string, repeated, tag = "6")]
+    pub peers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Capabilities {

@@ -210,6 +210,7 @@ impl Fake {
             delegations,
             revocations: vec![],
             web_seed,
+            ..GetNetworkResponse::default()
         };
         let signed = Envelope::sign(&release, Purpose::Manifest, &id, manifest().to_bytes());
         let (streams_tx, streams) = mpsc::channel(8);

@@ -1,0 +1,71 @@
+//! What any peer serves to a newcomer: the documents that everything else is verified with, and the newest
+//! checkpoint. Must stay true: a value of this type has been verified against its genesis.
+
+use owm_proto::{
+    Envelope, SignerRule, UnixMillis,
+    genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
+    gossip::Bootstrap,
+    statement::Statement as _,
+};
+
+/// The verified documents of one network.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    /// Exact bytes; their SHA-256 is the network id.
+    pub genesis: Vec<u8>,
+    /// Root statements.
+    pub delegations: Vec<Envelope>,
+    /// Root statements.
+    pub revocations: Vec<Envelope>,
+    /// `owm/bootstrap/v1` of an instance, if one is known.
+    pub bootstrap: Option<Envelope>,
+    /// Base URL of `GET /v1/blobs/{sha256}`; empty: none. Not signed: a hint.
+    pub web_seed: String,
+    trust: TrustRoot,
+}
+
+impl Documents {
+    /// Verifies genesis, delegations and revocations (against `expected`, if the network is known already)
+    /// and keeps a bootstrap statement only if it holds at `now`.
+    pub fn verify(
+        expected: Option<NetworkId>,
+        genesis: Vec<u8>,
+        delegations: Vec<Envelope>,
+        revocations: Vec<Envelope>,
+        bootstrap: Option<Envelope>,
+        web_seed: String,
+        now: UnixMillis,
+    ) -> Result<Self, GenesisError> {
+        let trust = TrustRoot::from_documents(expected, &genesis, &delegations, &revocations)?;
+        let mut documents = Self {
+            genesis,
+            delegations,
+            revocations,
+            bootstrap: None,
+            web_seed,
+            trust,
+        };
+        documents.bootstrap = bootstrap.filter(|e| documents.opened(e, now).is_some());
+        Ok(documents)
+    }
+
+    /// What they add up to.
+    pub fn trust(&self) -> &TrustRoot {
+        &self.trust
+    }
+
+    /// The agreed numbers at `now`; [`Bootstrap::before_any`] until a signed statement is known.
+    pub fn parameters(&self, now: UnixMillis) -> Bootstrap {
+        let signed = self.bootstrap.as_ref();
+        signed
+            .and_then(|envelope| self.opened(envelope, now))
+            .unwrap_or_else(Bootstrap::before_any)
+    }
+
+    fn opened(&self, envelope: &Envelope, now: UnixMillis) -> Option<Bootstrap> {
+        let instances = self.trust.keys(DelegatedRole::Instance, now);
+        Bootstrap::open(envelope, &self.trust.id(), SignerRule::OneOf(&instances))
+            .ok()
+            .filter(Bootstrap::is_sound)
+    }
+}

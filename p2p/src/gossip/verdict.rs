@@ -1,0 +1,87 @@
+//! What becomes of a message. Reject only for what its forwarder could have seen to be wrong; everything that
+//! an honest peer can forward by being slow or ignorant is ignored.
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Believed, told to the daemon, forwarded.
+    Accept,
+    /// Not forwarded; nobody is blamed.
+    Ignore(IgnoreReason),
+    /// Not forwarded; counts against the peer it came from.
+    Reject(RejectReason),
+}
+
+/// Why a message is dropped without blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IgnoreReason {
+    /// Its sequence has been seen.
+    Duplicate,
+    /// A later one has been seen.
+    Stale,
+    /// Its time is over.
+    Expired,
+    /// Its issuer's clock is ahead, or ours behind.
+    Future,
+    /// Its issuer has used up its allowance.
+    TooManyOfKey,
+    /// The peer that forwarded it has used up its allowance.
+    TooManyOfPeer,
+    /// The topic's allowance is used up.
+    TooManyOfTopic,
+    /// The table of known nodes is full of members, and the issuer is none.
+    Full,
+    /// Its issuer has said two things under one sequence.
+    Equivocation,
+    /// Its issuer is a release key of which no delegation is known here (yet), or whose delegation ended.
+    UnknownSigner,
+}
+
+/// Why a message is held against its forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// Over 64 KiB.
+    Oversize,
+    /// No envelope, or a payload that is not what its purpose promises.
+    Malformed,
+    /// Signed for another purpose than the topic's.
+    WrongPurpose,
+    /// The signature does not hold in this network.
+    BadSignature,
+    /// Its issuer belongs to another shard.
+    WrongShard,
+    /// Issue and expiry contradict each other, or a span is longer than allowed.
+    BadTimes,
+}
+
+impl IgnoreReason {
+    /// A stable word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Expired => "expired",
+            Self::Future => "future",
+            Self::TooManyOfKey => "too_many_of_key",
+            Self::TooManyOfPeer => "too_many_of_peer",
+            Self::TooManyOfTopic => "too_many_of_topic",
+            Self::Full => "full",
+            Self::Equivocation => "equivocation",
+            Self::UnknownSigner => "unknown_signer",
+        }
+    }
+}
+
+impl RejectReason {
+    /// A stable word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Oversize => "oversize",
+            Self::Malformed => "malformed",
+            Self::WrongPurpose => "wrong_purpose",
+            Self::BadSignature => "bad_signature",
+            Self::WrongShard => "wrong_shard",
+            Self::BadTimes => "bad_times",
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Peers: who we know, what they earned, when they leave. A peer is named by its Ed25519 key, which its
+//! libp2p PeerId contains (an identity multihash).
+
+pub mod identity;
+
+pub use identity::{keypair, peer_id, public_key};
