@@ -43,7 +43,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "owm-bench",
         &["owm-devnet", "owm-p2p", "owm-proto", "owm-service"],
     ),
-    ("owm-sim", &["owm-p2p", "owm-proto"]),
     ("owm-devnet", &["owm-proto", "owm-service"]),
     ("owm-e2e", &["owm-devnet", "owm-proto", "owm-service"]),
     ("owm-tidy", &[]),
