@@ -62,6 +62,8 @@ pub enum Notice {
         /// Forward if positive.
         by_ms: i64,
     },
+    /// Many messages in a row were too early or too late for our clock, and none was in time.
+    NothingInTime,
 }
 
 /// Two signed messages under one sequence.
@@ -131,6 +133,9 @@ impl fmt::Display for Notice {
                 f,
                 "this machine's clock jumped by {} s; if it was not asleep, check its time service",
                 by_ms / 1_000
+            ),
+            Self::NothingInTime => f.write_str(
+                "nothing that peers say is in time for this machine's clock; check the clock and its time service",
             ),
         }
     }

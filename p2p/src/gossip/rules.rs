@@ -26,11 +26,14 @@ use crate::{
         jump::JumpWatch,
         limits::{Allowances, StateKind},
     },
-    peer::rate::Meter,
+    peer::rate::{Meter, Rate},
 };
 
 /// Warnings that are kept for people; the same one is kept once.
 const WARNINGS_MAX: usize = 16;
+
+/// So many messages out of time, and none in time between them, are more likely our clock's fault.
+const OUT_OF_TIME_MAX: u32 = 64;
 
 /// How a message came.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +71,7 @@ pub struct Rules {
     peers: LruCache<PublicKey, Meter>,
     strangers: HashMap<Topic, Meter>,
     clock: JumpWatch,
+    out_of_time: u32,
     warnings: VecDeque<String>,
 }
 
@@ -87,6 +91,7 @@ impl Rules {
             peers: LruCache::unbounded(),
             strangers: HashMap::new(),
             clock: JumpWatch::new(at),
+            out_of_time: 0,
             warnings: VecDeque::new(),
         }
     }
@@ -127,10 +132,11 @@ impl Rules {
             return self.settle(at, jump, Judged::only(TOO_MANY_OF_PEER));
         }
         let judged = self.read(at, from, topic, message, check);
-        if judged.verdict == Verdict::Accept
-            && let Some(meter) = self.peers.peek_mut(from)
-        {
-            meter.give_back(self.allowances.peer);
+        if judged.verdict == Verdict::Accept {
+            let rate = self.rate_of_peer(at, from);
+            if let Some(meter) = self.peers.peek_mut(from) {
+                meter.give_back(rate);
+            }
         }
         self.settle(at, jump, judged)
     }
@@ -215,6 +221,13 @@ impl Rules {
     /// The nodes heard of lately.
     pub fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Capability envelopes for who has just come: our own first, then of others that hold, members first;
+    /// so many at most, in messages and bytes.
+    pub fn introductions(&self, at: Moment, count_max: usize, bytes_max: usize) -> Vec<Envelope> {
+        self.directory
+            .capabilities(at, &self.me, count_max, bytes_max)
     }
 
     /// What a person should look at.
@@ -311,8 +324,14 @@ impl Rules {
             }
             self.peers.put(*from, Meter::default());
         }
+        let rate = self.rate_of_peer(at, from);
         let meter = self.peers.get_mut(from);
-        meter.is_some_and(|m| m.take(self.allowances.peer, at.monotonic))
+        meter.is_some_and(|meter| meter.take(rate, at.monotonic))
+    }
+
+    fn rate_of_peer(&self, at: Moment, peer: &PublicKey) -> Rate {
+        let standing = self.directory.standing(peer, at.wall);
+        self.allowances.of_peer(standing.has_seat())
     }
 
     fn note(&mut self, at: Moment) -> Option<Notice> {
@@ -325,14 +344,32 @@ impl Rules {
         Some(notice)
     }
 
-    fn settle(&self, at: Moment, jump: Option<Notice>, mut judged: Judged) -> Judged {
+    fn settle(&mut self, at: Moment, jump: Option<Notice>, mut judged: Judged) -> Judged {
         if judged.verdict == TOO_MANY_OF_PEER && self.clock.is_settling(at) {
             judged.action = None;
         }
+        let doubt = self.doubt(judged.verdict);
         if judged.notice.is_none() {
-            judged.notice = jump.map(Box::new);
+            judged.notice = jump.or(doubt).map(Box::new);
         }
         judged
+    }
+
+    /// Counts what is out of time, in a row.
+    fn doubt(&mut self, verdict: Verdict) -> Option<Notice> {
+        match verdict {
+            Verdict::Accept => self.out_of_time = 0,
+            Verdict::Ignore(IgnoreReason::Future | IgnoreReason::Expired) => {
+                self.out_of_time = self.out_of_time.saturating_add(1);
+            }
+            _ => {}
+        }
+        let doubtful = self.out_of_time == OUT_OF_TIME_MAX && verdict != Verdict::Accept;
+        doubtful.then(|| {
+            self.out_of_time += 1;
+            self.warn(&Notice::NothingInTime);
+            Notice::NothingInTime
+        })
     }
 
     fn warn(&mut self, notice: &Notice) {
@@ -351,3 +388,6 @@ impl Rules {
 
 /// The verdict that blames for a flood.
 const TOO_MANY_OF_PEER: Verdict = Verdict::Ignore(IgnoreReason::TooManyOfPeer);
+
+#[cfg(test)]
+mod tests;
