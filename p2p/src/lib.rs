@@ -2,10 +2,12 @@
 
 pub mod clock;
 pub mod config;
+pub mod directory;
 pub mod documents;
 pub mod error;
 pub mod gossip;
 pub mod handle;
+pub mod membership;
 pub mod news;
 pub mod peer;
 pub mod policy;
@@ -13,8 +15,10 @@ pub mod view;
 
 pub use clock::{Clock, Moment};
 pub use config::SwarmConfig;
+pub use directory::Directory;
 pub use documents::Documents;
 pub use error::{P2pError, Unavailable};
+pub use gossip::{Judged, Limits, Rules};
 pub use handle::Handle;
 pub use libp2p::{Multiaddr, PeerId};
 pub use news::News;
