@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian 12 machine with Rust lacks, and nothing else; says what. `make up` and
 # `make test` (with the word `test`: then also what makes network namespaces, and Chromium for the page's
-# tests) call it. Silent when all
-# is there.
+# tests) call it. Silent when all is there.
 set -euo pipefail
 
 # The Postgres that the devnet's own clusters are made of: any version from 15 on.

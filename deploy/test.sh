@@ -88,7 +88,7 @@ fi
 rmdir "$small"
 # Peers behind NAT: in network namespaces with routers in them, which takes root's rights.
 PATH="$PATH:/usr/sbin:/sbin"
-if unshare -n sh -c 'ip link add a type veth peer name b && ip link add s type bridge &&
+if unshare -n sh -c 'ip link add veth0 type veth peer name veth1 && ip link add segment type bridge &&
     echo "table ip t { chain c { type nat hook postrouting priority srcnat; masquerade; }; }" | nft -f - &&
     echo 1 >/proc/sys/net/ipv4/ip_forward' >/dev/null 2>&1; then
     extra+=(netns_)

@@ -1,6 +1,5 @@
 //! Peers behind NAT, in network namespaces: AutoNAT, relays and hole punching with real packets through
 //! real masquerading routers ([`owm_e2e::namespaces`]).
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -29,10 +28,6 @@ fn seen_udp(
     Ok(receiver.recv_from(&mut buffer).ok().map(|(_, from)| from))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test asks the kernel, not the program"
-)]
 fn connects(from: &Namespace, address: Ipv4Addr, port: u16) -> Result<bool> {
     let to = SocketAddr::from((address, port));
     from.run(|| Ok(TcpStream::connect_timeout(&to, PACKET_LIMIT).is_ok()))
