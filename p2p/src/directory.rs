@@ -316,8 +316,8 @@ impl Directory {
     pub(crate) fn recheck(&mut self, trust: &TrustRoot) {
         for table in [&mut self.members, &mut self.strangers] {
             for known in table.iter_mut() {
-                let untrusted = |a: &Box<Admission>| !a.is_trusted(trust);
-                if known.admission.as_ref().is_some_and(untrusted) {
+                let untrusted = |a: &Admission| !a.is_trusted(trust);
+                if known.admission.as_deref().is_some_and(untrusted) {
                     known.admission = None;
                 }
             }

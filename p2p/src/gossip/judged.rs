@@ -21,7 +21,7 @@ pub struct Judged {
     /// What is new, if it was believed.
     pub news: Option<Heard>,
     /// Something to look at.
-    pub notice: Option<Box<Notice>>,
+    pub notice: Option<Notice>,
     /// What is booked to the peer that forwarded it.
     pub action: Option<Action>,
 }
@@ -51,7 +51,7 @@ pub enum Heard {
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// A key has signed two things under one sequence: a fault that proves itself (spec §10.9).
-    Contradiction(Contradiction),
+    Contradiction(Box<Contradiction>),
     /// Another process signs with our key.
     OwnKeyElsewhere {
         /// The sequence it used.
@@ -103,7 +103,7 @@ impl Judged {
 
     pub(crate) fn noticed(self, notice: Notice) -> Self {
         Self {
-            notice: Some(Box::new(notice)),
+            notice: Some(notice),
             ..self
         }
     }

@@ -13,8 +13,10 @@ use std::{
 
 use lru::LruCache;
 use owm_proto::{
-    Envelope, PublicKey, Purpose, SignatureCheck, genesis::TrustRoot, gossip::Bootstrap,
-    gossip::shard_of, limits::GOSSIP_MESSAGE_BYTES_MAX,
+    Envelope, PublicKey, Purpose, SignatureCheck,
+    genesis::{NetworkId, TrustRoot},
+    gossip::{Bootstrap, shard_of},
+    limits::GOSSIP_MESSAGE_BYTES_MAX,
 };
 
 use crate::{
@@ -62,7 +64,8 @@ impl Door<'_> {
 #[derive(Debug)]
 pub struct Rules {
     me: PublicKey,
-    trust: TrustRoot,
+    network: NetworkId,
+    trust: Option<TrustRoot>,
     parameters: Bootstrap,
     limits: Limits,
     allowances: Allowances,
@@ -78,11 +81,25 @@ pub struct Rules {
 impl Rules {
     /// With nothing heard yet.
     pub fn new(documents: &Documents, me: PublicKey, limits: Limits, at: Moment) -> Self {
-        let parameters = documents.parameters(at.wall);
+        let mut rules = Self::without_documents(documents.trust().id(), me, limits, at);
+        rules.set_documents(documents, at);
+        rules
+    }
+
+    /// For who has joined by the network's id alone and has yet to be given its documents: heartbeats and
+    /// capabilities are judged (everybody is a stranger), checkpoints are ignored.
+    pub fn without_documents(
+        network: NetworkId,
+        me: PublicKey,
+        limits: Limits,
+        at: Moment,
+    ) -> Self {
+        let parameters = Bootstrap::before_any();
         let allowances = Allowances::new(&parameters, limits.shards);
         Self {
             me,
-            trust: documents.trust().clone(),
+            network,
+            trust: None,
             directory: Directory::new(limits, &allowances),
             parameters,
             limits,
@@ -99,12 +116,14 @@ impl Rules {
     /// Newer documents of the same network: other shards and periods, new delegations and revocations. What
     /// a revoked key has said is forgotten.
     pub fn set_documents(&mut self, documents: &Documents, at: Moment) {
-        self.trust = documents.trust().clone();
+        let trust = documents.trust();
+        self.directory.recheck(trust);
+        self.checkpoints.recheck(trust);
+        self.network = trust.id();
+        self.trust = Some(trust.clone());
         self.parameters = documents.parameters(at.wall);
         self.allowances = Allowances::new(&self.parameters, self.limits.shards);
         self.directory.set_allowances(&self.allowances);
-        self.directory.recheck(&self.trust);
-        self.checkpoints.recheck(&self.trust);
         // Meters of other rates mean nothing.
         self.peers.clear();
         self.strangers.clear();
@@ -203,7 +222,7 @@ impl Rules {
     /// The network's topics at its present number of shards.
     pub fn topics(&self) -> Topics {
         Topics {
-            network: self.trust.id(),
+            network: self.network,
             shards: self.parameters.shards,
         }
     }
@@ -293,9 +312,12 @@ impl Rules {
         if !envelope.claims(Purpose::Checkpoint) {
             return Judged::only(Verdict::Reject(RejectReason::WrongPurpose));
         }
+        let Some(trust) = &self.trust else {
+            return Judged::only(Verdict::Ignore(IgnoreReason::UnknownSigner));
+        };
         let heard = self
             .checkpoints
-            .hear(at, door.peer(), envelope, &self.trust, check);
+            .hear(at, door.peer(), envelope, trust, check);
         match heard {
             checkpoint::Heard::Dropped(verdict) => Judged::only(verdict),
             checkpoint::Heard::Newest => {
@@ -303,14 +325,14 @@ impl Rules {
                 Judged::accepted(Heard::Checkpoint(Box::new(newest.clone())))
             }
             checkpoint::Heard::Contradicts(first) => {
-                let notice = Notice::Contradiction(Contradiction {
+                let notice = Notice::Contradiction(Box::new(Contradiction {
                     key: envelope.claimed_signer(),
                     purpose: Purpose::Checkpoint,
                     sequence: first.checkpoint.sequence,
                     first_sha256: owm_proto::Sha256::of(first.envelope.unverified_payload()),
                     first: Some(first.envelope),
                     second: envelope.clone(),
-                });
+                }));
                 self.warn(&notice);
                 Judged::only(Verdict::Ignore(IgnoreReason::Equivocation)).noticed(notice)
             }
@@ -350,7 +372,7 @@ impl Rules {
         }
         let doubt = self.doubt(judged.verdict);
         if judged.notice.is_none() {
-            judged.notice = jump.or(doubt).map(Box::new);
+            judged.notice = jump.or(doubt);
         }
         judged
     }

@@ -75,7 +75,7 @@ fn of_two_checkpoints_under_one_sequence_the_first_stays_and_a_person_is_told() 
         "its forwarder may know nothing of the first"
     );
     assert!(matches!(
-        judged.notice.map(|n| *n),
+        judged.notice,
         Some(Notice::Contradiction(two)) if two.first == Some(first) && two.second == second
     ));
     let checks = net.check.count();
@@ -85,6 +85,31 @@ fn of_two_checkpoints_under_one_sequence_the_first_stays_and_a_person_is_told() 
     assert_eq!(kept.as_str(), "owm-v0.1.1");
     assert_eq!(net.rules.warnings().count(), 1);
     assert!(net.rules.warnings().all(|w| w.contains("release key")));
+}
+
+#[test]
+fn before_the_documents_are_known_nodes_are_heard_and_checkpoints_are_not() {
+    let net = Net::new(1);
+    let me = key(ME).public();
+    let mut rules = Rules::without_documents(net.id, me, Limits::default(), at(0));
+    let peer = key(PEER).public();
+    let mut judge = |topic, envelope: &Envelope| {
+        let bytes = envelope.to_stored();
+        let judged = rules.judge(at(0), &peer, topic, &bytes, &StrictEd25519);
+        judged.verdict
+    };
+    let beat = net.beat(1, at(0), 5);
+    assert_eq!(judge(Topic::Heartbeat(0), &beat), Verdict::Accept);
+    let body = CapabilityBody {
+        membership: Some((&net.membership(1, INSTANCE, at(0))).into()),
+        ..capability(at(0), 5)
+    };
+    let said = net.capability(1, &body);
+    assert_eq!(judge(Topic::Capability(0), &said), Verdict::Accept);
+    let checkpoint = net.checkpoint(RELEASE, 3, 1);
+    let unknown = ignored(IgnoreReason::UnknownSigner);
+    assert_eq!(judge(Topic::Checkpoint, &checkpoint), unknown);
+    assert_eq!(rules.directory().nodes(at(0))[0].tier, None);
 }
 
 #[test]

@@ -26,10 +26,7 @@ fn a_laptop_that_slept_believes_nothing_stale_and_blames_nobody() {
         let judged = net.judge(woken, Topic::Heartbeat(0), said);
         assert_ne!(judged.verdict, Verdict::Accept);
         blamed += u32::from(judged.action.is_some());
-        notices += u32::from(matches!(
-            judged.notice.as_deref(),
-            Some(Notice::ClockJumped { .. })
-        ));
+        notices += u32::from(matches!(judged.notice, Some(Notice::ClockJumped { .. })));
     }
     assert_eq!((blamed, notices), (0, 1));
     let fresh = net.beat(1, woken, 6);
@@ -76,10 +73,7 @@ fn a_clock_that_is_wrong_is_told_once() {
             (judged.verdict, judged.action),
             (ignored(IgnoreReason::Future), None)
         );
-        told += u32::from(matches!(
-            judged.notice.as_deref(),
-            Some(Notice::NothingInTime)
-        ));
+        told += u32::from(matches!(judged.notice, Some(Notice::NothingInTime)));
     }
     assert_eq!(told, 1);
     assert!(net.rules.warnings().any(|w| w.contains("clock")));

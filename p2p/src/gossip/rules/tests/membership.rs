@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     gossip::limits::STRANGER_CAPABILITY_BYTES_MAX,
-    membership::{LAPSED_MAX, RENEWAL_TIME},
+    membership::{
+        LAPSED_MAX, RENEWAL_TIME,
+        Standing::{Lapsed, Stranger},
+    },
 };
 
 fn with_membership(membership: &Envelope, now: Moment, sequence: u64) -> CapabilityBody {
@@ -84,7 +87,6 @@ fn without_a_coordinator_a_membership_lapses_gently() {
     assert_eq!(net.learn(ended, &said), Verdict::Accept);
     let standing =
         |net: &Net, now: Moment| net.rules.directory().standing(&key(1).public(), now.wall);
-    use crate::membership::Standing::{Lapsed, Stranger};
     assert_eq!(standing(&net, ended), Lapsed(Tier::T2));
     assert_eq!(standing(&net, late), Lapsed(Tier::T2));
     assert_eq!(standing(&net, at(week + LAPSED_MAX.as_secs())), Stranger);

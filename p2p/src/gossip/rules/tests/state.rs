@@ -129,7 +129,7 @@ fn what_is_no_message_is_rejected() {
 #[test]
 fn a_node_speaks_on_its_own_shard_only() {
     let mut net = Net::new(4);
-    let of_shard = |shard| (1..).find(|n| shard_of(&key(*n).public(), 4) == shard);
+    let of_shard = |shard| (1..99).find(|n| shard_of(&key(*n).public(), 4) == shard);
     let (n, lagging) = (of_shard(1).unwrap(), of_shard(2).unwrap());
     let said = net.beat(n, at(0), 5);
     let wrong = rejected(RejectReason::WrongShard);
@@ -175,7 +175,7 @@ fn two_messages_under_one_sequence_prove_a_fault_once() {
     let judged = net.judge(at(1), Topic::Heartbeat(0), &second);
     assert_eq!(judged.verdict, ignored(IgnoreReason::Equivocation));
     assert_eq!(judged.action, None, "the forwarder is not to blame");
-    let Some(Notice::Contradiction(two)) = judged.notice.map(|n| *n) else {
+    let Some(Notice::Contradiction(two)) = judged.notice else {
         panic!("no proof");
     };
     assert_eq!((two.first, two.second), (Some(first), second));
@@ -212,21 +212,23 @@ fn a_key_gets_its_allowance_and_nobody_else_can_use_it_up() {
     assert_eq!(net.hear(at(51), &honest), Verdict::Accept);
 }
 
+type Change = fn(&mut CapabilityBody);
+
 #[test]
 fn every_list_and_text_of_a_capability_is_bounded() {
     let mut net = Net::new(1);
-    let changes: [(&str, fn(&mut CapabilityBody)); 13] = [
+    let changes: [(&str, Change); 13] = [
         ("session", |b| b.session_id.push(1)),
         ("long version", |b| b.software_version = "x".repeat(65)),
         ("version moves the cursor", |b| {
-            b.software_version = "\x1b[2J".into()
+            b.software_version = "\x1b[2J".into();
         }),
         ("roles", |b| b.roles = vec!["infer".into(); 9]),
         ("role", |b| b.roles = vec!["\n".into()]),
         ("holds", |b| b.holds = vec![vec![1; 32]; HOLDS_MAX + 1]),
         ("hash", |b| b.holds = vec![vec![1; 31]]),
         ("addresses", |b| {
-            b.addresses = vec![b.addresses[0].clone(); ADDRESSES_MAX + 1]
+            b.addresses = vec![b.addresses[0].clone(); ADDRESSES_MAX + 1];
         }),
         ("address", |b| b.addresses = vec![vec![0xff, 0xff]]),
         ("empty address", |b| b.addresses = vec![vec![]]),
@@ -240,10 +242,10 @@ fn every_list_and_text_of_a_capability_is_bounded() {
             ];
         }),
         ("gpus", |b| {
-            b.capabilities.get_or_insert_default().gpus = vec!["a".into(); 65]
+            b.capabilities.get_or_insert_default().gpus = vec!["a".into(); 65];
         }),
         ("backend", |b| {
-            b.capabilities.get_or_insert_default().backend = "\t".into()
+            b.capabilities.get_or_insert_default().backend = "\t".into();
         }),
     ];
     for (what, change) in changes {
@@ -294,7 +296,7 @@ fn our_key_in_another_process_is_noticed() {
     let elsewhere = net.beat(ME, at(60), 6);
     let judged = net.judge(at(60), Topic::Heartbeat(0), &elsewhere);
     assert!(matches!(
-        judged.notice.as_deref(),
+        judged.notice,
         Some(Notice::OwnKeyElsewhere { sequence: 6 })
     ));
     assert!(net.rules.warnings().any(|w| w.contains("this node's key")));
