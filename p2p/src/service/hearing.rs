@@ -56,7 +56,7 @@ impl Service {
         self.count(judged.verdict);
         let gossip = &mut self.swarm.behaviour_mut().gossip;
         gossip.report_message_validation_result(id, &from, acceptance);
-        self.take(from, judged);
+        self.take(from, judged, true);
     }
 
     fn judge(&mut self, from: PeerId, message: &gossipsub::Message) -> Judged {
@@ -81,8 +81,8 @@ impl Service {
         }
     }
 
-    /// What follows from a judgement, besides forwarding.
-    fn take(&mut self, from: PeerId, judged: Judged) {
+    /// What follows from a judgement, besides forwarding; `fetch`: a checkpoint came without its manifest.
+    fn take(&mut self, from: PeerId, judged: Judged, fetch: bool) {
         if let Some(notice) = judged.notice {
             tracing::warn!(peer = %from, "{notice}");
         }
@@ -93,20 +93,24 @@ impl Service {
             Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
             Some(Heard::Capability { node, body }) => self.tell(News::Capability { node, body }),
             // Its manifest is with who told us; it is news once it is here.
-            Some(Heard::Checkpoint(_)) => self.ask(from),
-            None => {}
+            Some(Heard::Checkpoint(_)) if fetch => self.ask(from),
+            Some(Heard::Checkpoint(_)) | None => {}
         }
     }
 
     /// A capability or checkpoint that was told in a Meet; `false`: read no further.
     pub(super) fn hear_told(&mut self, from: PeerId, envelope: Envelope) -> bool {
+        self.hear_from(from, envelope, true)
+    }
+
+    fn hear_from(&mut self, from: PeerId, envelope: Envelope, fetch: bool) -> bool {
         let (at, teller) = (self.clock.moment(), peer::public_key(&from));
         let (Some(rules), Some(teller)) = (&mut self.rules, teller) else {
             return false;
         };
         let judged = rules.judge_told(at, &teller, envelope, &StrictEd25519);
         let goes_on = !matches!(judged.verdict, Verdict::Reject(_));
-        self.take(from, judged);
+        self.take(from, judged, fetch);
         goes_on
     }
 
@@ -117,7 +121,7 @@ impl Service {
         envelope: Envelope,
         manifest: Option<Envelope>,
     ) {
-        if !self.hear_told(from, envelope.clone()) {
+        if !self.hear_from(from, envelope.clone(), manifest.is_none()) {
             return;
         }
         // Only what the rules hold for the newest: a second one under the same sequence is not.
