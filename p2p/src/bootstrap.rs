@@ -1,0 +1,36 @@
+//! The ways into the swarm. Each is a [`Source`] of addresses; any one is enough, all are asked at once and
+//! start-up waits for none of them.
+//!
+//! Flow: sources and pushed answers → [`Plan`] (pure: what to dial when) → `Driver` (asks, resolves, gives
+//! dial orders to the service's loop) → what became of each dial → `Plan` and the [`Book`](crate::peer::Book).
+//! Must stay true: a failure names its layer; no name is resolved but by the [`Resolver`] passed in, and none
+//! that the network policy forbids.
+
+pub mod diagnose;
+pub mod driver;
+pub mod plan;
+pub mod resolve;
+pub mod source;
+
+pub use driver::Driver;
+pub use plan::{Plan, PlanConfig};
+pub use resolve::{NoResolver, Resolver};
+pub use source::{DnsSource, Source, SourceError, StaticSource};
+
+/// Name of the operator's own list.
+pub const STATIC: &str = "static";
+
+/// Name of the invite's peers.
+pub const INVITE: &str = "invite";
+
+/// Name of the seed names.
+pub const DNS: &str = "dns";
+
+/// Name of the coordinator's answer.
+pub const COORDINATOR: &str = "coordinator";
+
+/// Name of the peers of earlier runs and those that peers tell of.
+pub const REMEMBERED: &str = "remembered";
+
+/// Name of the local network's announcements.
+pub const MDNS: &str = "mdns";
