@@ -12,6 +12,8 @@ pub mod plan;
 pub mod resolve;
 pub mod source;
 
+use std::sync::Arc;
+
 pub use driver::Driver;
 pub use plan::{Plan, PlanConfig};
 pub use resolve::{NoResolver, Resolver};
@@ -34,3 +36,29 @@ pub const REMEMBERED: &str = "remembered";
 
 /// Name of the local network's announcements.
 pub const MDNS: &str = "mdns";
+
+/// Name under which failures of peers stand that came by themselves.
+pub const INBOUND: &str = "inbound";
+
+/// The ways in of one swarm. What arrives later is pushed by
+/// [`Handle::add_candidates`](crate::Handle::add_candidates).
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// What can be asked.
+    pub sources: Vec<Arc<dyn Source>>,
+    /// Resolves names in addresses.
+    pub resolver: Arc<dyn Resolver>,
+    /// The peers of earlier runs.
+    pub remembered: Option<crate::peer::Book>,
+}
+
+impl Default for Ways {
+    /// None: candidates are pushed, names are not resolved.
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            resolver: Arc::new(NoResolver),
+            remembered: None,
+        }
+    }
+}

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha20Rng;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{
-    Plan, PlanConfig, Resolver, Source, diagnose,
+    Plan, PlanConfig, Resolver, Source, Ways, diagnose,
     plan::{Order, Step},
     resolve::resolved,
 };
@@ -31,6 +31,7 @@ pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(15);
 const DIALS_PER_NAME: usize = 8;
 
 /// What a driver is made of.
+#[derive(Debug)]
 pub struct DriverConfig {
     /// Where it may connect to.
     pub policy: NetworkPolicy,
@@ -38,16 +39,12 @@ pub struct DriverConfig {
     pub ourselves: PeerId,
     /// Peers it wants to be connected with.
     pub peers_wanted: usize,
-    /// The ways in that can be asked.
-    pub sources: Vec<Arc<dyn Source>>,
-    /// Resolves names in addresses.
-    pub resolver: Arc<dyn Resolver>,
+    /// The ways in.
+    pub ways: Ways,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub rng: ChaCha20Rng,
-    /// The remembered peers.
-    pub book: Book,
 }
 
 /// Keeps the swarm connected. The loop dials what [`Driver::next`] gives and passes every swarm event to
@@ -62,6 +59,10 @@ pub struct Driver {
     tasks: JoinSet<Done>,
     /// Steps of the plan that the loop has not taken yet.
     ready: Vec<Step>,
+    /// Something was fed in since the plan was asked last.
+    changed: bool,
+    /// When it is to be asked in any case.
+    due: Duration,
     /// Orders that are being dialled, each of them by one or more connections.
     dials: HashMap<ConnectionId, (u64, &'static str)>,
     open: HashMap<u64, OpenOrder>,
@@ -87,19 +88,16 @@ impl fmt::Debug for Driver {
     }
 }
 
-impl fmt::Debug for DriverConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DriverConfig")
-            .field("policy", &self.policy)
-            .field("sources", &self.sources)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Driver {
     /// Does nothing yet; the first [`Driver::next`] asks all sources.
     pub fn new(config: DriverConfig) -> Self {
-        let sources: HashMap<_, _> = config.sources.into_iter().map(|s| (s.name(), s)).collect();
+        let Ways {
+            sources,
+            resolver,
+            remembered,
+        } = config.ways;
+        let book = remembered.unwrap_or_else(|| Book::new(config.policy));
+        let sources: HashMap<_, _> = sources.into_iter().map(|s| (s.name(), s)).collect();
         let mut names: Vec<_> = sources.keys().copied().collect();
         names.sort_unstable();
         let plan = PlanConfig {
@@ -108,14 +106,16 @@ impl Driver {
             peers_wanted: config.peers_wanted,
         };
         Self {
-            plan: Plan::new(plan, config.book, &names),
+            plan: Plan::new(plan, book, &names),
             policy: config.policy,
             sources,
-            resolver: config.resolver,
+            resolver,
             clock: config.clock,
             rng: config.rng,
             tasks: JoinSet::new(),
             ready: Vec::new(),
+            changed: true,
+            due: Duration::ZERO,
             dials: HashMap::new(),
             open: HashMap::new(),
         }
@@ -126,8 +126,10 @@ impl Driver {
     pub async fn next(&mut self) -> Vec<DialOpts> {
         loop {
             let now = self.clock.moment();
-            if self.ready.is_empty() {
+            if self.ready.is_empty() && (self.changed || now.monotonic >= self.due) {
                 self.ready = self.plan.step(now, &mut self.rng);
+                self.due = self.plan.due(now);
+                self.changed = false;
             }
             while let Some(step) = self.ready.pop() {
                 match step {
@@ -143,7 +145,7 @@ impl Driver {
                     }
                 }
             }
-            let pause = self.plan.due(now).saturating_sub(now.monotonic);
+            let pause = self.due.saturating_sub(now.monotonic);
             tokio::select! {
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     let Ok(done) = done else { continue };
@@ -189,6 +191,7 @@ impl Driver {
     }
 
     fn done(&mut self, done: Done) -> Vec<DialOpts> {
+        self.changed = true;
         match done {
             Done::Answer(name, answer) => {
                 let now = self.clock.moment();
@@ -251,6 +254,7 @@ impl Driver {
                 endpoint,
                 ..
             } => {
+                self.changed = true;
                 let order = self.dials.remove(connection_id);
                 if let Some((order, _)) = order {
                     self.open.remove(&order);
@@ -264,6 +268,7 @@ impl Driver {
                 num_established: 0,
                 ..
             } => {
+                self.changed = true;
                 let now = self.clock.moment();
                 self.plan.closed(*peer_id, now, &mut self.rng);
             }
@@ -281,6 +286,7 @@ impl Driver {
         let Some((order, _)) = self.dials.remove(&id) else {
             return;
         };
+        self.changed = true;
         if diagnose::is_ourselves(error) {
             self.open.remove(&order);
             self.plan.is_ourselves(order);
@@ -304,6 +310,7 @@ impl Driver {
 
     /// Something arrived unasked: the coordinator's answer, mDNS.
     pub fn given(&mut self, source: &'static str, addresses: Vec<Multiaddr>) {
+        self.changed = true;
         let now = self.clock.moment();
         self.plan.given(source, Ok(addresses), now, &mut self.rng);
     }
@@ -313,8 +320,14 @@ impl Driver {
         self.plan.met(peer, self.clock.moment());
     }
 
+    /// Something is wrong with a connected peer; it stays.
+    pub fn note(&mut self, peer: &PeerId, told: Unavailable) {
+        self.plan.note(peer, told);
+    }
+
     /// The peer is of no use, and the service closes the connection.
     pub fn refused(&mut self, peer: PeerId, told: Unavailable) {
+        self.changed = true;
         let now = self.clock.moment();
         self.plan.refused(peer, told, now, &mut self.rng);
     }
@@ -328,8 +341,14 @@ impl Driver {
         from: Option<&Multiaddr>,
     ) {
         let now = self.clock.moment();
-        self.plan
-            .heard(peer, addresses, teller, from.map(Group::of), now);
+        // On a network of this machine alone everybody is here.
+        let from = match self.policy {
+            NetworkPolicy::LoopbackOnly => Some(Group::Loopback),
+            _ => from.map(Group::of),
+        };
+        if self.plan.heard(peer, addresses, teller, from, now) {
+            self.changed = true;
+        }
     }
 
     /// Whether a peer is reachable from outside, and carries connections for others.

@@ -224,6 +224,7 @@ impl Plan {
     }
 
     /// A peer, itself at `from`, says that `peer` is at `addresses`; also what identify says of a peer itself.
+    /// Returns whether that was new.
     pub fn heard(
         &mut self,
         peer: PeerId,
@@ -231,15 +232,15 @@ impl Plan {
         teller: PeerId,
         from: Option<Group>,
         now: Moment,
-    ) {
+    ) -> bool {
         if peer == self.config.ourselves || self.barred.contains(&peer) {
-            return;
+            return false;
         }
         let origin = Origin::Peer {
             peer: teller,
             group: from.unwrap_or(Group::Other),
         };
-        self.book.learn(peer, addresses, &origin, now.wall);
+        self.book.learn(peer, addresses, &origin, now.wall)
     }
 
     /// A connection stands. `order`: the dial that made it
@@ -285,6 +286,13 @@ impl Plan {
         for source in named {
             self.tally(source).reached(peer);
         }
+    }
+
+    /// Something is wrong with a connected peer; it stays.
+    pub fn note(&mut self, peer: &PeerId, told: Unavailable) {
+        let dialled = self.links.get(peer).map(|link| link.dialled.as_slice());
+        let source = dialled.and_then(<[_]>::first).map(|(_, source)| *source);
+        self.tally(source.unwrap_or(super::INBOUND)).fault(told);
     }
 
     /// The peer is connected but of no use (another network, another version, it lies): the service closes the

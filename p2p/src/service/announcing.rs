@@ -160,6 +160,9 @@ impl Service {
 
     pub(super) fn tell(&mut self, news: News) {
         self.dirty = true;
+        if let News::Capability { node, body } = &news {
+            self.remember(node, body);
+        }
         if !self.news.tell(news) {
             self.counts.news_dropped += 1;
         }

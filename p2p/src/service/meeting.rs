@@ -78,6 +78,7 @@ impl Service {
                     // It has gone again.
                     let _ = meet.send_response(channel, response);
                     self.counts.meets_answered += 1;
+                    self.ways.met(peer);
                     self.learn_from_request(peer, request);
                 }
                 Message::Response {
@@ -186,6 +187,7 @@ impl Service {
             };
             if let Err(error) = self.merge_documents(offered) {
                 self.note_failure(peer, FailedLayer::Documents, error.to_string());
+                return;
             }
         }
         let checkpoint = Envelope::from_wire(response.checkpoint);
@@ -200,8 +202,9 @@ impl Service {
                 self.hear_told(capability);
             }
         }
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.met = true;
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.met = true;
+            self.ways.met(peer);
         }
     }
 
@@ -224,7 +227,7 @@ impl Service {
 
     fn on_meet_failed(&mut self, peer: PeerId, error: &OutboundFailure) {
         if matches!(error, OutboundFailure::UnsupportedProtocols) {
-            self.refuse_version(peer, "it does not speak this network's protocol".to_owned());
+            self.refuse_version(peer, "it does not speak this network's Meet");
         }
     }
 }

@@ -8,7 +8,7 @@ use owm_proto::{Sha256, gossip::Bootstrap};
 use super::Service;
 use crate::{
     NetworkPolicy, SwarmView, peer,
-    view::{CheckpointView, NodeView, PeerView, Reachability, SourceView},
+    view::{CheckpointView, NodeView, PeerView, Reachability},
 };
 
 /// Before anything is known.
@@ -48,7 +48,7 @@ impl Service {
             nodes: self.node_views(),
             checkpoint: self.checkpoint_view(),
             parameters: self.known.parameters(self.clock.wall()),
-            sources: self.source_views(),
+            sources: self.ways.views(),
             warnings: self.warnings.clone(),
         }
     }
@@ -111,17 +111,5 @@ impl Service {
             from: self.heard.checkpoint_from.clone(),
             learnt_at_ms: self.heard.checkpoint_at,
         })
-    }
-
-    fn source_views(&self) -> Vec<SourceView> {
-        let brought = self.sources.brought.iter();
-        brought
-            .map(|(name, brought)| SourceView {
-                name: (*name).to_owned(),
-                given: brought.given.len(),
-                reached: brought.reached.len(),
-                failures: brought.failures.iter().cloned().collect(),
-            })
-            .collect()
     }
 }

@@ -42,7 +42,11 @@ impl Plan {
             .iter()
             .filter(|(key, c)| self.is_free(&key.1, c));
         let candidates = candidates.map(|(_, c)| c.pause.until(alone));
-        let dials = candidates.filter(|_| dialable);
+        let drawn = self.drawn.iter();
+        let drawn =
+            drawn.filter(|(peer, _)| !self.links.contains_key(peer) && !self.is_dialling(peer));
+        let drawn = drawn.map(|(_, pause)| pause.until(alone));
+        let dials = candidates.chain(drawn).filter(|_| dialable);
         asks.chain(dials).min().map_or(latest, |at| at.min(latest))
     }
 
