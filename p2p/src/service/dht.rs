@@ -4,9 +4,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use libp2p::kad::{
-    self, GetProvidersOk, GetRecordOk, InboundRequest, PeerRecord, QueryResult, Quorum, Record,
-    RecordKey, store::RecordStore as _,
+use libp2p::{
+    kad::{
+        self, GetProvidersOk, GetRecordOk, InboundRequest, PeerRecord, QueryResult, Quorum, Record,
+        RecordKey, store::RecordStore as _,
+    },
+    swarm::dial_opts::{DialOpts, PeerCondition},
 };
 use owm_proto::{Envelope, Sha256, gossip::shard_of};
 
@@ -255,9 +258,13 @@ impl Service {
         let me = *self.swarm.local_peer_id();
         let strangers = providers.into_iter();
         let strangers = strangers.filter(|peer| *peer != me && !self.peers.contains_key(peer));
-        for peer in strangers.take(missing).collect::<Vec<_>>() {
-            // The DHT knows their addresses.
-            self.dial("dht", peer, Vec::new());
-        }
+        let strangers: Vec<_> = strangers.take(missing).collect();
+        // The DHT knows their addresses.
+        let dial = |peer| {
+            DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build()
+        };
+        self.dial(strangers.into_iter().map(dial).collect());
     }
 }
