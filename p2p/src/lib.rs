@@ -16,7 +16,7 @@ pub use config::SwarmConfig;
 pub use documents::Documents;
 pub use error::{P2pError, Unavailable};
 pub use handle::Handle;
-pub use libp2p::{Multiaddr, PeerId};
+pub use libp2p::{Multiaddr, PeerId, multiaddr};
 pub use news::News;
 pub use policy::NetworkPolicy;
 pub use view::SwarmView;
