@@ -5,8 +5,9 @@ use std::sync::Arc;
 use libp2p::{Multiaddr, PeerId};
 use owm_proto::Envelope;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Documents, P2pError, SwarmView, news::NewestCheckpoint};
+use crate::{Documents, P2pError, SwarmView, counts::Counts, news::NewestCheckpoint};
 
 /// Commands that wait for the loop.
 pub(crate) const COMMAND_QUEUE: usize = 256;
@@ -32,6 +33,8 @@ pub struct Handle {
     pub(crate) peer: PeerId,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) view: watch::Receiver<Arc<SwarmView>>,
+    pub(crate) counts: watch::Receiver<Counts>,
+    pub(crate) stop: CancellationToken,
 }
 
 impl Handle {
@@ -43,6 +46,16 @@ impl Handle {
     /// The newest snapshot, and the next ones.
     pub fn view(&self) -> watch::Receiver<Arc<SwarmView>> {
         self.view.clone()
+    }
+
+    /// What it has counted, at most a quarter of a second ago.
+    pub fn counts(&self) -> Counts {
+        self.counts.borrow().clone()
+    }
+
+    /// Ends the service: its future completes once all connections are closed.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// Publishes a heartbeat or capability that this peer's own key has signed. `Ok` also while nobody

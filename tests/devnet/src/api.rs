@@ -3,7 +3,7 @@
 //! Tests and `up` use it; it knows nothing of the coordinator's types, so that a change of the API
 //! shows. Bodies are bounded.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::{Bytes, BytesMut};
@@ -13,10 +13,14 @@ use hyper::body::Incoming;
 use owm_service::dialer::{Dialer, HttpClient, HttpOptions, NetworkPolicy};
 use serde_json::{Value, json};
 
+use crate::process::POLL;
+
 /// The largest answer read, in bytes (weights are not fetched here).
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A slow machine thinks for a while.
 const ANSWER_LIMIT: Duration = Duration::from_mins(3);
+/// A ready node's offer reaches the coordinator long before.
+const OFFER_LIMIT: Duration = Duration::from_secs(20);
 /// Probes are answered at once or not at all.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -134,9 +138,19 @@ impl Api {
         self.query_with(&json!({ "query": question })).await
     }
 
-    /// `POST /v1/query` of a whole body; an answer or an error.
+    /// `POST /v1/query` of a whole body; an answer or an error. Told to come again because no node is
+    /// connected, it does for a while: a node is ready before its offer has arrived.
     pub async fn query_with(&self, body: &Value) -> Result<Value> {
-        self.post("/v1/query", body).await?.ok()
+        let start = Instant::now();
+        loop {
+            let answer = self.post("/v1/query", body).await?;
+            let again = answer.status == StatusCode::SERVICE_UNAVAILABLE
+                && answer.json()?["error"]["code"] == "no_nodes";
+            if !again || start.elapsed() > OFFER_LIMIT {
+                return answer.ok();
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn headers(&self) -> Result<HeaderMap> {

@@ -1,0 +1,238 @@
+//! Puts a swarm's behaviours together from its settings: the numbers, each with its reason.
+
+use std::{collections::HashMap, time::Duration};
+
+use libp2p::{
+    StreamProtocol, allow_block_list,
+    autonat::v2 as autonat,
+    connection_limits::{self, ConnectionLimits},
+    dcutr,
+    gossipsub::{
+        self, CallbackSubscriptionFilter, MaxCountSubscriptionFilter, MessageAuthenticity,
+        MessageId, PeerScoreParams, PeerScoreThresholds, TopicHash, TopicScoreParams,
+        ValidationMode,
+    },
+    identify,
+    identity::Keypair,
+    kad, mdns, memory_connection_limits, ping, relay,
+    swarm::behaviour::toggle::Toggle,
+};
+use owm_proto::{
+    Sha256,
+    genesis::NetworkId,
+    limits::{GOSSIP_MESSAGE_BYTES_MAX, SHARDS_MAX},
+};
+
+use crate::{
+    NetworkPolicy, P2pError, SwarmConfig,
+    behaviour::{Behaviour, Gossip, Open},
+    gossip::Topics,
+    guard::Guard,
+    meet,
+};
+
+/// The longest that a message may be valid: for so long is it known by its hash.
+const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
+
+/// Topic name and protobuf around one gossip message.
+const FRAME_BYTES: usize = 1 << 10;
+
+/// Topics that one peer may subscribe to: a coordinator's of 2,048 shards.
+const SUBSCRIPTIONS_MAX: usize = 2 * 2_048 + 1;
+
+/// Peers of one address that are not suspicious yet (offices, NAT); more cost score.
+const COLOCATED_MAX: f64 = 16.0;
+
+/// Handshakes under way in each direction: a flood of them must not hold memory.
+const PENDING_MAX: u32 = 64;
+
+/// Connections with one peer: one each way, and one that replaces a relayed one.
+const CONNECTIONS_PER_PEER: u32 = 3;
+
+/// Values in the DHT are signed envelopes of a few hundred bytes.
+const RECORD_BYTES_MAX: usize = 4 << 10;
+
+/// Records of others that are kept: one per network is valid.
+const RECORDS_MAX: usize = 16;
+
+/// Provider records: of shards.
+const PROVIDED_KEYS_MAX: usize = 1_024;
+
+/// The name under which identify and Kademlia run in a network.
+pub(crate) fn protocol_version(network: &NetworkId) -> String {
+    format!("/owm/{network}/1")
+}
+
+/// All of it.
+pub(crate) fn behaviour(
+    config: &SwarmConfig,
+    key: &Keypair,
+    network: &NetworkId,
+    relayed: Option<relay::client::Behaviour>,
+) -> Result<Behaviour, P2pError> {
+    let open = match config.policy {
+        NetworkPolicy::OnionOnly => None,
+        NetworkPolicy::Clearnet | NetworkPolicy::LoopbackOnly => {
+            Some(open(config, key, network, relayed)?)
+        }
+    };
+    let mut blocked = allow_block_list::Behaviour::default();
+    for peer in &config.blocked {
+        blocked.block_peer(*peer);
+    }
+    let permille = f64::from(config.memory_max_permille);
+    Ok(Behaviour {
+        limits: connection_limits::Behaviour::new(limits(config)),
+        memory: memory_connection_limits::Behaviour::with_max_percentage(permille / 1_000.0),
+        guard: Guard::new(config.connections_per_address),
+        blocked,
+        ping: ping::Behaviour::default(),
+        meet: meet::behaviour(network),
+        gossip: gossip(network)?,
+        dht: dht(key, network),
+        open: open.into(),
+    })
+}
+
+fn open(
+    config: &SwarmConfig,
+    key: &Keypair,
+    network: &NetworkId,
+    relayed: Option<relay::client::Behaviour>,
+) -> Result<Open, P2pError> {
+    let me = key.public().to_peer_id();
+    let identify = identify::Config::new(protocol_version(network), key.public())
+        .with_agent_version(concat!("owm/", env!("CARGO_PKG_VERSION")).to_owned())
+        .with_cache_size(0)
+        .with_push_listen_addr_updates(true);
+    let mdns = (config.mdns && config.policy == NetworkPolicy::Clearnet)
+        .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me))
+        .transpose()
+        .map_err(|error| P2pError::Transport(format!("mDNS: {error}")))?;
+    let relay = config
+        .relay_server
+        .then(|| relay::Behaviour::new(me, relay::Config::default()));
+    Ok(Open {
+        identify: identify::Behaviour::new(identify),
+        reach: autonat::client::Behaviour::default(),
+        probe: autonat::server::Behaviour::default(),
+        punch: Toggle::from(relayed.is_some().then(|| dcutr::Behaviour::new(me))),
+        relayed: relayed.into(),
+        relay: relay.into(),
+        mdns: mdns.into(),
+    })
+}
+
+fn limits(config: &SwarmConfig) -> ConnectionLimits {
+    // A quarter is kept for our own dials, so that a flood from outside can't cut us off.
+    let inbound = config.connections_max - config.connections_max / 4;
+    ConnectionLimits::default()
+        .with_max_established(Some(config.connections_max))
+        .with_max_established_incoming(Some(inbound))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
+        .with_max_pending_incoming(Some(PENDING_MAX))
+        .with_max_pending_outgoing(Some(PENDING_MAX))
+}
+
+fn gossip(network: &NetworkId) -> Result<Gossip, P2pError> {
+    let refused = |error: &dyn std::fmt::Display| P2pError::Transport(format!("gossip: {error}"));
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(ValidationMode::Anonymous)
+        .validate_messages()
+        .message_id_fn(|message| MessageId::new(Sha256::of(&message.data).as_bytes()))
+        .max_transmit_size(GOSSIP_MESSAGE_BYTES_MAX + FRAME_BYTES)
+        .duplicate_cache_time(DUPLICATE_CACHE)
+        .flood_publish(false)
+        .build()
+        .map_err(|error| refused(&error))?;
+    let topics = Topics {
+        network: *network,
+        // A peer may know of more shards than we do yet.
+        shards: SHARDS_MAX,
+    };
+    let ours = move |topic: &TopicHash| topics.parse(topic.as_str()).is_some();
+    let filter = MaxCountSubscriptionFilter {
+        filter: CallbackSubscriptionFilter(Box::new(ours) as Box<_>),
+        max_subscribed_topics: SUBSCRIPTIONS_MAX,
+        max_subscriptions_per_request: SUBSCRIPTIONS_MAX,
+    };
+    let mut gossip =
+        Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
+            .map_err(|error| refused(&error))?;
+    gossip
+        .with_peer_score(peer_scores(), score_thresholds())
+        .map_err(|error| refused(&error))?;
+    Ok(gossip)
+}
+
+/// Below −100 gossip is not exchanged, below −200 nothing is published to it, below −400 nothing of it is
+/// read: three provably wrong messages (−900), or our own bad opinion (P5).
+pub(crate) fn score_thresholds() -> PeerScoreThresholds {
+    PeerScoreThresholds {
+        gossip_threshold: -100.0,
+        publish_threshold: -200.0,
+        graylist_threshold: -400.0,
+        accept_px_threshold: 1_000.0,
+        opportunistic_graft_threshold: 1.0,
+    }
+}
+
+fn peer_scores() -> PeerScoreParams {
+    PeerScoreParams {
+        topics: HashMap::new(),
+        topic_score_cap: 50.0,
+        app_specific_weight: 1.0,
+        ip_colocation_factor_weight: -5.0,
+        ip_colocation_factor_threshold: COLOCATED_MAX,
+        // All peers of a devnet share the loopback address (facts §10).
+        ip_colocation_factor_whitelist: [
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+        ]
+        .into(),
+        behaviour_penalty_weight: -10.0,
+        behaviour_penalty_threshold: 6.0,
+        behaviour_penalty_decay: gossipsub::score_parameter_decay(Duration::from_mins(10)),
+        retain_score: Duration::from_hours(1),
+        ..PeerScoreParams::default()
+    }
+}
+
+/// Topics are sparse: missing deliveries (P3, P3b) say nothing. Invalid ones (P4) weigh heavily and are
+/// forgotten over an hour.
+pub(crate) fn topic_scores() -> TopicScoreParams {
+    TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 0.01,
+        time_in_mesh_quantum: Duration::from_secs(1),
+        time_in_mesh_cap: 1_000.0,
+        first_message_deliveries_weight: 0.5,
+        first_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_mins(10)),
+        first_message_deliveries_cap: 40.0,
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        invalid_message_deliveries_weight: -100.0,
+        invalid_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_hours(1)),
+        ..TopicScoreParams::default()
+    }
+}
+
+fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryStore> {
+    let me = key.public().to_peer_id();
+    let protocol =
+        StreamProtocol::try_from_owned(format!("/owm/{network}/kad/1")).expect("it begins with /");
+    let mut config = kad::Config::new(protocol);
+    config
+        .disjoint_query_paths(true)
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_caching(kad::Caching::Disabled);
+    let store = kad::store::MemoryStoreConfig {
+        max_records: RECORDS_MAX,
+        max_value_bytes: RECORD_BYTES_MAX,
+        max_provided_keys: PROVIDED_KEYS_MAX,
+        ..kad::store::MemoryStoreConfig::default()
+    };
+    let store = kad::store::MemoryStore::with_config(me, store);
+    kad::Behaviour::with_config(me, store, config)
+}

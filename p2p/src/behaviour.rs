@@ -1,0 +1,46 @@
+//! What a peer does, as one derive. Which parts exist follows from the network policy: what could tell an
+//! address of ours stands in [`Open`], and an onion-only swarm has none.
+
+use libp2p::{
+    allow_block_list::{self, BlockedPeers},
+    autonat::v2 as autonat,
+    connection_limits, dcutr, gossipsub, identify, kad, mdns, memory_connection_limits, ping,
+    relay,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+
+use crate::{guard::Guard, meet};
+
+/// A peer. The limits stand first: they refuse before the others learn of a connection.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) memory: memory_connection_limits::Behaviour,
+    pub(crate) guard: Guard,
+    pub(crate) blocked: allow_block_list::Behaviour<BlockedPeers>,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) meet: meet::Behaviour,
+    pub(crate) gossip: Gossip,
+    pub(crate) dht: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) open: Toggle<Open>,
+}
+
+/// What a peer whose address is no secret does besides.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Open {
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) reach: autonat::client::Behaviour,
+    pub(crate) probe: autonat::server::Behaviour,
+    pub(crate) relayed: Toggle<relay::client::Behaviour>,
+    pub(crate) relay: Toggle<relay::Behaviour>,
+    pub(crate) punch: Toggle<dcutr::Behaviour>,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// Gossipsub with our topics only.
+pub(crate) type Gossip = gossipsub::Behaviour<gossipsub::IdentityTransform, OurTopics>;
+
+/// Subscriptions to the topics of this network, bounded.
+pub(crate) type OurTopics = gossipsub::MaxCountSubscriptionFilter<
+    gossipsub::CallbackSubscriptionFilter<Box<dyn FnMut(&gossipsub::TopicHash) -> bool + Send>>,
+>;

@@ -1,0 +1,151 @@
+//! Limits that libp2p's own behaviours don't have: inbound connections from one address. Must stay true:
+//! loopback is exempt (all of a devnet shares it); an address behind which many live (IPv6 /64) counts as one.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr},
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    multiaddr::Protocol,
+    swarm::{
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, dummy,
+    },
+};
+
+/// Too many connections from one address.
+#[derive(Debug, thiserror::Error)]
+#[error("{limit} connections from one address are open already")]
+pub(crate) struct TooManyFromAddress {
+    limit: u32,
+}
+
+/// Counts inbound connections by address.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    per_address: u32,
+    inbound: HashMap<ConnectionId, IpAddr>,
+    counts: HashMap<IpAddr, u32>,
+}
+
+impl Guard {
+    /// At most so many from one address.
+    pub(crate) fn new(per_address: u32) -> Self {
+        Self {
+            per_address,
+            inbound: HashMap::new(),
+            counts: HashMap::new(),
+        }
+    }
+
+    fn check(&self, remote: &Multiaddr) -> Result<Option<IpAddr>, ConnectionDenied> {
+        let Some(address) = counted(remote) else {
+            return Ok(None);
+        };
+        let open = self.counts.get(&address).copied().unwrap_or(0);
+        if open >= self.per_address {
+            let limit = self.per_address;
+            return Err(ConnectionDenied::new(TooManyFromAddress { limit }));
+        }
+        Ok(Some(address))
+    }
+
+    fn forget(&mut self, connection: ConnectionId) {
+        let Some(address) = self.inbound.remove(&connection) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&address);
+            }
+        }
+    }
+}
+
+/// The address that counts; `None`: exempt (loopback), or none at all (memory, onion, relayed).
+fn counted(remote: &Multiaddr) -> Option<IpAddr> {
+    if remote.iter().any(|part| part == Protocol::P2pCircuit) {
+        return None;
+    }
+    let ip = match remote.iter().next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => IpAddr::V4(ip),
+            None => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        },
+        _ => return None,
+    };
+    let loopback = match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        // The /64 of ::1 holds nothing else.
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    (!loopback).then_some(ip)
+}
+
+impl NetworkBehaviour for Guard {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.check(remote).map(|_| ())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if let Some(address) = self.check(remote)? {
+            self.inbound.insert(connection, address);
+            *self.counts.entry(address).or_default() += 1;
+        }
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionClosed(closed) => self.forget(closed.connection_id),
+            // Another behaviour may refuse what this one has counted.
+            FromSwarm::ListenFailure(failure) => self.forget(failure.connection_id),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

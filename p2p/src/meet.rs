@@ -1,0 +1,124 @@
+//! Meet: the exchange with which two peers begin (`gossip.proto`). The codec bounds what is read; who is asked
+//! and what the answer means is the business of `service`.
+
+use std::{io, time::Duration};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::{
+    StreamProtocol,
+    futures::{AsyncRead, AsyncWrite},
+    request_response::{self, ProtocolSupport},
+};
+use owm_proto::{
+    genesis::NetworkId,
+    limits::{GOSSIP_MESSAGE_BYTES_MAX, MEET_MESSAGE_BYTES_MAX},
+    wire::gossip::{MeetRequest, MeetResponse},
+};
+use prost::Message;
+
+/// A question holds two envelopes of at most one gossip message each.
+pub const MEET_REQUEST_BYTES_MAX: usize = 2 * GOSSIP_MESSAGE_BYTES_MAX + 1024;
+
+/// Time for one exchange on the clear net: four mebibytes at half a megabit take a minute.
+pub const MEET_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Questions that one connection may have open at once, in each direction.
+const STREAMS_PER_CONNECTION: usize = 4;
+
+/// Reads and writes the two messages.
+#[derive(Clone, Debug, Default)]
+pub struct MeetCodec;
+
+/// Meet as a behaviour.
+pub type Behaviour = request_response::Behaviour<MeetCodec>;
+
+/// The protocol's name: another network speaks another protocol.
+pub fn protocol(network: &NetworkId) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/owm/{network}/meet/1")).expect("it begins with /")
+}
+
+/// The behaviour.
+pub fn behaviour(network: &NetworkId) -> Behaviour {
+    let config = request_response::Config::default()
+        .with_request_timeout(MEET_TIMEOUT)
+        .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
+    Behaviour::new([(protocol(network), ProtocolSupport::Full)], config)
+}
+
+impl request_response::Codec for MeetCodec {
+    type Protocol = StreamProtocol;
+    type Request = MeetRequest;
+    type Response = MeetResponse;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<MeetRequest>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io, MEET_REQUEST_BYTES_MAX).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<MeetResponse>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io, MEET_MESSAGE_BYTES_MAX).await
+    }
+
+    async fn write_request<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: MeetRequest,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &request, MEET_REQUEST_BYTES_MAX).await
+    }
+
+    async fn write_response<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        response: MeetResponse,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &response, MEET_MESSAGE_BYTES_MAX).await
+    }
+}
+
+/// One message is all there is on a half-stream.
+async fn read<M: Message + Default>(
+    io: &mut (impl AsyncRead + Unpin + Send),
+    bytes_max: usize,
+) -> io::Result<M> {
+    let mut bytes = Vec::new();
+    let read = io
+        .take(bytes_max as u64 + 1)
+        .read_to_end(&mut bytes)
+        .await?;
+    if read > bytes_max {
+        return Err(refused(format!("a Meet message of over {bytes_max} bytes")));
+    }
+    M::decode(bytes.as_slice()).map_err(|error| refused(error.to_string()))
+}
+
+async fn write<M: Message>(
+    io: &mut (impl AsyncWrite + Unpin + Send),
+    message: &M,
+    bytes_max: usize,
+) -> io::Result<()> {
+    if message.encoded_len() > bytes_max {
+        return Err(refused(format!(
+            "not sent: a Meet message of over {bytes_max} bytes"
+        )));
+    }
+    io.write_all(&message.encode_to_vec()).await?;
+    io.close().await
+}
+
+fn refused(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}

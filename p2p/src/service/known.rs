@@ -1,0 +1,169 @@
+//! What everything is verified with, and the newest checkpoint. Pure. Must stay true: what is kept has been
+//! verified; documents only grow; a checkpoint is only ever replaced by a higher sequence.
+
+use std::collections::BTreeSet;
+
+use owm_proto::{
+    Envelope, Sha256, SignerRule, UnixMillis,
+    envelope::Purpose,
+    genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
+    gossip::{Bootstrap, Checkpoint},
+    manifest::Manifest,
+    statement::Statement as _,
+};
+
+use crate::{Documents, news::NewestCheckpoint};
+
+/// Root statements that are kept: only the root key can make more.
+const STATEMENTS_MAX: usize = 4_096;
+
+/// What a peer says the documents are; nothing of it is verified.
+#[derive(Debug, Default)]
+pub(super) struct Offered {
+    pub(super) genesis: Vec<u8>,
+    pub(super) delegations: Vec<Envelope>,
+    pub(super) revocations: Vec<Envelope>,
+    pub(super) bootstrap: Option<Envelope>,
+    pub(super) web_seed: String,
+}
+
+/// What is known.
+#[derive(Debug)]
+pub(super) struct Known {
+    network: NetworkId,
+    documents: Option<Documents>,
+    newest: Option<NewestCheckpoint>,
+}
+
+impl Known {
+    pub(super) fn new(
+        network: NetworkId,
+        documents: Option<Documents>,
+        newest: Option<NewestCheckpoint>,
+    ) -> Self {
+        Self {
+            network,
+            documents,
+            newest,
+        }
+    }
+
+    pub(super) fn documents(&self) -> Option<&Documents> {
+        self.documents.as_ref()
+    }
+
+    pub(super) fn trust(&self) -> Option<&TrustRoot> {
+        self.documents().map(Documents::trust)
+    }
+
+    pub(super) fn newest(&self) -> Option<&NewestCheckpoint> {
+        self.newest.as_ref()
+    }
+
+    /// Of the newest checkpoint, 0: none.
+    pub(super) fn sequence(&self) -> u64 {
+        self.newest().map_or(0, |newest| newest.checkpoint.sequence)
+    }
+
+    pub(super) fn parameters(&self, now: UnixMillis) -> Bootstrap {
+        let known = self.documents();
+        known.map_or_else(Bootstrap::before_any, |known| known.parameters(now))
+    }
+
+    /// Adds what is new in `offered`; whether anything was.
+    pub(super) fn merge(
+        &mut self,
+        offered: Offered,
+        now: UnixMillis,
+    ) -> Result<bool, GenesisError> {
+        let ours = self.documents();
+        let all = |ours: Option<&[Envelope]>, offered: Vec<Envelope>| {
+            let mut statements = ours.unwrap_or_default().to_vec();
+            let mut ids: BTreeSet<Sha256> = statements.iter().map(Envelope::id).collect();
+            statements.extend(offered.into_iter().filter(|e| ids.insert(e.id())));
+            statements.truncate(STATEMENTS_MAX);
+            statements
+        };
+        let delegations = all(ours.map(|d| d.delegations.as_slice()), offered.delegations);
+        let revocations = all(ours.map(|d| d.revocations.as_slice()), offered.revocations);
+        let grown = ours.is_none_or(|ours| {
+            delegations.len() > ours.delegations.len() || revocations.len() > ours.revocations.len()
+        });
+        let bootstrap = offered.bootstrap;
+        let other = bootstrap.is_some() && bootstrap != ours.and_then(|d| d.bootstrap.clone());
+        if !grown && !other {
+            return Ok(false);
+        }
+        let web_seed = ours.map(|d| d.web_seed.clone()).filter(|s| !s.is_empty());
+        let merged = Documents::verify(
+            Some(self.network),
+            ours.map_or(offered.genesis, |d| d.genesis.clone()),
+            delegations,
+            revocations,
+            bootstrap,
+            web_seed.unwrap_or(offered.web_seed),
+            now,
+        )?;
+        let merged = self.with_latest_bootstrap(merged, now);
+        let newer = grown || merged.bootstrap != self.documents().and_then(|d| d.bootstrap.clone());
+        self.documents = Some(merged);
+        Ok(newer)
+    }
+
+    /// The bootstrap statement that was issued last, of `merged` and ours.
+    fn with_latest_bootstrap(&self, mut merged: Documents, now: UnixMillis) -> Documents {
+        let offered = merged.parameters(now).issued_at_ms;
+        let Some(ours) = self.documents().and_then(|d| d.bootstrap.clone()) else {
+            return merged;
+        };
+        let theirs = merged.bootstrap.replace(ours);
+        if theirs.is_some() && offered > merged.parameters(now).issued_at_ms {
+            merged.bootstrap = theirs;
+        }
+        merged
+    }
+
+    /// What a checkpoint envelope says, if a release key has signed it.
+    pub(super) fn checkpoint(&self, envelope: &Envelope) -> Option<Checkpoint> {
+        let trust = self.trust()?;
+        let releases = trust.keys_ever(DelegatedRole::Release);
+        Checkpoint::open(envelope, &self.network, SignerRule::OneOf(&releases)).ok()
+    }
+
+    /// Both parts verified, and that they belong together.
+    pub(super) fn verified(
+        &self,
+        envelope: Envelope,
+        manifest_envelope: Envelope,
+    ) -> Option<NewestCheckpoint> {
+        let checkpoint = self.checkpoint(&envelope)?;
+        let bytes = manifest_envelope.unverified_payload();
+        if checkpoint.manifest_sha256 != Sha256::of(bytes) {
+            return None;
+        }
+        let releases = self.trust()?.keys_ever(DelegatedRole::Release);
+        let signed = manifest_envelope.verify(
+            Purpose::Manifest,
+            &self.network,
+            SignerRule::OneOf(&releases),
+        );
+        let manifest = Manifest::from_bytes(signed.ok()?.payload).ok()?;
+        let same =
+            manifest.sequence == checkpoint.sequence && manifest.version == checkpoint.version;
+        same.then_some(NewestCheckpoint {
+            checkpoint,
+            envelope,
+            manifest,
+            manifest_envelope,
+        })
+    }
+
+    /// Keeps it if it is newer; whether it was.
+    pub(super) fn learn(&mut self, newest: NewestCheckpoint) -> bool {
+        let newer = newest.checkpoint.sequence > self.sequence();
+        if newer {
+            self.newest = Some(newest);
+        }
+        newer
+    }
+}

@@ -1,0 +1,5 @@
+//! Real peers in one process, over TCP and QUIC on loopback. Waits for conditions; nothing sleeps.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod gossip;
+mod world;
