@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("owm-devnet", &["owm-proto", "owm-service"]),
     ("owm-e2e", &["owm-devnet", "owm-proto", "owm-service"]),
+    ("owm-sim", &["owm-p2p", "owm-proto"]),
     ("owm-tidy", &[]),
 ];
 
