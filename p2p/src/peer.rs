@@ -1,6 +1,10 @@
 //! Peers: who we know, what they earned, when they leave. A peer is named by its Ed25519 key, which its
 //! libp2p PeerId contains (an identity multihash).
 
+pub mod ban;
 pub mod identity;
+pub mod rate;
+pub mod score;
 
 pub use identity::{keypair, peer_id, public_key};
+pub use score::{Action, Consequence, Scores};

@@ -197,6 +197,22 @@ pub fn preimage(purpose: &str, network: &NetworkId, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// How a signature is checked: [`StrictEd25519`], or what a test counts or remembers with.
+pub trait SignatureCheck {
+    /// Whether `signature` is `key`'s over exactly `message`.
+    fn holds(&self, key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool;
+}
+
+/// The real one: [`PublicKey::verifies`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StrictEd25519;
+
+impl SignatureCheck for StrictEd25519 {
+    fn holds(&self, key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+        key.verifies(message, signature)
+    }
+}
+
 impl Envelope {
     /// Signs `payload` for `purpose` in `network`.
     pub fn sign(key: &NodeKey, purpose: Purpose, network: &NetworkId, payload: Vec<u8>) -> Self {
@@ -231,6 +247,18 @@ impl Envelope {
         network: &NetworkId,
         signer: SignerRule<'_>,
     ) -> Result<Verified<'_>, EnvelopeError> {
+        self.verify_by(expected, network, signer, &StrictEd25519)
+    }
+
+    /// As [`Envelope::verify`], with the signature checked by `check`: a simulation remembers what it has
+    /// checked, a test counts.
+    pub fn verify_by(
+        &self,
+        expected: Purpose,
+        network: &NetworkId,
+        signer: SignerRule<'_>,
+        check: &dyn SignatureCheck,
+    ) -> Result<Verified<'_>, EnvelopeError> {
         if self.payload.len() > ENVELOPE_PAYLOAD_BYTES_MAX {
             return Err(EnvelopeError::Oversize {
                 bytes: self.payload.len(),
@@ -247,7 +275,7 @@ impl Envelope {
             });
         }
         let message = preimage(&self.purpose, network, &self.payload);
-        if !self.key.verifies(&message, &self.signature) {
+        if !check.holds(&self.key, &message, &self.signature) {
             return Err(EnvelopeError::BadSignature);
         }
         Ok(Verified {
@@ -260,6 +288,11 @@ impl Envelope {
     /// Who claims to have signed; unproven until [`Envelope::verify`].
     pub fn claimed_signer(&self) -> PublicKey {
         self.key
+    }
+
+    /// Whether it says to be for `purpose`; unproven until [`Envelope::verify`].
+    pub fn claims(&self, purpose: Purpose) -> bool {
+        self.purpose == purpose.as_str()
     }
 
     /// The detached signature.

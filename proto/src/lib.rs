@@ -18,7 +18,9 @@ pub mod tier;
 pub mod time;
 pub mod wire;
 
-pub use envelope::{Envelope, EnvelopeError, Purpose, SignerRule, Verified};
+pub use envelope::{
+    Envelope, EnvelopeError, Purpose, SignatureCheck, SignerRule, StrictEd25519, Verified,
+};
 pub use hash::Sha256;
 pub use id::{NodeId, RequestId, SessionId, TaskId};
 pub use key::{KeyError, NodeKey, PublicKey};

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    envelope::{Envelope, EnvelopeError, Purpose, SignerRule},
+    envelope::{Envelope, EnvelopeError, Purpose, SignatureCheck, SignerRule, StrictEd25519},
     genesis::NetworkId,
     hash::{Hasher, Sha256},
     id::{NodeId, TaskId},
@@ -145,7 +145,18 @@ pub trait Statement: Serialize + serde::de::DeserializeOwned {
         network: &NetworkId,
         signer: SignerRule<'_>,
     ) -> Result<Self, EnvelopeError> {
-        envelope.verify(Self::PURPOSE, network, signer)?.json()
+        Self::open_by(envelope, network, signer, &StrictEd25519)
+    }
+
+    /// As [`Statement::open`], with the signature checked by `check`.
+    fn open_by(
+        envelope: &Envelope,
+        network: &NetworkId,
+        signer: SignerRule<'_>,
+        check: &dyn SignatureCheck,
+    ) -> Result<Self, EnvelopeError> {
+        let verified = envelope.verify_by(Self::PURPOSE, network, signer, check)?;
+        verified.json()
     }
 }
 

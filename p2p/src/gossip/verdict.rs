@@ -1,6 +1,8 @@
 //! What becomes of a message. Reject only for what its forwarder could have seen to be wrong; everything that
 //! an honest peer can forward by being slow or ignorant is ignored.
 
+use owm_proto::EnvelopeError;
+
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -35,6 +37,8 @@ pub enum IgnoreReason {
     Equivocation,
     /// Its issuer is a release key of which no delegation is known here (yet), or whose delegation ended.
     UnknownSigner,
+    /// Its issuer belongs here under half as many shards: it, or its forwarder, has older parameters.
+    OtherShards,
 }
 
 /// Why a message is held against its forwarder.
@@ -68,6 +72,7 @@ impl IgnoreReason {
             Self::Full => "full",
             Self::Equivocation => "equivocation",
             Self::UnknownSigner => "unknown_signer",
+            Self::OtherShards => "other_shards",
         }
     }
 }
@@ -83,5 +88,18 @@ impl RejectReason {
             Self::WrongShard => "wrong_shard",
             Self::BadTimes => "bad_times",
         }
+    }
+}
+
+/// What a fault of an envelope means on the gossip's door, where anybody may sign.
+pub(crate) fn reject_reason(error: &EnvelopeError) -> RejectReason {
+    match error {
+        EnvelopeError::Oversize { .. } => RejectReason::Oversize,
+        EnvelopeError::WrongPurpose { .. } => RejectReason::WrongPurpose,
+        EnvelopeError::BadSignature => RejectReason::BadSignature,
+        EnvelopeError::OutOfTime(_) => RejectReason::BadTimes,
+        EnvelopeError::Malformed(_)
+        | EnvelopeError::WrongSigner { .. }
+        | EnvelopeError::BadPayload { .. } => RejectReason::Malformed,
     }
 }

@@ -167,10 +167,11 @@ impl Service {
         }
     }
 
-    fn dial(&mut self, source: &'static str, peer: PeerId, addresses: Vec<Multiaddr>) {
+    pub(super) fn dial(&mut self, source: &'static str, peer: PeerId, addresses: Vec<Multiaddr>) {
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(addresses)
+            .extend_addresses_through_behaviour()
             .build();
         let connection = opts.connection_id();
         self.sources.dials.insert(connection, (source, peer));

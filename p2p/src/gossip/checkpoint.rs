@@ -1,0 +1,154 @@
+//! The newest checkpoint by signed announcements. Must stay true: only a delegated, unrevoked release key is
+//! believed; the sequence never goes down while the keys stay the same; of two announcements under one
+//! sequence the first is kept and a person is told; a revocation takes back what the revoked key said, so a
+//! stolen key that announced the highest number there is does not lock the network out for good.
+
+use owm_proto::{
+    Envelope, PublicKey, SignatureCheck, SignerRule, UnixMillis,
+    envelope::EnvelopeError,
+    genesis::{DelegatedRole, TrustRoot},
+    gossip::Checkpoint,
+    limits::ENVELOPE_PAYLOAD_BYTES_MAX,
+    statement::Statement as _,
+};
+
+use crate::{
+    Moment,
+    gossip::{IgnoreReason, RejectReason, Verdict, verdict::reject_reason},
+};
+
+/// Release keys whose newest announcement is kept: a network has one, two while it changes.
+const SIGNERS_MAX: usize = 16;
+
+/// Bytes of an announcement's payload: a honest one has about 250.
+const CHECKPOINT_BYTES_MAX: usize = 4 << 10;
+
+/// An announced checkpoint whose signature has been verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownCheckpoint {
+    /// What it says.
+    pub checkpoint: Checkpoint,
+    /// Its signed form.
+    pub envelope: Envelope,
+    /// Which peer told us first: it can be asked for the manifest.
+    pub from: PublicKey,
+    /// When.
+    pub learnt: Moment,
+}
+
+/// What became of an announcement.
+#[derive(Debug)]
+pub enum Heard {
+    /// It is the newest now.
+    Newest,
+    /// Dropped.
+    Dropped(Verdict),
+    /// Something else was announced under this sequence before; that is kept.
+    Contradicts(Box<KnownCheckpoint>),
+}
+
+/// The newest announcement of each release key.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    known: Vec<KnownCheckpoint>,
+}
+
+impl Checkpoints {
+    /// The newest.
+    pub fn newest(&self) -> Option<&KnownCheckpoint> {
+        self.known.iter().max_by_key(|k| k.checkpoint.sequence)
+    }
+
+    /// Judges an announcement and keeps it if it is the newest.
+    pub fn hear(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        envelope: &Envelope,
+        trust: &TrustRoot,
+        check: &dyn SignatureCheck,
+    ) -> Heard {
+        let payload = envelope.unverified_payload();
+        if payload.len() > CHECKPOINT_BYTES_MAX {
+            return Heard::Dropped(Verdict::Reject(RejectReason::Malformed));
+        }
+        if let Some(known) = self.newest()
+            && known.envelope.unverified_payload() == payload
+        {
+            return Heard::Dropped(Verdict::Ignore(IgnoreReason::Duplicate));
+        }
+        // An older sequence costs no signature check; the claim is not used for anything else.
+        let claimed = serde_json::from_slice::<Claim>(payload).map(|claim| claim.sequence);
+        let Ok(sequence) = claimed else {
+            return Heard::Dropped(Verdict::Reject(RejectReason::Malformed));
+        };
+        if self
+            .newest()
+            .is_some_and(|k| sequence < k.checkpoint.sequence)
+        {
+            return Heard::Dropped(Verdict::Ignore(IgnoreReason::Stale));
+        }
+        let checkpoint = match open(envelope, trust, at.wall, check) {
+            Ok(checkpoint) => checkpoint,
+            Err(verdict) => return Heard::Dropped(verdict),
+        };
+        if let Some(known) = self.newest()
+            && known.checkpoint.sequence == checkpoint.sequence
+        {
+            return if known.checkpoint == checkpoint {
+                Heard::Dropped(Verdict::Ignore(IgnoreReason::Duplicate))
+            } else {
+                Heard::Contradicts(Box::new(known.clone()))
+            };
+        }
+        self.keep(KnownCheckpoint {
+            checkpoint,
+            envelope: envelope.clone(),
+            from: *from,
+            learnt: at,
+        });
+        Heard::Newest
+    }
+
+    /// Forgets what keys said that are no release keys (any more): after a revocation.
+    pub fn recheck(&mut self, trust: &TrustRoot) {
+        let keys = trust.keys_ever(DelegatedRole::Release);
+        self.known
+            .retain(|known| keys.contains(&known.envelope.claimed_signer()));
+    }
+
+    fn keep(&mut self, known: KnownCheckpoint) {
+        let signer = known.envelope.claimed_signer();
+        self.known.retain(|k| k.envelope.claimed_signer() != signer);
+        if self.known.len() >= SIGNERS_MAX {
+            let oldest = self.known.iter().map(|k| k.checkpoint.sequence).min();
+            self.known.retain(|k| Some(k.checkpoint.sequence) != oldest);
+        }
+        self.known.push(known);
+    }
+}
+
+/// As much of an unverified announcement as decides whether it is worth a signature check.
+#[derive(serde::Deserialize)]
+struct Claim {
+    sequence: u64,
+}
+
+fn open(
+    envelope: &Envelope,
+    trust: &TrustRoot,
+    now: UnixMillis,
+    check: &dyn SignatureCheck,
+) -> Result<Checkpoint, Verdict> {
+    let keys = trust.keys(DelegatedRole::Release, now);
+    let opened = Checkpoint::open_by(envelope, &trust.id(), SignerRule::OneOf(&keys), check);
+    let checkpoint = opened.map_err(|error| match error {
+        // Its forwarder may know of a delegation that we don't, or not of a revocation that we do.
+        EnvelopeError::WrongSigner { .. } => Verdict::Ignore(IgnoreReason::UnknownSigner),
+        error => Verdict::Reject(reject_reason(&error)),
+    })?;
+    if checkpoint.manifest_bytes > ENVELOPE_PAYLOAD_BYTES_MAX as u64 {
+        return Err(Verdict::Reject(RejectReason::Malformed));
+    }
+    Ok(checkpoint)
+}

@@ -1,0 +1,48 @@
+//! Sees the wall clock jump (a laptop that slept, a clock that was set) by comparing it with the monotonic
+//! one. Must stay true: after a jump nobody is blamed for a while for what piled up meanwhile.
+
+use std::time::Duration;
+
+use crate::Moment;
+
+/// Less is a clock that is being slewed, or a busy machine.
+const JUMP_MIN: Duration = Duration::from_secs(30);
+
+/// So long after a jump floods are not held against peers: what piled up in their queues and ours comes at
+/// once.
+const SETTLING: Duration = Duration::from_secs(30);
+
+/// Watches the clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct JumpWatch {
+    last: Moment,
+    settled_at: Duration,
+}
+
+impl JumpWatch {
+    /// Starts at `at`.
+    pub fn new(at: Moment) -> Self {
+        Self {
+            last: at,
+            settled_at: Duration::ZERO,
+        }
+    }
+
+    /// Takes note of the time; tells a jump since the last note, in milliseconds.
+    pub fn note(&mut self, at: Moment) -> Option<i64> {
+        let wall = at.wall.0 as i64 - self.last.wall.0 as i64;
+        let monotonic = at.monotonic.saturating_sub(self.last.monotonic).as_millis() as i64;
+        self.last = at;
+        let by_ms = wall.saturating_sub(monotonic);
+        let jumped = by_ms.unsigned_abs() >= JUMP_MIN.as_millis() as u64;
+        if jumped {
+            self.settled_at = at.monotonic.saturating_add(SETTLING);
+        }
+        jumped.then_some(by_ms)
+    }
+
+    /// Whether a jump has just been.
+    pub fn is_settling(&self, at: Moment) -> bool {
+        at.monotonic < self.settled_at
+    }
+}

@@ -1,0 +1,353 @@
+//! The rules: every message from the swarm, and every one of our own, goes through [`Rules::judge`] and its
+//! kin. `service` feeds them, `tests/sim` runs them by the thousand. Must stay true: no I/O, no clock, no
+//! randomness; every table is bounded; a signature is checked once, and only for a message that would be
+//! accepted if it held (or would prove a fault); what is taken from an allowance is what was verified, so
+//! nobody uses up another's by forging.
+
+mod state;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use lru::LruCache;
+use owm_proto::{
+    Envelope, PublicKey, Purpose, SignatureCheck, genesis::TrustRoot, gossip::Bootstrap,
+    gossip::shard_of, limits::GOSSIP_MESSAGE_BYTES_MAX,
+};
+
+use crate::{
+    Directory, Documents, Moment,
+    gossip::{
+        Contradiction, Heard, IgnoreReason, Judged, KnownCheckpoint, Limits, Notice, RejectReason,
+        Topic, Topics, Verdict,
+        checkpoint::{self, Checkpoints},
+        jump::JumpWatch,
+        limits::{Allowances, StateKind},
+    },
+    peer::rate::Meter,
+};
+
+/// Warnings that are kept for people; the same one is kept once.
+const WARNINGS_MAX: usize = 16;
+
+/// How a message came.
+#[derive(Clone, Copy, Debug)]
+enum Door<'a> {
+    /// By gossip on a topic, from this peer.
+    Gossip(&'a PublicKey),
+    /// In this peer's answer or question.
+    Told(&'a PublicKey),
+    /// From our own daemon.
+    Own(&'a PublicKey),
+}
+
+impl Door<'_> {
+    fn peer(&self) -> &PublicKey {
+        match self {
+            Self::Gossip(peer) | Self::Told(peer) | Self::Own(peer) => peer,
+        }
+    }
+
+    fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+}
+
+/// The rules of one peer in one network, with all they remember.
+#[derive(Debug)]
+pub struct Rules {
+    me: PublicKey,
+    trust: TrustRoot,
+    parameters: Bootstrap,
+    limits: Limits,
+    allowances: Allowances,
+    directory: Directory,
+    checkpoints: Checkpoints,
+    peers: LruCache<PublicKey, Meter>,
+    strangers: HashMap<Topic, Meter>,
+    clock: JumpWatch,
+    warnings: VecDeque<String>,
+}
+
+impl Rules {
+    /// With nothing heard yet.
+    pub fn new(documents: &Documents, me: PublicKey, limits: Limits, at: Moment) -> Self {
+        let parameters = documents.parameters(at.wall);
+        let allowances = Allowances::new(&parameters, limits.shards);
+        Self {
+            me,
+            trust: documents.trust().clone(),
+            directory: Directory::new(limits, &allowances),
+            parameters,
+            limits,
+            allowances,
+            checkpoints: Checkpoints::default(),
+            peers: LruCache::unbounded(),
+            strangers: HashMap::new(),
+            clock: JumpWatch::new(at),
+            warnings: VecDeque::new(),
+        }
+    }
+
+    /// Newer documents of the same network: other shards and periods, new delegations and revocations. What
+    /// a revoked key has said is forgotten.
+    pub fn set_documents(&mut self, documents: &Documents, at: Moment) {
+        self.trust = documents.trust().clone();
+        self.parameters = documents.parameters(at.wall);
+        self.allowances = Allowances::new(&self.parameters, self.limits.shards);
+        self.directory.set_allowances(&self.allowances);
+        self.directory.recheck(&self.trust);
+        self.checkpoints.recheck(&self.trust);
+        // Meters of other rates mean nothing.
+        self.peers.clear();
+        self.strangers.clear();
+    }
+
+    /// Other sizes: the number of shards that are listened to has changed.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.allowances = Allowances::new(&self.parameters, limits.shards);
+        self.directory.set_limits(limits);
+        self.peers.clear();
+    }
+
+    /// Judges a gossip message that `from` has sent or forwarded on `topic`.
+    pub fn judge(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        topic: Topic,
+        message: &[u8],
+        check: &dyn SignatureCheck,
+    ) -> Judged {
+        let jump = self.note(at);
+        if !self.peer_may(at, from) {
+            return self.settle(at, jump, Judged::only(TOO_MANY_OF_PEER));
+        }
+        let judged = self.read(at, from, topic, message, check);
+        if judged.verdict == Verdict::Accept
+            && let Some(meter) = self.peers.peek_mut(from)
+        {
+            meter.give_back(self.allowances.peer);
+        }
+        self.settle(at, jump, judged)
+    }
+
+    /// Judges a capability or checkpoint that `from` has sent outside gossip (the first exchange between
+    /// peers). The peer's allowance is not touched: such messages come in numbers, and the exchange has its
+    /// own limits. Stop reading the answer at the first reject.
+    pub fn judge_told(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        envelope: Envelope,
+        check: &dyn SignatureCheck,
+    ) -> Judged {
+        let jump = self.note(at);
+        let judged = if envelope.unverified_payload().len() > GOSSIP_MESSAGE_BYTES_MAX {
+            Judged::only(Verdict::Reject(RejectReason::Oversize))
+        } else if envelope.claims(Purpose::Capability) {
+            self.state(at, Door::Told(from), StateKind::Capability, envelope, check)
+        } else if envelope.claims(Purpose::Checkpoint) {
+            self.announced(at, Door::Told(from), &envelope, check)
+        } else {
+            Judged::only(Verdict::Reject(RejectReason::WrongPurpose))
+        };
+        self.settle(at, jump, judged)
+    }
+
+    /// Takes in what our own daemon has signed (heartbeat, capability) or published (checkpoint); says on
+    /// which topic it goes out if it is accepted.
+    pub fn accept_own(
+        &mut self,
+        at: Moment,
+        envelope: Envelope,
+        check: &dyn SignatureCheck,
+    ) -> (Topic, Judged) {
+        let jump = self.note(at);
+        let (me, shard) = (self.me, shard_of(&self.me, self.parameters.shards));
+        let too_big = envelope.to_stored().len() > GOSSIP_MESSAGE_BYTES_MAX;
+        let (topic, kind) = if envelope.claims(Purpose::Heartbeat) {
+            (Topic::Heartbeat(shard), Some(StateKind::Heartbeat))
+        } else if envelope.claims(Purpose::Capability) {
+            (Topic::Capability(shard), Some(StateKind::Capability))
+        } else {
+            (Topic::Checkpoint, None)
+        };
+        let judged = match kind {
+            _ if too_big => Judged::only(Verdict::Reject(RejectReason::Oversize)),
+            Some(_) if envelope.claimed_signer() != me => {
+                Judged::only(Verdict::Reject(RejectReason::BadSignature))
+            }
+            Some(kind) => self.state(at, Door::Own(&me), kind, envelope, check),
+            None => self.announced(at, Door::Own(&me), &envelope, check),
+        };
+        (topic, self.settle(at, jump, judged))
+    }
+
+    /// Once a second or so: forgets what is over, sees clock jumps.
+    pub fn tick(&mut self, at: Moment) -> Option<Notice> {
+        let jump = self.note(at);
+        self.directory.tick(at);
+        jump
+    }
+
+    /// The network's topics at its present number of shards.
+    pub fn topics(&self) -> Topics {
+        Topics {
+            network: self.trust.id(),
+            shards: self.parameters.shards,
+        }
+    }
+
+    /// The agreed numbers.
+    pub fn parameters(&self) -> &Bootstrap {
+        &self.parameters
+    }
+
+    /// The newest announced checkpoint.
+    pub fn checkpoint(&self) -> Option<&KnownCheckpoint> {
+        self.checkpoints.newest()
+    }
+
+    /// The nodes heard of lately.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What a person should look at.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.warnings.iter().map(String::as_str)
+    }
+
+    fn read(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        topic: Topic,
+        message: &[u8],
+        check: &dyn SignatureCheck,
+    ) -> Judged {
+        let reject = |reason| Judged::only(Verdict::Reject(reason));
+        if message.len() > GOSSIP_MESSAGE_BYTES_MAX {
+            return reject(RejectReason::Oversize);
+        }
+        let Ok(envelope) = Envelope::from_stored(message) else {
+            return reject(RejectReason::Malformed);
+        };
+        let (purpose, kind, shard) = match topic {
+            Topic::Checkpoint => (Purpose::Checkpoint, None, 0),
+            Topic::Heartbeat(shard) => (Purpose::Heartbeat, Some(StateKind::Heartbeat), shard),
+            Topic::Capability(shard) => (Purpose::Capability, Some(StateKind::Capability), shard),
+        };
+        if !envelope.claims(purpose) {
+            return reject(RejectReason::WrongPurpose);
+        }
+        let Some(kind) = kind else {
+            return self.announced(at, Door::Gossip(from), &envelope, check);
+        };
+        if let Some(verdict) = self.misplaced(&envelope.claimed_signer(), shard) {
+            return Judged::only(verdict);
+        }
+        self.state(at, Door::Gossip(from), kind, envelope, check)
+    }
+
+    /// Whether a key's message has no business on a shard's topic. While the number of shards doubles, peers
+    /// that have not heard of it yet are honest.
+    fn misplaced(&self, key: &PublicKey, shard: u32) -> Option<Verdict> {
+        let shards = self.parameters.shards;
+        if shard_of(key, shards) == shard {
+            return None;
+        }
+        let half = shards / 2;
+        let lagging = shard >= shards || (shard < half && shard_of(key, half) == shard);
+        Some(if lagging {
+            Verdict::Ignore(IgnoreReason::OtherShards)
+        } else {
+            Verdict::Reject(RejectReason::WrongShard)
+        })
+    }
+
+    fn announced(
+        &mut self,
+        at: Moment,
+        door: Door<'_>,
+        envelope: &Envelope,
+        check: &dyn SignatureCheck,
+    ) -> Judged {
+        if !envelope.claims(Purpose::Checkpoint) {
+            return Judged::only(Verdict::Reject(RejectReason::WrongPurpose));
+        }
+        let heard = self
+            .checkpoints
+            .hear(at, door.peer(), envelope, &self.trust, check);
+        match heard {
+            checkpoint::Heard::Dropped(verdict) => Judged::only(verdict),
+            checkpoint::Heard::Newest => {
+                let newest = self.checkpoints.newest().expect("it has just been kept");
+                Judged::accepted(Heard::Checkpoint(Box::new(newest.clone())))
+            }
+            checkpoint::Heard::Contradicts(first) => {
+                let notice = Notice::Contradiction(Contradiction {
+                    key: envelope.claimed_signer(),
+                    purpose: Purpose::Checkpoint,
+                    sequence: first.checkpoint.sequence,
+                    first_sha256: owm_proto::Sha256::of(first.envelope.unverified_payload()),
+                    first: Some(first.envelope),
+                    second: envelope.clone(),
+                });
+                self.warn(&notice);
+                Judged::only(Verdict::Ignore(IgnoreReason::Equivocation)).noticed(notice)
+            }
+        }
+    }
+
+    fn peer_may(&mut self, at: Moment, from: &PublicKey) -> bool {
+        if !self.peers.contains(from) {
+            if self.peers.len() >= self.limits.peers_max {
+                self.peers.pop_lru();
+            }
+            self.peers.put(*from, Meter::default());
+        }
+        let meter = self.peers.get_mut(from);
+        meter.is_some_and(|m| m.take(self.allowances.peer, at.monotonic))
+    }
+
+    fn note(&mut self, at: Moment) -> Option<Notice> {
+        let by_ms = self.clock.note(at)?;
+        // What piled up while we slept is nobody's flood.
+        self.peers.clear();
+        self.strangers.clear();
+        let notice = Notice::ClockJumped { by_ms };
+        self.warn(&notice);
+        Some(notice)
+    }
+
+    fn settle(&self, at: Moment, jump: Option<Notice>, mut judged: Judged) -> Judged {
+        if judged.verdict == TOO_MANY_OF_PEER && self.clock.is_settling(at) {
+            judged.action = None;
+        }
+        if judged.notice.is_none() {
+            judged.notice = jump.map(Box::new);
+        }
+        judged
+    }
+
+    fn warn(&mut self, notice: &Notice) {
+        let text = notice.to_string();
+        self.warnings.retain(|known| *known != text);
+        if self.warnings.len() >= WARNINGS_MAX {
+            self.warnings.pop_front();
+        }
+        self.warnings.push_back(text);
+    }
+
+    fn life(&self, kind: StateKind) -> Duration {
+        self.allowances.life(kind)
+    }
+}
+
+/// The verdict that blames for a flood.
+const TOO_MANY_OF_PEER: Verdict = Verdict::Ignore(IgnoreReason::TooManyOfPeer);
