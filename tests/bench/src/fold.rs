@@ -13,18 +13,13 @@ use owm_p2p::{
     Limits, Moment, Rules,
     gossip::{Topic, Verdict},
 };
-use owm_proto::{
-    Envelope, NodeKey, PublicKey, Purpose, SignerRule, StrictEd25519, UnixMillis,
-};
+use owm_proto::{Envelope, NodeKey, PublicKey, Purpose, SignerRule, StrictEd25519, UnixMillis};
 use owm_service::clock::{Clock as _, SystemClock};
 use prost::Message as _;
 use serde_json::json;
 
 use crate::{
-    gossip::{
-        peer,
-        world::World,
-    },
+    gossip::{peer, world::World},
     report::{self, Spread},
 };
 
@@ -70,7 +65,10 @@ pub(crate) fn run(args: FoldArgs) -> Result<()> {
     println!("| what | heartbeats per CPU second |\n|---|---|");
     for (what, rates) in [
         ("the signature alone (`verify_strict`)", &bare),
-        ("`Rules::judge`: all checks, the directory, allowances", &judged),
+        (
+            "`Rules::judge`: all checks, the directory, allowances",
+            &judged,
+        ),
     ] {
         let rates = Spread::of(rates.iter().copied());
         println!("| {what} | {} |", rates.cell(0));
@@ -133,7 +131,10 @@ impl Shard {
                 message,
                 &StrictEd25519,
             );
-            ensure!(judged.verdict == Verdict::Accept, "not believed: {judged:?}");
+            ensure!(
+                judged.verdict == Verdict::Accept,
+                "not believed: {judged:?}"
+            );
         }
         Ok(thread_cpu()?.saturating_sub(begun))
     }
@@ -147,7 +148,10 @@ impl Shard {
             let capability = self.world.capability(member, key, self.start);
             let from = &self.forwarders[0];
             let judged = rules.judge_told(start, from, capability, &StrictEd25519);
-            ensure!(judged.verdict == Verdict::Accept, "not a member: {judged:?}");
+            ensure!(
+                judged.verdict == Verdict::Accept,
+                "not a member: {judged:?}"
+            );
         }
         Ok(rules)
     }

@@ -64,7 +64,9 @@ pub(crate) async fn run(args: &GossipArgs) -> Result<()> {
             for variant in order {
                 let setup = Setup::new(variant, peers, round, args.gossip_seconds);
                 let outcome = in_own_process(&setup).await?;
-                report::line(&json!({"scenario": "gossip", "load": process::load(), "is": outcome}));
+                report::line(
+                    &json!({"scenario": "gossip", "load": process::load(), "is": outcome}),
+                );
                 outcomes.push(outcome);
             }
         }
@@ -80,7 +82,10 @@ async fn in_own_process(setup: &Setup) -> Result<Outcome> {
         .kill_on_drop(true)
         .output()
         .await?;
-    ensure!(child.status.success(), "the measurement of {setup:?} failed");
+    ensure!(
+        child.status.success(),
+        "the measurement of {setup:?} failed"
+    );
     serde_json::from_slice(&child.stdout).context("the measurement's answer")
 }
 
@@ -91,16 +96,27 @@ type Column = (&'static str, usize, fn(&Outcome) -> f64);
 const COLUMNS: [Column; 7] = [
     ("latency p50 ms", 1, |o| o.p50_ms),
     ("p99 ms", 1, |o| o.p99_ms),
-    ("bytes per message and node", 0, |o| o.bytes_per_message_and_peer),
-    ("CPU ms per message and node", 3, |o| o.cpu_ms_per_message_and_peer),
-    ("idle: B/s per node", 0, |o| o.idle_bytes_per_second_and_peer),
-    ("idle: CPU ms/s per node", 2, |o| o.idle_cpu_ms_per_second_and_peer),
+    ("bytes per message and node", 0, |o| {
+        o.bytes_per_message_and_peer
+    }),
+    ("CPU ms per message and node", 3, |o| {
+        o.cpu_ms_per_message_and_peer
+    }),
+    ("idle: B/s per node", 0, |o| {
+        o.idle_bytes_per_second_and_peer
+    }),
+    ("idle: CPU ms/s per node", 2, |o| {
+        o.idle_cpu_ms_per_second_and_peer
+    }),
     ("idle: MB per node", 2, |o| o.memory_mb_per_peer),
 ];
 
 fn table(sizes: &[usize], outcomes: &[Outcome]) {
     let heads: Vec<&str> = COLUMNS.iter().map(|(head, ..)| *head).collect();
-    println!("\n| peers | which | delivered | connections | {} |", heads.join(" | "));
+    println!(
+        "\n| peers | which | delivered | connections | {} |",
+        heads.join(" | ")
+    );
     println!("|---|---|---|---|{}", "---|".repeat(COLUMNS.len()));
     for &peers in sizes {
         let of = |variant| -> Vec<&Outcome> {
@@ -112,9 +128,8 @@ fn table(sizes: &[usize], outcomes: &[Outcome]) {
             let sum = |field: fn(&Outcome) -> u64| runs.iter().map(|o| field(o)).sum::<u64>();
             let delivered = 100.0 * sum(|o| o.delivered) as f64 / sum(|o| o.due) as f64;
             let connections = Spread::of(runs.iter().map(|o| o.connections_per_peer)).median;
-            let cells = COLUMNS.map(|(_, digits, value)| {
-                Spread::of(runs.iter().map(|o| value(o))).cell(digits)
-            });
+            let cells = COLUMNS
+                .map(|(_, digits, value)| Spread::of(runs.iter().map(|o| value(o))).cell(digits));
             let cells = cells.join(" | ");
             println!("| {peers} | {name} | {delivered:.2} % | {connections:.1} | {cells} |");
         }
@@ -122,7 +137,10 @@ fn table(sizes: &[usize], outcomes: &[Outcome]) {
             let pairs = vanilla.iter().zip(&ours);
             Spread::of(pairs.map(|(vanilla, ours)| value(ours) / value(vanilla))).cell(2)
         });
-        println!("| {peers} | **ours / vanilla** | | | {} |", cells.join(" | "));
+        println!(
+            "| {peers} | **ours / vanilla** | | | {} |",
+            cells.join(" | ")
+        );
     }
     println!();
 }

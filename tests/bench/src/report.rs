@@ -66,7 +66,11 @@ impl Spread {
     }
 
     pub(crate) fn cell(self, digits: usize) -> String {
-        let Self { least, median, most } = self;
+        let Self {
+            least,
+            median,
+            most,
+        } = self;
         format!("{median:.digits$} [{least:.digits$}-{most:.digits$}]")
     }
 }

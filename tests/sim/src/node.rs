@@ -215,7 +215,7 @@ impl Node {
         if let Some(action) = judged.action {
             self.book(at, from, action, outcome);
         }
-        if let Some(Notice::Contradiction(seen)) = judged.notice.as_deref() {
+        if let Some(Notice::Contradiction(seen)) = &judged.notice {
             let seen = (seen.key, seen.purpose, seen.sequence);
             outcome.contradictions.push(seen);
         }
@@ -261,16 +261,17 @@ impl Node {
         let newer = self.newest.as_ref();
         let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
         let count = ask.nodes_max.min(MEET_NODES) as usize;
-        let known = self.rules.directory().capabilities(at, count, MEET_BYTES);
+        // The directory holds our own too; it is told first.
+        let own = self.own_capability.as_ref().map(Envelope::claimed_signer);
+        let own = own.unwrap_or(PublicKey([0; 32]));
+        let known = self
+            .rules
+            .directory()
+            .capabilities(at, &own, count, MEET_BYTES);
         let answer = MeetResponse {
             checkpoint: newer.map(|newest| (&newest.envelope).into()),
             manifest: newer.map(|newest| (&newest.manifest_envelope).into()),
-            capabilities: self
-                .own_capability
-                .iter()
-                .chain(&known)
-                .map(Into::into)
-                .collect(),
+            capabilities: known.iter().map(Into::into).collect(),
             software_version: "0.1.0".into(),
             now_ms: at.wall.0 / 1_000 * 1_000,
             ..MeetResponse::default()

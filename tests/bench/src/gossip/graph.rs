@@ -58,7 +58,11 @@ mod tests {
                 }
             }
             let connections = connections(&dials);
-            assert!(connections.iter().all(|&count| count > 0 && count <= 2 * RINGS));
+            assert!(
+                connections
+                    .iter()
+                    .all(|&count| count > 0 && count <= 2 * RINGS)
+            );
             assert_eq!(connections.iter().sum::<usize>(), 2 * pairs.len());
         }
         assert_ne!(key_seed(1, 0), key_seed(1, 1));

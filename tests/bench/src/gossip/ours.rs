@@ -60,7 +60,10 @@ pub(crate) async fn start(
     let seen = view.wait_for(|view| !view.listening.is_empty()).await?;
     let address = seen.listening[0].clone();
     drop(seen);
-    let address = address.with_p2p(handle.peer()).ok().context("an own address")?;
+    let address = address
+        .with_p2p(handle.peer())
+        .ok()
+        .context("an own address")?;
     let (orders, taken) = mpsc::channel(ORDERS);
     tokio::spawn(hear(news, heard));
     let signer = Signer {

@@ -173,11 +173,7 @@ struct Network {
 
 impl Network {
     /// Starts all peers and waits until every connection of the graph stands.
-    async fn start(
-        setup: &Setup,
-        meter: &Arc<Meter>,
-        heard: &mpsc::Sender<Heard>,
-    ) -> Result<Self> {
+    async fn start(setup: &Setup, meter: &Arc<Meter>, heard: &mpsc::Sender<Heard>) -> Result<Self> {
         let clock = SystemClock::shared();
         let keys = (0..setup.peers).map(|peer| graph::key_seed(setup.seed, peer));
         let keys: Vec<_> = keys.map(|seed| NodeKey::from_seed(&seed)).collect();

@@ -87,7 +87,9 @@ fn obey(swarm: &mut Swarm<gossipsub::Behaviour>, topic: &gossipsub::IdentTopic, 
             }
         }
         Order::Publish(body) => {
-            let published = swarm.behaviour_mut().publish(topic.clone(), body.encode_to_vec());
+            let published = swarm
+                .behaviour_mut()
+                .publish(topic.clone(), body.encode_to_vec());
             // A message that can't be published counts as undelivered.
             drop(published);
         }

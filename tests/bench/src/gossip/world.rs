@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use owm_p2p::{Documents, gossip::{Topic, Topics}};
+use owm_p2p::{
+    Documents,
+    gossip::{Topic, Topics},
+};
 use owm_proto::{
     Envelope, NodeId, NodeKey, Purpose, Sha256, Tier, UnixMillis,
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, network_id},
