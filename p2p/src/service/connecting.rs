@@ -26,8 +26,9 @@ use crate::{
     transport::is_loopback,
 };
 
-/// A connection that nothing needs stays for so long; gossip needs those of its mesh.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// A connection that nothing needs stays for so long; gossip needs those of its mesh. Long, so that the
+/// peers we want are not dialled again and again; who has too many trims them.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Candidates that are remembered while they can't be reached.
 const CANDIDATES_MAX: usize = 1_024;
@@ -39,7 +40,7 @@ const FAILURES_MAX: usize = 8;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// Dials begun in one round of upkeep.
-const DIALS_PER_ROUND: usize = 8;
+pub(super) const DIALS_PER_ROUND: usize = 8;
 
 /// Addresses of one peer that are believed from identify.
 const ADDRESSES_PER_PEER: usize = 8;
@@ -47,12 +48,20 @@ const ADDRESSES_PER_PEER: usize = 8;
 /// A connected peer.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    pub(super) links: BTreeMap<ConnectionId, Multiaddr>,
+    pub(super) links: BTreeMap<ConnectionId, Link>,
+    pub(super) since: Duration,
     pub(super) met: bool,
     pub(super) round_trip: Option<Duration>,
     pub(super) answers: u32,
     pub(super) answers_since: Duration,
     pub(super) source: Option<&'static str>,
+}
+
+/// One connection with it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) address: Multiaddr,
+    pub(super) dialled: bool,
 }
 
 /// An address to try.
@@ -193,9 +202,14 @@ impl Service {
             return;
         }
         let entry = self.peers.entry(peer).or_default();
-        entry
-            .links
-            .insert(connection, endpoint.get_remote_address().clone());
+        if entry.links.is_empty() {
+            entry.since = self.clock.monotonic();
+        }
+        let link = Link {
+            address: endpoint.get_remote_address().clone(),
+            dialled: endpoint.is_dialer(),
+        };
+        entry.links.insert(connection, link);
         let met = entry.met;
         if let Some((source, _)) = dialled {
             entry.source = Some(source);
@@ -303,13 +317,15 @@ impl Service {
             self.refuse_version(peer_id, reason);
             return;
         }
+        self.note_relay(peer_id, &info);
         let names = self.swarm.behaviour().dht.protocol_names();
         let serves_dht = info.protocols.iter().any(|name| names.contains(name));
         if !serves_dht {
             return;
         }
         let near = self.peers.get(&peer_id);
-        let near = near.is_some_and(|peer| peer.links.values().any(is_loopback));
+        let near =
+            near.is_some_and(|peer| peer.links.values().any(|link| is_loopback(&link.address)));
         let policy = self.config.policy;
         let usable = info.listen_addrs.into_iter();
         let usable =

@@ -16,8 +16,9 @@ use crate::gossip::Topics;
 /// Tells others again that we take part in our shard.
 const PROVIDE_EVERY: Duration = Duration::from_mins(20);
 
-/// Looks for peers of the shard so often while it has too few.
-const SEEK_EVERY: Duration = Duration::from_mins(1);
+/// Looks for peers of the shard so often while it has too few, at first and later: others tell of themselves
+/// at the same time as we.
+const SEEK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
 /// Looks whether the record is there and new, and puts it if it is not: so it outlives its publisher.
 const RECORD_EVERY: Duration = Duration::from_hours(1);
@@ -33,6 +34,7 @@ const SHARD_PEERS_WANTED: usize = 8;
 pub(super) struct Dht {
     next_provide: Duration,
     next_seek: Duration,
+    seek_wait: Duration,
     next_record: Duration,
     due: bool,
     providing: Option<RecordKey>,
@@ -73,6 +75,7 @@ impl Service {
             self.dht.next_provide = now + SOON;
             self.dht.next_record = now + SOON;
             self.dht.next_seek = now + SOON;
+            self.dht.seek_wait = SEEK_EVERY.0;
         }
         // Nobody to ask yet: nothing would be found, and nothing stays where it is put.
         let dht = &mut self.swarm.behaviour_mut().dht;
@@ -84,7 +87,8 @@ impl Service {
             self.provide(&topics);
         }
         if now >= self.dht.next_seek {
-            self.dht.next_seek = now + SEEK_EVERY;
+            self.dht.next_seek = now + self.dht.seek_wait;
+            self.dht.seek_wait = (self.dht.seek_wait * 2).min(SEEK_EVERY.1);
             self.seek(&topics);
         }
         if now >= self.dht.next_record {

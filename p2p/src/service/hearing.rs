@@ -5,12 +5,12 @@ use libp2p::{
     PeerId,
     gossipsub::{self, MessageAcceptance, MessageId},
 };
-use owm_proto::{Envelope, StrictEd25519, UnixMillis, genesis::GenesisError};
+use owm_proto::{Envelope, StrictEd25519, UnixMillis, genesis::GenesisError, gossip::shard_of};
 
 use super::{Service, known::Offered};
 use crate::{
     Limits, News, Rules,
-    gossip::{Heard, IgnoreReason, Judged, Verdict},
+    gossip::{Heard, IgnoreReason, Judged, Topic, Verdict, limits::StateKind},
     news::NewestCheckpoint,
     peer::{self, Action, Consequence},
 };
@@ -112,6 +112,35 @@ impl Service {
         let goes_on = !matches!(judged.verdict, Verdict::Reject(_));
         self.take(from, judged, fetch);
         goes_on
+    }
+
+    /// A newcomer's own capability: the others of our shard hear of it through us, for it may not be in
+    /// gossip's mesh yet.
+    pub(super) fn introduce(&mut self, from: PeerId, envelope: Envelope) {
+        let own = peer::public_key(&from) == Some(envelope.claimed_signer());
+        let bytes = envelope.to_stored();
+        let before = self.heard_of(&envelope);
+        if !own || !self.hear_told(from, envelope.clone()) || before == self.heard_of(&envelope) {
+            return;
+        }
+        let Some(topics) = self.topics else { return };
+        let shard = shard_of(&envelope.claimed_signer(), topics.shards);
+        let topic = Topic::Capability(shard);
+        if self.subscribed.contains(&topic) {
+            let topic = gossipsub::IdentTopic::new(topics.name(topic).to_string());
+            // Known already, or nobody to tell.
+            let _ = self.swarm.behaviour_mut().gossip.publish(topic, bytes);
+        }
+    }
+
+    /// The sequence of the last capability of an envelope's signer.
+    fn heard_of(&self, envelope: &Envelope) -> Option<u64> {
+        let known = self
+            .rules
+            .as_ref()?
+            .directory()
+            .known(&envelope.claimed_signer())?;
+        Some(known.said(StateKind::Capability)?.sequence)
     }
 
     /// A checkpoint with its manifest that was told in a Meet.
