@@ -298,6 +298,7 @@ impl Service {
         // Nobody but this machine's peers is asked, so no AutoNAT is needed to know.
         if self.config.policy == crate::NetworkPolicy::LoopbackOnly && is_loopback(address) {
             self.swarm.add_external_address(address.clone());
+            self.follow_reachability();
         }
     }
 

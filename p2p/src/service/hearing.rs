@@ -5,14 +5,16 @@ use libp2p::{
     PeerId,
     gossipsub::{self, MessageAcceptance, MessageId},
 };
-use owm_proto::{Envelope, StrictEd25519, UnixMillis, genesis::GenesisError, gossip::shard_of};
+use owm_proto::{
+    Envelope, PublicKey, StrictEd25519, UnixMillis, genesis::GenesisError, gossip::shard_of,
+};
 
 use super::{Service, known::Offered};
 use crate::{
     Limits, News, Rules,
     gossip::{Heard, IgnoreReason, Judged, Topic, Verdict, limits::StateKind},
     news::NewestCheckpoint,
-    peer::{self, Action, Consequence},
+    peer::{self, Action, Consequence, score::GRAYLIST_BELOW},
 };
 
 /// Who told us of the newest checkpoint, and when.
@@ -244,15 +246,37 @@ impl Service {
             }
             Consequence::CutOff(span) => {
                 tracing::info!(peer = %peer, action = action.as_str(), "cut off for {} s", span.as_secs());
-                behaviour.blocked.block_peer(peer);
-                self.banned.insert(peer, key);
-                self.counts.cut_off += 1;
+                self.cut_off(peer, key);
+            }
+        }
+    }
+
+    fn cut_off(&mut self, peer: PeerId, key: PublicKey) {
+        self.swarm.behaviour_mut().blocked.block_peer(peer);
+        self.banned.insert(peer, key);
+        self.counts.cut_off += 1;
+        self.dirty = true;
+    }
+
+    /// Cuts off whom gossip does not listen to any more: it would only hold a place.
+    fn cut_off_graylisted(&mut self) {
+        let at = self.clock.moment();
+        let gossip = &self.swarm.behaviour().gossip;
+        let score = |peer: &PeerId| gossip.peer_score(peer).unwrap_or_default();
+        let all = self.peers.keys();
+        let gray: Vec<PeerId> = all.filter(|p| score(p) < GRAYLIST_BELOW).copied().collect();
+        for peer in gray {
+            if let Some(key) = peer::public_key(&peer) {
+                let span = self.scores.bans.ban(at, &key);
+                tracing::info!(peer = %peer, "cut off for its gossip score, {} s", span.as_secs());
+                self.cut_off(peer, key);
             }
         }
     }
 
     /// Lets scores fade and bans end.
     pub(super) fn forgive(&mut self) {
+        self.cut_off_graylisted();
         let at = self.clock.moment();
         self.scores.tick(at);
         let behaviour = self.swarm.behaviour_mut();
