@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian 12 machine with Rust lacks, and nothing else; says what. `make up` and
-# `make test` (with the word `test`: then Chromium too, for the page's tests) call it. Silent when all
-# is there.
+# `make test` (with the word `test`: then also what makes network namespaces, and Chromium for the page's
+# tests) call it. Silent when all is there.
 set -euo pipefail
 
 # The Postgres that the devnet's own clusters are made of: any version from 15 on.
@@ -26,6 +26,12 @@ command -v setpriv >/dev/null || missing+=(util-linux)
 # The weights and the `openai` client come as Python packages.
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+
+# Peers behind NAT are tested in network namespaces, if they can be had.
+if [ "${1:-}" = test ]; then
+    PATH="$PATH:/usr/sbin:/sbin" command -v ip >/dev/null || missing+=(iproute2)
+    PATH="$PATH:/usr/sbin:/sbin" command -v nft >/dev/null || missing+=(nftables)
+fi
 
 # Chromium tests the public page: some 125 MB to fetch, 450 MB on disk, a minute or two. The tests do
 # without it (they say SKIP), so nothing fails if it can't be had.

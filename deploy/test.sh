@@ -86,6 +86,16 @@ else
     echo "SKIP mounts_*: this user may not mount a small disk"
 fi
 rmdir "$small"
+# Peers behind NAT: in network namespaces with routers in them, which takes root's rights.
+PATH="$PATH:/usr/sbin:/sbin"
+if unshare -n sh -c 'ip link add veth0 type veth peer name veth1 && ip link add segment type bridge &&
+    echo "table ip t { chain c { type nat hook postrouting priority srcnat; masquerade; }; }" | nft -f - &&
+    echo 1 >/proc/sys/net/ipv4/ip_forward' >/dev/null 2>&1; then
+    extra+=(netns_)
+else
+    echo "SKIP netns_*: this user may not make network namespaces and routers (or Debian's iproute2 and" \
+        "nftables are missing)"
+fi
 [ -z "${OWM_TEST_LONG:-}" ] || extra+=(long_)
 names=$(IFS='|'; echo "${extra[*]}")
 

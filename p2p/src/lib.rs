@@ -2,6 +2,7 @@
 
 mod assemble;
 mod behaviour;
+pub mod bootstrap;
 pub mod clock;
 pub mod config;
 pub mod counts;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod gossip;
 mod guard;
 pub mod handle;
+pub mod join;
 pub mod meet;
 pub mod membership;
 pub mod news;
@@ -28,7 +30,8 @@ pub use documents::Documents;
 pub use error::{P2pError, Unavailable};
 pub use gossip::{Judged, Limits, Rules};
 pub use handle::Handle;
-pub use libp2p::{Multiaddr, PeerId};
+pub use join::{Join, JoinError, Joined, join};
+pub use libp2p::{Multiaddr, PeerId, multiaddr};
 pub use news::{NewestCheckpoint, News};
 pub use policy::NetworkPolicy;
 pub use service::{Start, start, start_over};

@@ -41,6 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Clock, Documents, Handle, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
     behaviour::{Behaviour, BehaviourEvent, OpenEvent},
+    bootstrap::{Driver, driver::DriverConfig},
     counts::Counts,
     gossip::Topics,
     handle::{COMMAND_QUEUE, Command},
@@ -110,9 +111,7 @@ pub(crate) struct Service {
     /// When one peer was asked again last, on the clock's monotonic side.
     met_again: Duration,
     meet_wait: Duration,
-    /// When peers are sought among the nodes heard of next, likewise.
-    next_seek: Duration,
-    sources: connecting::Sources,
+    ways: Driver,
     listeners: HashSet<ListenerId>,
     dht: dht::Dht,
     reach: reaching::Reach,
@@ -162,6 +161,15 @@ pub fn start_over(
     let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
     let (news, news_out) = mpsc::channel(NEWS_QUEUE);
     let me = *swarm.local_peer_id();
+    let mut rng = ChaCha20Rng::from_seed(start.seed);
+    let ways = Driver::new(DriverConfig {
+        policy: start.config.policy,
+        ourselves: me,
+        peers_wanted: start.config.peers_wanted,
+        ways: start.config.ways.clone(),
+        clock: Arc::clone(&start.clock),
+        rng: ChaCha20Rng::from_rng(&mut rng),
+    });
     let known = Known::new(start.network, start.documents, start.newest);
     let (view, view_out) = watch::channel(Arc::new(showing::empty(me)));
     let (counted, counts_out) = watch::channel(Counts::default());
@@ -176,7 +184,7 @@ pub fn start_over(
     let service = Service {
         me: start.key.public(),
         network: start.network,
-        rng: ChaCha20Rng::from_seed(start.seed),
+        rng,
         config: start.config,
         swarm,
         tasks,
@@ -197,10 +205,9 @@ pub fn start_over(
         topics: None,
         peers: BTreeMap::new(),
         asked: HashMap::new(),
-        next_seek: Duration::ZERO,
         meet_wait: Duration::ZERO,
         met_again: start.clock.monotonic(),
-        sources: connecting::Sources::default(),
+        ways,
         listeners,
         dht: dht::Dht::default(),
         reach: reaching::Reach::default(),
@@ -267,6 +274,7 @@ impl Service {
                 _ = show.tick() => self.show(),
                 _ = upkeep.tick() => self.upkeep(),
                 () = self.news.deliver(), if self.news.waits() => {}
+                dials = self.ways.next() => self.dial(dials),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
         }
@@ -284,12 +292,16 @@ impl Service {
                 let _ = answer.send(self.announce_checkpoint(*newest));
             }
             Command::Documents(documents) => self.take_documents(*documents),
-            Command::Candidates(source, addresses) => self.candidates(source, addresses),
+            Command::Candidates(source, addresses) => self.ways.given(source, addresses),
             Command::Block(peer) => self.block(peer),
+            Command::Remembered(answer) => {
+                let _ = answer.send(self.ways.book().to_json());
+            }
         }
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        self.ways.on_swarm_event(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
@@ -304,11 +316,7 @@ impl Service {
                 num_established,
                 ..
             } => self.on_disconnected(peer_id, connection_id, num_established),
-            SwarmEvent::OutgoingConnectionError {
-                peer_id,
-                connection_id,
-                error,
-            } => self.on_dial_failed(peer_id, connection_id, &error),
+            SwarmEvent::OutgoingConnectionError { error, .. } => self.on_dial_failed(&error),
             SwarmEvent::IncomingConnectionError { .. } => self.counts.inbound_refused += 1,
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ListenerClosed {
@@ -344,8 +352,6 @@ impl Service {
         self.meet_again();
         self.dht_upkeep();
         self.reserve();
-        self.dial_more();
-        self.dial_heard();
         self.trim();
     }
 

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api_key;
+pub mod checkpoint;
 pub mod chunk;
 pub mod database;
 pub mod doctor;
 pub mod error;
 pub mod figures;
 pub mod glance;
+pub mod gossip;
 pub mod instance;
 pub mod intake;
 pub mod lease;

@@ -4,9 +4,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use libp2p::kad::{
-    self, GetProvidersOk, GetRecordOk, InboundRequest, PeerRecord, QueryResult, Quorum, Record,
-    RecordKey, store::RecordStore as _,
+use libp2p::{
+    kad::{
+        self, GetProvidersOk, GetRecordOk, InboundRequest, PeerRecord, QueryResult, Quorum, Record,
+        RecordKey, store::RecordStore as _,
+    },
+    swarm::dial_opts::{DialOpts, PeerCondition},
 };
 use owm_proto::{Envelope, Sha256, gossip::shard_of};
 
@@ -250,18 +253,19 @@ impl Service {
     }
 
     fn on_providers(&mut self, providers: Vec<libp2p::PeerId>) {
-        let missing = SHARD_PEERS_WANTED.min(
-            self.config
-                .peers_wanted
-                .saturating_sub(self.peers.len())
-                .max(2),
-        );
+        // Also when there are peers enough: those of the shard carry what we need.
+        let missing = self.config.peers_wanted.saturating_sub(self.peers.len());
+        let missing = missing.clamp(2, SHARD_PEERS_WANTED);
         let me = *self.swarm.local_peer_id();
         let strangers = providers.into_iter();
         let strangers = strangers.filter(|peer| *peer != me && !self.peers.contains_key(peer));
-        for peer in strangers.take(missing).collect::<Vec<_>>() {
-            // The DHT knows their addresses.
-            self.dial("dht", peer, Vec::new());
-        }
+        // The DHT knows their addresses.
+        let dial = |peer| {
+            let opts = DialOpts::peer_id(peer);
+            opts.condition(PeerCondition::DisconnectedAndNotDialing)
+                .build()
+        };
+        let dials = strangers.take(missing).map(dial).collect();
+        self.dial(dials);
     }
 }

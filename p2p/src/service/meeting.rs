@@ -82,6 +82,7 @@ impl Service {
                     // It has gone again.
                     let _ = meet.send_response(channel, response);
                     self.counts.meets_answered += 1;
+                    self.ways.met(peer);
                     self.learn_from_request(peer, request);
                 }
                 Message::Response {
@@ -146,12 +147,10 @@ impl Service {
             .saturating_sub(prost::Message::encoded_len(&response));
         if let Some(rules) = &self.rules {
             let at = self.clock.moment();
-            let heard = rules.directory().capabilities(at, nodes_max, room);
-            // Ourselves first.
-            let own = self.own.capability().cloned();
-            let others = heard.into_iter().filter(|e| e.claimed_signer() != self.me);
-            let all = own.into_iter().chain(others).take(nodes_max);
-            response.capabilities = all.map(|e| SignedEnvelope::from(&e)).collect();
+            let heard = rules
+                .directory()
+                .capabilities(at, &self.me, nodes_max, room);
+            response.capabilities = wire(&heard);
         }
         response
     }
@@ -187,6 +186,7 @@ impl Service {
             if let Err(error) = self.merge_documents(offered) {
                 self.note_failure(peer, FailedLayer::Documents, error.to_string());
                 self.blame(peer, Action::BadMeet);
+                return;
             }
         }
         if let Ok(checkpoint) = Envelope::from_wire(response.checkpoint) {
@@ -201,8 +201,9 @@ impl Service {
                 break;
             }
         }
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.met = true;
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.met = true;
+            self.ways.met(peer);
         }
     }
 
@@ -219,7 +220,7 @@ impl Service {
     fn on_meet_failed(&mut self, peer: PeerId, error: &OutboundFailure) {
         match error {
             OutboundFailure::UnsupportedProtocols => {
-                self.refuse_version(peer, "it does not speak this network's protocol".to_owned());
+                self.refuse_version(peer, "it does not speak this network's Meet");
             }
             OutboundFailure::Timeout => {
                 self.note_failure(

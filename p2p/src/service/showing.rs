@@ -10,7 +10,7 @@ use crate::{
     Rules, SwarmView,
     membership::Standing,
     peer,
-    view::{CheckpointView, NodeView, PeerView, Reachability, SourceView},
+    view::{CheckpointView, NodeView, PeerView, Reachability},
 };
 
 /// Before anything is known.
@@ -54,7 +54,7 @@ impl Service {
             nodes: self.node_views(),
             checkpoint: self.checkpoint_view(),
             parameters: self.known.parameters(self.clock.wall()),
-            sources: self.source_views(),
+            sources: self.ways.views(),
             warnings: self.all_warnings(),
         }
     }
@@ -109,17 +109,5 @@ impl Service {
             from: self.learnt.from.clone(),
             learnt_at_ms: self.learnt.at,
         })
-    }
-
-    fn source_views(&self) -> Vec<SourceView> {
-        let brought = self.sources.brought.iter();
-        brought
-            .map(|(name, brought)| SourceView {
-                name: (*name).to_owned(),
-                given: brought.given.len(),
-                reached: brought.reached.len(),
-                failures: brought.failures.iter().cloned().collect(),
-            })
-            .collect()
     }
 }

@@ -1,53 +1,17 @@
-//! How many peers there are: more are sought among the nodes that gossip tells of, spare ones are let go before
-//! the limits are reached, so that newcomers always find a place. Must stay true: a member is let go after all
+//! Spare peers are let go before the limits are reached, so that newcomers always find a place. Must stay true: a member is let go after all
 //! strangers, and nobody of gossip's mesh or whom we dialled ourselves.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use libp2p::PeerId;
-use owm_proto::PublicKey;
-use rand::Rng as _;
 
-use super::{Service, connecting::DIALS_PER_ROUND};
+use super::Service;
 use crate::{Rules, membership::Standing, peer};
 
 /// Who has just come is not let go: it is still asking.
 const TRIM_AFTER: Duration = Duration::from_secs(30);
 
-/// Looks for peers among the nodes heard of so often.
-const SEEK_EVERY: Duration = Duration::from_secs(10);
-
 impl Service {
-    /// Dials nodes that gossip has told of, while more peers are wanted.
-    pub(super) fn dial_heard(&mut self) {
-        let at = self.clock.moment();
-        let wanted = self.config.peers_wanted.saturating_sub(self.peers.len());
-        let Some(rules) = &self.rules else { return };
-        if wanted == 0 || at.monotonic < self.next_seek {
-            return;
-        }
-        self.next_seek = at.monotonic + SEEK_EVERY;
-        let nodes = rules.directory().nodes(at);
-        let mut strangers: Vec<PublicKey> = nodes
-            .into_iter()
-            .filter(|node| node.key != self.me)
-            .map(|node| node.key)
-            .filter(|key| peer::peer_id(key).is_some_and(|id| !self.peers.contains_key(&id)))
-            .collect();
-        let mut found = Vec::new();
-        for _ in 0..strangers.len().min(wanted).min(DIALS_PER_ROUND) {
-            let key = strangers.swap_remove(self.rng.random_range(0..strangers.len()));
-            let addresses = rules.directory().addresses(at, &key).into_iter();
-            let addresses = addresses.filter(|address| self.config.policy.allows(address));
-            if let Some(id) = peer::peer_id(&key) {
-                found.extend(addresses.filter_map(|address| address.with_p2p(id).ok()));
-            }
-        }
-        if !found.is_empty() {
-            self.candidates("gossip", found);
-        }
-    }
-
     /// Makes room before the limit is reached: inbound peers that gossip does not need, strangers first, of
     /// these who came first (it has had its answer).
     pub(super) fn trim(&mut self) {

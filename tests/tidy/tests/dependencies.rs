@@ -44,7 +44,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["owm-devnet", "owm-p2p", "owm-proto", "owm-service"],
     ),
     ("owm-devnet", &["owm-proto", "owm-service"]),
-    ("owm-e2e", &["owm-devnet", "owm-proto", "owm-service"]),
+    (
+        "owm-e2e",
+        &["owm-devnet", "owm-p2p", "owm-proto", "owm-service"],
+    ),
+    ("owm-sim", &["owm-p2p", "owm-proto"]),
     ("owm-tidy", &[]),
 ];
 
