@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod crowd;
+mod documents;
 mod gossip;
+mod hostile;
 mod world;
