@@ -139,7 +139,7 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
         metrics: Metrics::new(&context.metrics),
     });
     // Peers need no database of ours, and a port that is taken is told at once.
-    swarm::start(&app, &context.lifecycle).await?;
+    swarm::start(&app, &context.lifecycle)?;
     wait_for_database(&context, &app.store, &db_ready).await?;
     if context.lifecycle.is_shutting_down() {
         return Ok(());

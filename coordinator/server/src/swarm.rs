@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod fold;
 mod settings;
 mod start;
+mod ways;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 

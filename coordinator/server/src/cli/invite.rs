@@ -14,6 +14,9 @@ use crate::{config::Config, identity::Authority, serve, swarm::addresses};
 /// Addresses of this coordinator in an invite: more make the QR code larger, not the way in safer.
 const OWN_MAX: usize = 4;
 
+/// Of the QR code: screens do not tear, and only so does the longest invite fit.
+const LEVEL: qrcode::EcLevel = qrcode::EcLevel::L;
+
 /// Time for the database to name other peers; without them the invite is good too.
 const OTHERS_TIME: Duration = Duration::from_secs(5);
 
@@ -50,7 +53,8 @@ pub(super) async fn run(
         &text,
     )?;
     if !json && (qr || std::io::stdout().is_terminal()) {
-        let code = qrcode::QrCode::new(text.to_ascii_uppercase()).map_err(RunError::failed)?;
+        let code = qrcode::QrCode::with_error_correction_level(text.to_ascii_uppercase(), LEVEL)
+            .map_err(RunError::failed)?;
         let drawn = code.render::<qrcode::render::unicode::Dense1x2>().build();
         print(false, &json!(null), &drawn)?;
     }
@@ -111,11 +115,11 @@ mod tests {
         let whole = invite.peers.clone();
         let text = fitting(&mut invite);
         assert_eq!(invite.peers, whole, "a usual invite loses none");
-        qrcode::QrCode::new(text.to_ascii_uppercase()).unwrap();
+        qrcode::bits::encode_auto(text.to_ascii_uppercase().as_bytes(), LEVEL).unwrap();
         assert_eq!(text.parse(), Ok(invite.clone()));
         invite.peers = (0..100).flat_map(|_| whole.clone()).collect();
         let text = fitting(&mut invite);
         assert!(text.len() <= INVITE_CHARS_MAX && invite.peers.len() > 7);
-        qrcode::QrCode::new(text.to_ascii_uppercase()).unwrap();
+        qrcode::bits::encode_auto(text.to_ascii_uppercase().as_bytes(), LEVEL).unwrap();
     }
 }

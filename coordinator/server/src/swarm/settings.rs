@@ -103,14 +103,19 @@ pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     }
 }
 
-/// For the swarm.
+/// Where the swarm may connect to.
+pub(super) fn policy(network: NetworkPolicy) -> SwarmPolicy {
+    match network {
+        NetworkPolicy::Clearnet => SwarmPolicy::Clearnet,
+        NetworkPolicy::LoopbackOnly => SwarmPolicy::LoopbackOnly,
+    }
+}
+
+/// For the swarm; the ways in are `ways`'.
 pub(super) fn swarm_config(config: &Config) -> SwarmConfig {
     let p2p = &config.p2p;
     SwarmConfig {
-        policy: match p2p.network {
-            NetworkPolicy::Clearnet => SwarmPolicy::Clearnet,
-            NetworkPolicy::LoopbackOnly => SwarmPolicy::LoopbackOnly,
-        },
+        policy: policy(p2p.network),
         listen: p2p.listen.clone(),
         external: p2p.external.clone(),
         all_shards: true,

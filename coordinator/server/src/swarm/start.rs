@@ -3,12 +3,12 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use owm_p2p::{Clock, P2pError, Start};
+use owm_p2p::{Clock, P2pError, Start, SwarmConfig};
 use owm_proto::{UnixMillis, genesis::GenesisError};
 use owm_service::{clock::SharedClock, lifecycle::Lifecycle};
 use rand::Rng as _;
 
-use super::{documents, fold, settings};
+use super::{documents, fold, settings, ways};
 use crate::app::App;
 
 /// Why this coordinator is no peer.
@@ -37,7 +37,7 @@ impl Clock for PeerClock {
 }
 
 /// Starts the swarm, if the configuration wants it, and what takes its news. All of it ends with `lifecycle`.
-pub async fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
+pub fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
     if !app.config.p2p.enabled {
         tracing::info!("this coordinator takes no part in the swarm: [p2p] enabled = false");
         return Ok(());
@@ -45,7 +45,10 @@ pub async fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
     let web_seed = &app.config.invite.web_seed;
     let documents = documents(&app.authority, &app.swarm, web_seed, app.wall())?;
     let (handle, news, running) = owm_p2p::start(Start {
-        config: settings::swarm_config(&app.config),
+        config: SwarmConfig {
+            ways: ways::ways(&app.config, app.wall()),
+            ..settings::swarm_config(&app.config)
+        },
         key: &app.authority.instance,
         network: app.network(),
         documents: Some(documents),
@@ -55,16 +58,18 @@ pub async fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
         seed: app.seed.rng("swarm").random(),
     })?;
     app.swarm.started(handle.clone());
-    let (stopped, stop) = (lifecycle.soft(), handle.clone());
+    let remembering = ways::remember(handle.clone(), Arc::clone(&app.config), lifecycle.soft());
+    let stopped = lifecycle.soft();
+    let stop = handle.clone();
     lifecycle.spawn("swarm", async move {
         tokio::pin!(running);
-        tokio::select! {
-            () = &mut running => {}
-            () = stopped.cancelled() => {
-                stop.stop();
-                running.await;
-            }
-        }
+        let ending = async {
+            // Asks the swarm for the peers to be remembered once more, so it goes first.
+            remembering.await;
+            stopped.cancelled().await;
+            stop.stop();
+        };
+        tokio::join!(ending, &mut running);
         Ok::<(), Infallible>(())
     });
     let listening = fold::listen(app.clone(), news, lifecycle.soft());
@@ -73,9 +78,6 @@ pub async fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
         Ok::<(), Infallible>(())
     });
     lifecycle.spawn("swarm.fold", fold::run(app.clone(), lifecycle.soft()));
-    handle
-        .add_candidates("static", app.config.p2p.peers.clone())
-        .await?;
     tracing::info!(peer = %handle.peer(), "this coordinator is a peer of the swarm");
     Ok(())
 }

@@ -43,7 +43,7 @@ fn on_loopback(config: &mut Config) {
 async fn site(pool: PgPool) -> Site {
     let app = app_with(pool, on_loopback).await;
     let lifecycle = Lifecycle::new(Duration::from_secs(5));
-    start(&app, &lifecycle).await.unwrap();
+    start(&app, &lifecycle).unwrap();
     Site { app, lifecycle }
 }
 
@@ -262,7 +262,7 @@ async fn a_taken_port_stops_the_start_with_what_to_do(pool: PgPool) {
     })
     .await;
     let lifecycle = Lifecycle::new(Duration::from_secs(5));
-    let refused = start(&app, &lifecycle).await.unwrap_err().to_string();
+    let refused = start(&app, &lifecycle).unwrap_err().to_string();
     for word in [address.as_str(), "taken", "[p2p] listen"] {
         assert!(refused.contains(word), "{word}: {refused}");
     }
