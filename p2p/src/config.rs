@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use libp2p::Multiaddr;
 
-use crate::NetworkPolicy;
+use crate::{NetworkPolicy, bootstrap::Ways};
 
 /// The settings of a swarm.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct SwarmConfig {
     pub dial_timeout: Duration,
     /// Peers it wants to be connected with.
     pub peers_wanted: usize,
+    /// How it finds its way in.
+    pub ways: Ways,
 }
 
 impl Default for SwarmConfig {
@@ -51,6 +53,7 @@ impl Default for SwarmConfig {
             blocked: BTreeSet::new(),
             dial_timeout: Duration::from_secs(10),
             peers_wanted: 16,
+            ways: Ways::default(),
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Candidates(&'static str, Vec<Multiaddr>),
     /// Never talk to this peer again.
     Block(PeerId),
+    /// The remembered peers as JSON.
+    Remembered(oneshot::Sender<Vec<u8>>),
 }
 
 /// The swarm.
@@ -75,7 +77,7 @@ impl Handle {
         self.tell(Command::Documents(Box::new(documents))).await
     }
 
-    /// Addresses to try, each with `/p2p/<peer>`; `source` names them in the view.
+    /// Addresses to try, with `/p2p/<peer>` or without; `source` names them in the view.
     pub async fn add_candidates(
         &self,
         source: &'static str,
@@ -87,6 +89,14 @@ impl Handle {
     /// Cuts a peer off for good.
     pub async fn block(&self, peer: PeerId) -> Result<(), P2pError> {
         self.tell(Command::Block(peer)).await
+    }
+
+    /// The remembered peers, to be written to the disk from time to time and read back with
+    /// [`Book::from_json`](crate::peer::Book::from_json) at the next start.
+    pub async fn remembered(&self) -> Result<Vec<u8>, P2pError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Command::Remembered(answer)).await?;
+        answered.await.map_err(|_| P2pError::Stopped)
     }
 
     async fn tell(&self, command: Command) -> Result<(), P2pError> {

@@ -37,16 +37,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Clock, Documents, Handle, News, P2pError, SwarmConfig, SwarmView, assemble,
+    Clock, Documents, Handle, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
     behaviour::{Behaviour, BehaviourEvent, OpenEvent},
+    bootstrap::{Driver, driver::DriverConfig},
     counts::Counts,
     gossip::Topics,
     handle::{COMMAND_QUEUE, Command},
     news::NewestCheckpoint,
-    peer,
+    peer::{self, Scores},
     transport::Transport,
 };
-use {connecting::Peer, hearing::Heard, known::Known, telling::Teller};
+use {connecting::Peer, known::Known, telling::Teller};
 
 /// News that wait for the daemon: a minute's heartbeats of a full shard, twice.
 pub const NEWS_QUEUE: usize = 4_096;
@@ -95,7 +96,11 @@ pub(crate) struct Service {
     counts: Counts,
     counted: watch::Sender<Counts>,
     known: Known,
-    heard: Heard,
+    rules: Option<Rules>,
+    scores: Scores,
+    /// Cut off for a time.
+    banned: BTreeMap<PeerId, PublicKey>,
+    learnt: hearing::Learnt,
     own: announcing::Own,
     subscribed: Vec<crate::gossip::Topic>,
     topics: Option<Topics>,
@@ -103,11 +108,13 @@ pub(crate) struct Service {
     asked: HashMap<OutboundRequestId, PeerId>,
     /// When one peer was asked again last, on the clock's monotonic side.
     met_again: Duration,
-    sources: connecting::Sources,
+    ways: Driver,
     listeners: HashSet<ListenerId>,
     dht: dht::Dht,
     warnings: Vec<String>,
     dirty: bool,
+    /// Not before, on the clock's monotonic side.
+    show_at: Duration,
 }
 
 /// Starts a swarm on the clear net (or loopback). Must be called inside a tokio runtime; nothing happens until
@@ -150,6 +157,15 @@ pub fn start_over(
     let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
     let (news, news_out) = mpsc::channel(NEWS_QUEUE);
     let me = *swarm.local_peer_id();
+    let mut rng = ChaCha20Rng::from_seed(start.seed);
+    let ways = Driver::new(DriverConfig {
+        policy: start.config.policy,
+        ourselves: me,
+        peers_wanted: start.config.peers_wanted,
+        ways: start.config.ways.clone(),
+        clock: Arc::clone(&start.clock),
+        rng: ChaCha20Rng::from_rng(&mut rng),
+    });
     let known = Known::new(start.network, start.documents, start.newest);
     let (view, view_out) = watch::channel(Arc::new(showing::empty(me)));
     let (counted, counts_out) = watch::channel(Counts::default());
@@ -164,7 +180,7 @@ pub fn start_over(
     let service = Service {
         me: start.key.public(),
         network: start.network,
-        rng: ChaCha20Rng::from_seed(start.seed),
+        rng,
         config: start.config,
         swarm,
         tasks,
@@ -175,14 +191,18 @@ pub fn start_over(
         counts: Counts::default(),
         counted,
         known,
-        heard: Heard::default(),
+        rules: None,
+        scores: Scores::default(),
+        banned: BTreeMap::new(),
+        learnt: hearing::Learnt::default(),
+        show_at: Duration::ZERO,
         own: announcing::Own::default(),
         subscribed: Vec::new(),
         topics: None,
         peers: BTreeMap::new(),
         asked: HashMap::new(),
         met_again: start.clock.monotonic(),
-        sources: connecting::Sources::default(),
+        ways,
         listeners,
         dht: dht::Dht::default(),
         warnings: Vec::new(),
@@ -232,7 +252,7 @@ fn listen(
 
 impl Service {
     async fn run(mut self) {
-        self.subscribe();
+        self.apply_documents();
         let mut show = every(VIEW_EVERY);
         let mut upkeep = every(UPKEEP_EVERY);
         let stop = self.stop.clone();
@@ -247,6 +267,7 @@ impl Service {
                 _ = show.tick() => self.show(),
                 _ = upkeep.tick() => self.upkeep(),
                 () = self.news.deliver(), if self.news.waits() => {}
+                dials = self.ways.next() => self.dial(dials),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
         }
@@ -264,12 +285,16 @@ impl Service {
                 let _ = answer.send(self.announce_checkpoint(*newest));
             }
             Command::Documents(documents) => self.take_documents(*documents),
-            Command::Candidates(source, addresses) => self.candidates(source, addresses),
+            Command::Candidates(source, addresses) => self.ways.given(source, addresses),
             Command::Block(peer) => self.block(peer),
+            Command::Remembered(answer) => {
+                let _ = answer.send(self.ways.book().to_json());
+            }
         }
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        self.ways.on_swarm_event(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
@@ -284,11 +309,7 @@ impl Service {
                 num_established,
                 ..
             } => self.on_disconnected(peer_id, connection_id, num_established),
-            SwarmEvent::OutgoingConnectionError {
-                peer_id,
-                connection_id,
-                error,
-            } => self.on_dial_failed(peer_id, connection_id, &error),
+            SwarmEvent::OutgoingConnectionError { error, .. } => self.on_dial_failed(&error),
             SwarmEvent::IncomingConnectionError { .. } => self.counts.inbound_refused += 1,
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ListenerClosed {
@@ -315,10 +336,12 @@ impl Service {
     }
 
     fn upkeep(&mut self) {
+        self.tick_rules();
+        self.forgive();
         self.retry_announcements();
+        self.fetch_manifest();
         self.meet_again();
         self.dht_upkeep();
-        self.dial_more();
     }
 
     fn warn(&mut self, warning: String) {
