@@ -2,4 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod gossip;
+mod joining;
+mod outside;
+mod ways;
 mod world;
