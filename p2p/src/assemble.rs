@@ -29,6 +29,7 @@ use crate::{
     gossip::Topics,
     guard::Guard,
     meet,
+    peer::score,
 };
 
 /// The longest that a message may be valid: for so long is it known by its hash.
@@ -165,13 +166,12 @@ fn gossip(network: &NetworkId) -> Result<Gossip, P2pError> {
     Ok(gossip)
 }
 
-/// Below −100 gossip is not exchanged, below −200 nothing is published to it, below −400 nothing of it is
-/// read: three provably wrong messages (−900), or our own bad opinion (P5).
-pub(crate) fn score_thresholds() -> PeerScoreThresholds {
+/// Where gossipsub turns away: the prices are in `peer::score`.
+fn score_thresholds() -> PeerScoreThresholds {
     PeerScoreThresholds {
-        gossip_threshold: -100.0,
-        publish_threshold: -200.0,
-        graylist_threshold: -400.0,
+        gossip_threshold: score::GOSSIP_BELOW,
+        publish_threshold: score::PUBLISH_BELOW,
+        graylist_threshold: score::GRAYLIST_BELOW,
         accept_px_threshold: 1_000.0,
         opportunistic_graft_threshold: 1.0,
     }
@@ -180,7 +180,7 @@ pub(crate) fn score_thresholds() -> PeerScoreThresholds {
 fn peer_scores() -> PeerScoreParams {
     PeerScoreParams {
         topics: HashMap::new(),
-        topic_score_cap: 50.0,
+        topic_score_cap: 20.0,
         app_specific_weight: 1.0,
         ip_colocation_factor_weight: -5.0,
         ip_colocation_factor_threshold: COLOCATED_MAX,
@@ -199,19 +199,19 @@ fn peer_scores() -> PeerScoreParams {
 }
 
 /// Topics are sparse: missing deliveries (P3, P3b) say nothing. Invalid ones (P4) weigh heavily and are
-/// forgotten over an hour.
+/// forgotten over an hour: five cost 100, beside what the application score takes.
 pub(crate) fn topic_scores() -> TopicScoreParams {
     TopicScoreParams {
         topic_weight: 1.0,
         time_in_mesh_weight: 0.01,
         time_in_mesh_quantum: Duration::from_secs(1),
         time_in_mesh_cap: 1_000.0,
-        first_message_deliveries_weight: 0.5,
+        first_message_deliveries_weight: 0.1,
         first_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_mins(10)),
-        first_message_deliveries_cap: 40.0,
+        first_message_deliveries_cap: 50.0,
         mesh_message_deliveries_weight: 0.0,
         mesh_failure_penalty_weight: 0.0,
-        invalid_message_deliveries_weight: -100.0,
+        invalid_message_deliveries_weight: -4.0,
         invalid_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_hours(1)),
         ..TopicScoreParams::default()
     }

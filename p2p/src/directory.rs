@@ -3,10 +3,11 @@
 //! holds a file read it. Must stay true: bounded in nodes and in bytes; strangers never displace members, and
 //! no stranger displaces a living one, so a flood of new keys neither grows the tables nor empties them.
 
+mod table;
+
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use lru::LruCache;
 use owm_proto::{
     Envelope, PublicKey, Sha256, UnixMillis,
     genesis::TrustRoot,
@@ -17,13 +18,15 @@ use crate::{
     Moment,
     gossip::{
         capability,
-        limits::{Allowances, Limits, StateKind},
+        limits::{Allowances, Limits, Lives, StateKind},
         order::Said,
     },
     membership::{Admission, Renewals, Standing},
     peer::rate::Meter,
     view::NodeView,
 };
+
+use table::Table;
 
 /// What is remembered of a node that is silent: long enough that its old messages stay known as such, also if
 /// our wall clock is set back.
@@ -59,12 +62,11 @@ pub struct Known {
 /// The nodes heard of lately.
 #[derive(Debug)]
 pub struct Directory {
-    members: LruCache<PublicKey, Known>,
-    strangers: LruCache<PublicKey, Known>,
+    members: Table,
+    strangers: Table,
     renewals: Renewals,
-    bytes: usize,
-    limits: Limits,
-    lives: [Duration; 2],
+    bytes_max: usize,
+    lives: Lives,
 }
 
 impl Known {
@@ -93,7 +95,7 @@ impl Known {
         (first, said.sha256)
     }
 
-    fn lives(&self, at: Moment, lives: [Duration; 2]) -> bool {
+    fn lives(&self, at: Moment, lives: Lives) -> bool {
         let holds = |kind: StateKind| {
             self.said(kind)
                 .is_some_and(|said| said.holds(at, lives[kind as usize]))
@@ -125,21 +127,19 @@ impl Known {
 impl Directory {
     /// Empty.
     pub fn new(limits: Limits, allowances: &Allowances) -> Self {
-        let kinds = [StateKind::Heartbeat, StateKind::Capability];
         Self {
-            members: LruCache::unbounded(),
-            strangers: LruCache::unbounded(),
+            members: Table::new(limits.members_max),
+            strangers: Table::new(limits.strangers_max),
             renewals: Renewals::default(),
-            bytes: 0,
-            limits,
-            lives: kinds.map(|kind| allowances.life(kind)),
+            bytes_max: limits.capability_bytes_max,
+            lives: allowances.lives(),
         }
     }
 
     /// All that is known of `key`, silent or not.
     pub fn known(&self, key: &PublicKey) -> Option<&Known> {
-        let member = self.members.peek(key);
-        member.or_else(|| self.strangers.peek(key))
+        let member = self.members.get(key);
+        member.or_else(|| self.strangers.get(key))
     }
 
     /// What `key` is to us at `now`.
@@ -160,29 +160,36 @@ impl Directory {
 
     /// Bytes of the capability envelopes that are kept.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.members.bytes() + self.strangers.bytes()
     }
 
     /// The nodes that live, by key.
     pub fn nodes(&self, at: Moment) -> Vec<NodeView> {
-        let mut nodes: Vec<_> = self
-            .living(at)
-            .map(|(key, known)| {
-                let standing = self.worth(known.admission.as_deref(), at.wall);
-                known.view(*key, standing)
-            })
-            .collect();
+        let view = |(key, known): (&PublicKey, &Known)| {
+            let standing = self.worth(known.admission.as_deref(), at.wall);
+            known.view(*key, standing)
+        };
+        let living = self.all().filter(|(_, known)| known.lives(at, self.lives));
+        let mut nodes: Vec<_> = living.map(view).collect();
         nodes.sort_unstable_by_key(|node| node.key);
         nodes
     }
 
-    /// Capability envelopes that hold, for who has just come: members first, of each the one heard last
-    /// first; so many at most, in messages and bytes.
-    pub fn capabilities(&self, at: Moment, count_max: usize, bytes_max: usize) -> Vec<Envelope> {
+    /// Capability envelopes that hold, for who has just come: that of `first` (ourselves), then members' and
+    /// strangers', of each the one heard last first; so many at most, in messages and bytes.
+    pub fn capabilities(
+        &self,
+        at: Moment,
+        first: &PublicKey,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<Envelope> {
         /// Purpose, key, signature and framing beside the payload.
         const FRAME_BYTES: usize = 160;
         let mut room = bytes_max;
-        self.announced(at)
+        let own = self.announced(at).filter(|(key, _)| *key == first);
+        let others = self.announced(at).filter(|(key, _)| *key != first);
+        own.chain(others)
             .map_while(|(_, announced)| {
                 let bytes = announced.envelope.unverified_payload().len() + FRAME_BYTES;
                 room = room.checked_sub(bytes)?;
@@ -194,10 +201,15 @@ impl Directory {
 
     /// Who says to serve this file, members first, the one heard last first.
     pub fn holders(&self, at: Moment, file: &Sha256) -> Vec<PublicKey> {
-        self.announced(at)
-            .filter(|(_, announced)| announced.body.holds.iter().any(|h| h == file.as_bytes()))
-            .map(|(key, _)| *key)
-            .collect()
+        let holds = |a: &Announced| a.body.holds.iter().any(|hash| hash == file.as_bytes());
+        let holders = self.announced(at).filter(|(_, a)| holds(a));
+        holders.map(|(key, _)| *key).collect()
+    }
+
+    /// Who carries connections for peers behind NAT, members first.
+    pub fn relays(&self, at: Moment) -> Vec<PublicKey> {
+        let relays = self.announced(at).filter(|(_, a)| a.body.relay);
+        relays.map(|(key, _)| *key).collect()
     }
 
     /// The addresses that a living node announces, without its name.
@@ -211,16 +223,10 @@ impl Directory {
         })
     }
 
-    /// Who carries connections for peers behind NAT, members first.
-    pub fn relays(&self, at: Moment) -> Vec<PublicKey> {
-        let relays = self.announced(at).filter(|(_, a)| a.body.relay);
-        relays.map(|(key, _)| *key).collect()
-    }
-
     pub(crate) fn known_mut(&mut self, key: &PublicKey) -> Option<&mut Known> {
-        match self.members.peek_mut(key) {
+        match self.members.get_mut(key) {
             Some(known) => Some(known),
-            None => self.strangers.peek_mut(key),
+            None => self.strangers.get_mut(key),
         }
     }
 
@@ -229,21 +235,22 @@ impl Directory {
         admission.map_or(Standing::Stranger, |a| a.standing(now, self.renewals))
     }
 
-    /// Whether there is room for `key` with a capability of so many bytes: it is known, a place is free, or
-    /// one can be freed that nobody alive holds.
+    /// Whether there is room for `key` with a capability of so many bytes: it has a place, one is free, or one
+    /// can be freed that nobody alive holds. Strangers make way for a member's bytes.
     pub(crate) fn has_room(&self, at: Moment, key: &PublicKey, seated: bool, bytes: usize) -> bool {
-        let (table, max) = if seated {
-            (&self.members, self.limits.members_max)
+        let table = self.table(seated);
+        let seat = table.get(key).is_some()
+            || !table.is_full()
+            || table
+                .oldest()
+                .is_none_or(|known| !known.lives(at, self.lives));
+        let held = if seated {
+            self.members.bytes()
         } else {
-            (&self.strangers, self.limits.strangers_max)
+            self.bytes()
         };
-        let tail = || table.peek_lru().map(|(_, known)| known);
-        let seat = table.contains(key)
-            || table.len() < max
-            || tail().is_none_or(|known| !known.lives(at, self.lives));
-        let held = self.known(key).map_or(0, Known::bytes);
-        let space = (self.bytes - held) + bytes <= self.limits.capability_bytes_max;
-        seat && space
+        let own = table.get(key).map_or(0, Known::bytes);
+        seat && (bytes == 0 || held - own + bytes <= self.bytes_max)
     }
 
     /// A verified heartbeat. There must be room.
@@ -255,8 +262,9 @@ impl Directory {
         said: Said,
         body: &HeartbeatBody,
     ) {
-        let known = self.entry(at, key, seated);
+        let mut known = self.taken(at, key);
         known.heartbeat = Some((said, body.running_tasks));
+        self.put_back(key, seated, known);
     }
 
     /// A verified capability. There must be room.
@@ -271,88 +279,89 @@ impl Directory {
         if let Some(admission) = &admission {
             self.renewals.saw(admission);
         }
-        let bytes = announced.envelope.unverified_payload().len();
-        let known = self.entry(at, key, seated);
-        let before = known.bytes();
+        let mut known = self.taken(at, key);
         known.capability = Some(Box::new(announced));
         known.admission = admission;
-        self.bytes = self.bytes - before + bytes;
+        self.put_back(key, seated, known);
+        while self.bytes() > self.bytes_max && self.strangers.pop_oldest() {}
     }
 
     /// Forgets who has been silent for long.
     pub(crate) fn tick(&mut self, at: Moment) {
+        let lives = self.lives;
+        let over = |known: &Known| {
+            let silent = at.monotonic.saturating_sub(known.last_heard.monotonic);
+            silent >= SILENT_KEPT && !known.lives(at, lives)
+        };
         for table in [&mut self.members, &mut self.strangers] {
-            while let Some((_, known)) = table.peek_lru() {
-                let silent = at.monotonic.saturating_sub(known.last_heard.monotonic);
-                if silent < SILENT_KEPT || known.lives(at, self.lives) {
-                    break;
-                }
-                let bytes = known.bytes();
-                table.pop_lru();
-                self.bytes -= bytes;
+            while table.oldest().is_some_and(over) {
+                table.pop_oldest();
             }
         }
     }
 
     /// Other periods.
     pub(crate) fn set_allowances(&mut self, allowances: &Allowances) {
-        self.lives = [StateKind::Heartbeat, StateKind::Capability].map(|k| allowances.life(k));
+        self.lives = allowances.lives();
     }
 
     /// Other sizes; who is over them leaves as others come.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+        self.members.max = limits.members_max.max(1);
+        self.strangers.max = limits.strangers_max.max(1);
+        self.bytes_max = limits.capability_bytes_max;
     }
 
     /// Takes away memberships whose instance key is not trusted (any more).
     pub(crate) fn recheck(&mut self, trust: &TrustRoot) {
-        for (_, known) in self.members.iter_mut() {
-            if known
-                .admission
-                .as_ref()
-                .is_some_and(|a| !a.is_trusted(trust))
-            {
-                known.admission = None;
+        for table in [&mut self.members, &mut self.strangers] {
+            for known in table.iter_mut() {
+                let untrusted = |a: &Admission| !a.is_trusted(trust);
+                if known.admission.as_deref().is_some_and(untrusted) {
+                    known.admission = None;
+                }
             }
         }
     }
 
-    /// The place of `key`, made free if need be, in the table where it belongs.
-    fn entry(&mut self, at: Moment, key: &PublicKey, seated: bool) -> &mut Known {
-        let (table, other, max) = if seated {
-            let max = self.limits.members_max;
-            (&mut self.members, &mut self.strangers, max)
+    fn table(&self, seated: bool) -> &Table {
+        if seated {
+            &self.members
         } else {
-            let max = self.limits.strangers_max;
-            (&mut self.strangers, &mut self.members, max)
-        };
-        if !table.contains(key) {
-            let moved = other.pop(key);
-            if table.len() >= max
-                && let Some((_, gone)) = table.pop_lru()
-            {
-                self.bytes -= gone.bytes();
-            }
-            let known = moved.unwrap_or_else(|| Known {
+            &self.strangers
+        }
+    }
+
+    /// What is known of `key`, out of its table, with the time noted.
+    fn taken(&mut self, at: Moment, key: &PublicKey) -> Known {
+        let known = self.members.take(key);
+        let known = known.or_else(|| self.strangers.take(key));
+        Known {
+            last_heard: at,
+            ..known.unwrap_or_else(|| Known {
                 first_heard: at,
                 ..Known::default()
-            });
-            table.put(*key, known);
+            })
         }
-        let known = table.get_mut(key).expect("it was put there just now");
-        known.last_heard = at;
-        known
     }
 
-    fn living(&self, at: Moment) -> impl Iterator<Item = (&PublicKey, &Known)> {
-        let all = self.members.iter().chain(self.strangers.iter());
-        all.filter(move |(_, known)| known.lives(at, self.lives))
+    fn put_back(&mut self, key: &PublicKey, seated: bool, known: Known) {
+        let table = if seated {
+            &mut self.members
+        } else {
+            &mut self.strangers
+        };
+        table.put(key, known);
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&PublicKey, &Known)> {
+        self.members.iter().chain(self.strangers.iter())
     }
 
     fn announced(&self, at: Moment) -> impl Iterator<Item = (&PublicKey, &Announced)> {
         let life = self.lives[StateKind::Capability as usize];
-        let all = self.members.iter().chain(self.strangers.iter());
-        all.filter_map(|(key, known)| Some((key, known.capability.as_deref()?)))
+        self.all()
+            .filter_map(|(key, known)| Some((key, known.capability.as_deref()?)))
             .filter(move |(_, announced)| announced.said.holds(at, life))
     }
 }

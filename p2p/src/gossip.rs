@@ -8,6 +8,7 @@ pub mod jump;
 pub mod limits;
 pub mod order;
 pub mod rules;
+pub mod scoring;
 pub mod topic;
 pub mod verdict;
 

@@ -31,7 +31,7 @@ pub use error::{P2pError, Unavailable};
 pub use gossip::{Judged, Limits, Rules};
 pub use handle::Handle;
 pub use join::{Join, JoinError, Joined, join};
-pub use libp2p::{Multiaddr, PeerId};
+pub use libp2p::{Multiaddr, PeerId, multiaddr};
 pub use news::{NewestCheckpoint, News};
 pub use policy::NetworkPolicy;
 pub use service::{Start, start, start_over};

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use owm_proto::{
     Envelope, PublicKey, Purpose, Sha256, SignatureCheck, SignerRule, Tier, UnixMillis,
-    genesis::{DelegatedRole, TrustRoot},
+    genesis::{DelegatedRole, NetworkId, TrustRoot},
     statement::Membership,
 };
 
@@ -95,11 +95,12 @@ impl Admission {
     pub fn read(
         envelope: &Envelope,
         node: &PublicKey,
-        trust: &TrustRoot,
+        network: &NetworkId,
+        trust: Option<&TrustRoot>,
         check: &dyn SignatureCheck,
     ) -> Result<Reading, RejectReason> {
         let verified = envelope
-            .verify_by(Purpose::Membership, &trust.id(), SignerRule::Anyone, check)
+            .verify_by(Purpose::Membership, network, SignerRule::Anyone, check)
             .map_err(|error| crate::gossip::verdict::reject_reason(&error))?;
         let said: Membership = verified.json().map_err(|_| RejectReason::Malformed)?;
         if said.node != *node {
@@ -114,7 +115,7 @@ impl Admission {
             signature: *envelope.signature(),
             sha256: Sha256::of(verified.payload),
         };
-        Ok(if admission.is_trusted(trust) {
+        Ok(if trust.is_some_and(|trust| admission.is_trusted(trust)) {
             Reading::Known(Box::new(admission))
         } else {
             Reading::UnknownSigner

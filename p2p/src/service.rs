@@ -37,17 +37,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Clock, Documents, Handle, News, P2pError, SwarmConfig, SwarmView, assemble,
+    Clock, Documents, Handle, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
     behaviour::{Behaviour, BehaviourEvent, OpenEvent},
     bootstrap::{Driver, driver::DriverConfig},
     counts::Counts,
     gossip::Topics,
     handle::{COMMAND_QUEUE, Command},
     news::NewestCheckpoint,
-    peer,
+    peer::{self, Scores},
     transport::Transport,
 };
-use {connecting::Peer, hearing::Heard, known::Known, telling::Teller};
+use {connecting::Peer, known::Known, telling::Teller};
 
 /// News that wait for the daemon: a minute's heartbeats of a full shard, twice.
 pub const NEWS_QUEUE: usize = 4_096;
@@ -96,7 +96,11 @@ pub(crate) struct Service {
     counts: Counts,
     counted: watch::Sender<Counts>,
     known: Known,
-    heard: Heard,
+    rules: Option<Rules>,
+    scores: Scores,
+    /// Cut off for a time.
+    banned: BTreeMap<PeerId, PublicKey>,
+    learnt: hearing::Learnt,
     own: announcing::Own,
     subscribed: Vec<crate::gossip::Topic>,
     topics: Option<Topics>,
@@ -109,6 +113,8 @@ pub(crate) struct Service {
     dht: dht::Dht,
     warnings: Vec<String>,
     dirty: bool,
+    /// Not before, on the clock's monotonic side.
+    show_at: Duration,
 }
 
 /// Starts a swarm on the clear net (or loopback). Must be called inside a tokio runtime; nothing happens until
@@ -185,7 +191,11 @@ pub fn start_over(
         counts: Counts::default(),
         counted,
         known,
-        heard: Heard::default(),
+        rules: None,
+        scores: Scores::default(),
+        banned: BTreeMap::new(),
+        learnt: hearing::Learnt::default(),
+        show_at: Duration::ZERO,
         own: announcing::Own::default(),
         subscribed: Vec::new(),
         topics: None,
@@ -242,7 +252,7 @@ fn listen(
 
 impl Service {
     async fn run(mut self) {
-        self.subscribe();
+        self.apply_documents();
         let mut show = every(VIEW_EVERY);
         let mut upkeep = every(UPKEEP_EVERY);
         let stop = self.stop.clone();
@@ -326,7 +336,10 @@ impl Service {
     }
 
     fn upkeep(&mut self) {
+        self.tick_rules();
+        self.forgive();
         self.retry_announcements();
+        self.fetch_manifest();
         self.meet_again();
         self.dht_upkeep();
     }

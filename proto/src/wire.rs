@@ -26,11 +26,6 @@ pub mod coordinator {
     missing_docs,
     reason = "generated: the comments are in the .proto file"
 )]
-#[expect(
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
 pub mod gossip {
     include!("gen/owm.gossip.v1.rs");
 }

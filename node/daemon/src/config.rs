@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use owm_service::config::{HumanBytes, HumanDuration};
+use owm_service::{
+    config::{HumanBytes, HumanDuration},
+    dialer::NetworkPolicy,
+};
 
 owm_service::config! {
     /// The configuration of owm-node.
@@ -18,6 +21,8 @@ owm_service::config! {
         pub caps: CapsSection,
         /// The model engine and its files.
         pub model: ModelSection,
+        /// The swarm: how it meets other nodes.
+        pub p2p: P2pSection,
         /// Health checks and metrics, for this machine only.
         pub health: HealthSection,
         /// Logs.
@@ -86,6 +91,34 @@ owm_service::config! {
         pub sub_models: Vec<String> = Vec::new(),
         /// How long a download may stand still before it is tried again.
         pub stall: HumanDuration = HumanDuration::from_secs(30),
+    }
+
+    /// The swarm: how it meets other nodes. With one peer it joins, and learns of nodes and models, also
+    /// while the coordinator is away.
+    pub struct P2pSection {
+        /// Whether it takes part. Without, it knows only what the coordinator says.
+        pub enabled: bool = true,
+        /// Where it connects to and listens: `clearnet`: anywhere; `loopback_only`: on this machine only.
+        pub network: NetworkPolicy = NetworkPolicy::Clearnet,
+        /// Where it listens (port 0: any); empty: it only dials. A port that is taken is left out and told.
+        pub listen: Vec<String> = [
+            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/tcp/4001",
+            "/ip6/::/udp/4001/quic-v1",
+            "/ip6/::/tcp/4001",
+        ].map(str::to_owned).to_vec(),
+        /// Where it can be reached from outside, if you know: `["/ip4/203.0.113.7/udp/4001/quic-v1"]`.
+        pub external: Vec<String> = Vec::new(),
+        /// Peers to begin with, beside those of the invite: addresses that end in `/p2p/12D3KooW…`.
+        pub peers: Vec<String> = Vec::new(),
+        /// Names whose `_dnsaddr` TXT records list peers: `["seed.example.org"]`.
+        pub dns: Vec<String> = Vec::new(),
+        /// Finds peers in the local network, which tells everybody there that a node runs here.
+        pub mdns: bool = false,
+        /// Carries connections for peers behind NAT, if it can be reached itself.
+        pub relay: bool = true,
+        /// Connections at most, in both directions.
+        pub connections_max: u32 = 256,
     }
 
     /// Health checks and metrics, for this machine only.

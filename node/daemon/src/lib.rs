@@ -25,6 +25,7 @@ pub mod renewal;
 pub mod roles;
 pub mod session;
 pub mod status;
+pub mod swarm;
 pub mod tasklog;
 pub mod top;
 pub mod work;

@@ -3,8 +3,10 @@
 //! sequence the first is kept and a person is told; a revocation takes back what the revoked key said, so a
 //! stolen key that announced the highest number there is does not lock the network out for good.
 
+use std::collections::VecDeque;
+
 use owm_proto::{
-    Envelope, PublicKey, SignatureCheck, SignerRule, UnixMillis,
+    Envelope, PublicKey, Sha256, SignatureCheck, SignerRule, UnixMillis,
     envelope::EnvelopeError,
     genesis::{DelegatedRole, TrustRoot},
     gossip::Checkpoint,
@@ -19,6 +21,10 @@ use crate::{
 
 /// Release keys whose newest announcement is kept: a network has one, two while it changes.
 const SIGNERS_MAX: usize = 16;
+
+/// Contradicting announcements that are known again without a signature check. A release key that makes more
+/// costs us one check each.
+const CONTRADICTING_MAX: usize = 16;
 
 /// Bytes of an announcement's payload: a honest one has about 250.
 const CHECKPOINT_BYTES_MAX: usize = 4 << 10;
@@ -51,6 +57,8 @@ pub enum Heard {
 #[derive(Debug, Default)]
 pub struct Checkpoints {
     known: Vec<KnownCheckpoint>,
+    /// Payloads that contradict what is kept; the last few.
+    contradicting: VecDeque<Sha256>,
 }
 
 impl Checkpoints {
@@ -77,6 +85,10 @@ impl Checkpoints {
         {
             return Heard::Dropped(Verdict::Ignore(IgnoreReason::Duplicate));
         }
+        let sha256 = Sha256::of(payload);
+        if self.contradicting.contains(&sha256) {
+            return Heard::Dropped(Verdict::Ignore(IgnoreReason::Equivocation));
+        }
         // An older sequence costs no signature check; the claim is not used for anything else.
         let claimed = serde_json::from_slice::<Claim>(payload).map(|claim| claim.sequence);
         let Ok(sequence) = claimed else {
@@ -95,11 +107,15 @@ impl Checkpoints {
         if let Some(known) = self.newest()
             && known.checkpoint.sequence == checkpoint.sequence
         {
-            return if known.checkpoint == checkpoint {
-                Heard::Dropped(Verdict::Ignore(IgnoreReason::Duplicate))
-            } else {
-                Heard::Contradicts(Box::new(known.clone()))
-            };
+            if known.checkpoint == checkpoint {
+                return Heard::Dropped(Verdict::Ignore(IgnoreReason::Duplicate));
+            }
+            let first = Box::new(known.clone());
+            if self.contradicting.len() >= CONTRADICTING_MAX {
+                self.contradicting.pop_front();
+            }
+            self.contradicting.push_back(sha256);
+            return Heard::Contradicts(first);
         }
         self.keep(KnownCheckpoint {
             checkpoint,
@@ -112,6 +128,7 @@ impl Checkpoints {
 
     /// Forgets what keys said that are no release keys (any more): after a revocation.
     pub fn recheck(&mut self, trust: &TrustRoot) {
+        self.contradicting.clear();
         let keys = trust.keys_ever(DelegatedRole::Release);
         self.known
             .retain(|known| keys.contains(&known.envelope.claimed_signer()));

@@ -21,7 +21,7 @@ pub struct Judged {
     /// What is new, if it was believed.
     pub news: Option<Heard>,
     /// Something to look at.
-    pub notice: Option<Box<Notice>>,
+    pub notice: Option<Notice>,
     /// What is booked to the peer that forwarded it.
     pub action: Option<Action>,
 }
@@ -51,7 +51,7 @@ pub enum Heard {
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// A key has signed two things under one sequence: a fault that proves itself (spec §10.9).
-    Contradiction(Contradiction),
+    Contradiction(Box<Contradiction>),
     /// Another process signs with our key.
     OwnKeyElsewhere {
         /// The sequence it used.
@@ -62,6 +62,8 @@ pub enum Notice {
         /// Forward if positive.
         by_ms: i64,
     },
+    /// Many messages in a row were too early or too late for our clock, and none was in time.
+    NothingInTime,
 }
 
 /// Two signed messages under one sequence.
@@ -101,7 +103,7 @@ impl Judged {
 
     pub(crate) fn noticed(self, notice: Notice) -> Self {
         Self {
-            notice: Some(Box::new(notice)),
+            notice: Some(notice),
             ..self
         }
     }
@@ -131,6 +133,9 @@ impl fmt::Display for Notice {
                 f,
                 "this machine's clock jumped by {} s; if it was not asleep, check its time service",
                 by_ms / 1_000
+            ),
+            Self::NothingInTime => f.write_str(
+                "nothing that peers say is in time for this machine's clock; check the clock and its time service",
             ),
         }
     }

@@ -91,13 +91,16 @@ pub enum StateKind {
     Capability,
 }
 
+/// How long messages are believed, by kind.
+pub type Lives = [Duration; 2];
+
 /// Allowances that follow from the agreed periods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowances {
     heartbeat: Duration,
     capability: Duration,
-    /// Unaccepted messages of one peer; what is accepted costs it nothing.
-    pub peer: Rate,
+    peer: Rate,
+    stranger_peer: Rate,
     /// State messages of all strangers on one topic.
     pub strangers_of_topic: [Rate; 2],
 }
@@ -107,30 +110,51 @@ impl Allowances {
     pub fn new(parameters: &Bootstrap, shards: u32) -> Self {
         let heartbeat = Duration::from_secs(u64::from(parameters.heartbeat_secs.max(1)));
         let capability = Duration::from_secs(u64::from(parameters.capability_secs.max(1)));
-        // What a whole shard says in a second, twice: gossip comes in bursts.
-        let expected = |period: Duration| 2 * SHARD_NODES / period.as_secs().max(1) as u32;
+        // What the fullest shard says in a second: if a clock is wrong, all of it is dropped here, and the
+        // peer that forwarded it is honest.
+        let nodes = SHARD_MEMBERS_MAX as u32 + SHARD_STRANGERS_MAX as u32;
+        let expected = |period: Duration| nodes / period.as_secs().max(1) as u32;
         let whole = (expected(heartbeat) + expected(capability)).saturating_mul(shards.max(1));
-        let a_second = whole.max(PEER_PER_SEC_MIN);
-        let second = Duration::from_secs(1);
+        let peer = |a_second: u32| {
+            let a_second = a_second.max(PEER_PER_SEC_MIN);
+            let burst = a_second.saturating_mul(PEER_BURST_SECS);
+            Rate::per(Duration::from_secs(1), a_second).with_burst(burst)
+        };
         let strangers = |period| Rate::per(period, 2 * SHARD_STRANGERS_MAX as u32);
         Self {
             heartbeat,
             capability,
-            peer: Rate::per(second, a_second).with_burst(a_second.saturating_mul(PEER_BURST_SECS)),
+            peer: peer(whole),
+            stranger_peer: peer(whole / 4),
             strangers_of_topic: [strangers(heartbeat), strangers(capability)],
         }
     }
 
-    /// What one key may say. A member may be early by half a period and make up for what it missed; it
+    /// Unaccepted messages that a peer may send; what is accepted costs it nothing. A peer that nobody vouches
+    /// for gets a quarter.
+    pub fn of_peer(&self, member: bool) -> Rate {
+        if member {
+            self.peer
+        } else {
+            self.stranger_peer
+        }
+    }
+
+    /// What one key may say. A member may beat twice as often as agreed and make up for what it missed, and
     /// announces a changed capability at once, ten times in a period. A stranger gets its period and little
-    /// more.
+    /// more, after a start in which addresses and files turn up one by one.
     pub fn of_key(&self, kind: StateKind, member: bool) -> Rate {
         match (kind, member) {
             (StateKind::Heartbeat, true) => Rate::per(self.heartbeat, 2).with_burst(6),
             (StateKind::Heartbeat, false) => Rate::per(self.heartbeat * 5, 6).with_burst(3),
             (StateKind::Capability, true) => Rate::per(self.capability, 10),
-            (StateKind::Capability, false) => Rate::per(self.capability, 2).with_burst(3),
+            (StateKind::Capability, false) => Rate::per(self.capability, 3).with_burst(8),
         }
+    }
+
+    /// [`Allowances::life`] of both kinds.
+    pub fn lives(&self) -> Lives {
+        [StateKind::Heartbeat, StateKind::Capability].map(|kind| self.life(kind))
     }
 
     /// How long a message is believed at most, whatever expiry it claims.

@@ -13,8 +13,10 @@ use std::{
 
 use lru::LruCache;
 use owm_proto::{
-    Envelope, PublicKey, Purpose, SignatureCheck, genesis::TrustRoot, gossip::Bootstrap,
-    gossip::shard_of, limits::GOSSIP_MESSAGE_BYTES_MAX,
+    Envelope, PublicKey, Purpose, SignatureCheck,
+    genesis::{NetworkId, TrustRoot},
+    gossip::{Bootstrap, shard_of},
+    limits::GOSSIP_MESSAGE_BYTES_MAX,
 };
 
 use crate::{
@@ -26,11 +28,14 @@ use crate::{
         jump::JumpWatch,
         limits::{Allowances, StateKind},
     },
-    peer::rate::Meter,
+    peer::rate::{Meter, Rate},
 };
 
 /// Warnings that are kept for people; the same one is kept once.
 const WARNINGS_MAX: usize = 16;
+
+/// So many messages out of time, and none in time between them, are more likely our clock's fault.
+const OUT_OF_TIME_MAX: u32 = 64;
 
 /// How a message came.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +64,8 @@ impl Door<'_> {
 #[derive(Debug)]
 pub struct Rules {
     me: PublicKey,
-    trust: TrustRoot,
+    network: NetworkId,
+    trust: Option<TrustRoot>,
     parameters: Bootstrap,
     limits: Limits,
     allowances: Allowances,
@@ -68,17 +74,32 @@ pub struct Rules {
     peers: LruCache<PublicKey, Meter>,
     strangers: HashMap<Topic, Meter>,
     clock: JumpWatch,
+    out_of_time: u32,
     warnings: VecDeque<String>,
 }
 
 impl Rules {
     /// With nothing heard yet.
     pub fn new(documents: &Documents, me: PublicKey, limits: Limits, at: Moment) -> Self {
-        let parameters = documents.parameters(at.wall);
+        let mut rules = Self::without_documents(documents.trust().id(), me, limits, at);
+        rules.set_documents(documents, at);
+        rules
+    }
+
+    /// For who has joined by the network's id alone and has yet to be given its documents: heartbeats and
+    /// capabilities are judged (everybody is a stranger), checkpoints are ignored.
+    pub fn without_documents(
+        network: NetworkId,
+        me: PublicKey,
+        limits: Limits,
+        at: Moment,
+    ) -> Self {
+        let parameters = Bootstrap::before_any();
         let allowances = Allowances::new(&parameters, limits.shards);
         Self {
             me,
-            trust: documents.trust().clone(),
+            network,
+            trust: None,
             directory: Directory::new(limits, &allowances),
             parameters,
             limits,
@@ -87,6 +108,7 @@ impl Rules {
             peers: LruCache::unbounded(),
             strangers: HashMap::new(),
             clock: JumpWatch::new(at),
+            out_of_time: 0,
             warnings: VecDeque::new(),
         }
     }
@@ -94,12 +116,14 @@ impl Rules {
     /// Newer documents of the same network: other shards and periods, new delegations and revocations. What
     /// a revoked key has said is forgotten.
     pub fn set_documents(&mut self, documents: &Documents, at: Moment) {
-        self.trust = documents.trust().clone();
+        let trust = documents.trust();
+        self.directory.recheck(trust);
+        self.checkpoints.recheck(trust);
+        self.network = trust.id();
+        self.trust = Some(trust.clone());
         self.parameters = documents.parameters(at.wall);
         self.allowances = Allowances::new(&self.parameters, self.limits.shards);
         self.directory.set_allowances(&self.allowances);
-        self.directory.recheck(&self.trust);
-        self.checkpoints.recheck(&self.trust);
         // Meters of other rates mean nothing.
         self.peers.clear();
         self.strangers.clear();
@@ -127,10 +151,11 @@ impl Rules {
             return self.settle(at, jump, Judged::only(TOO_MANY_OF_PEER));
         }
         let judged = self.read(at, from, topic, message, check);
-        if judged.verdict == Verdict::Accept
-            && let Some(meter) = self.peers.peek_mut(from)
-        {
-            meter.give_back(self.allowances.peer);
+        if judged.verdict == Verdict::Accept {
+            let rate = self.rate_of_peer(at, from);
+            if let Some(meter) = self.peers.peek_mut(from) {
+                meter.give_back(rate);
+            }
         }
         self.settle(at, jump, judged)
     }
@@ -197,7 +222,7 @@ impl Rules {
     /// The network's topics at its present number of shards.
     pub fn topics(&self) -> Topics {
         Topics {
-            network: self.trust.id(),
+            network: self.network,
             shards: self.parameters.shards,
         }
     }
@@ -215,6 +240,13 @@ impl Rules {
     /// The nodes heard of lately.
     pub fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Capability envelopes for who has just come: our own first, then of others that hold, members first;
+    /// so many at most, in messages and bytes.
+    pub fn introductions(&self, at: Moment, count_max: usize, bytes_max: usize) -> Vec<Envelope> {
+        self.directory
+            .capabilities(at, &self.me, count_max, bytes_max)
     }
 
     /// What a person should look at.
@@ -280,9 +312,12 @@ impl Rules {
         if !envelope.claims(Purpose::Checkpoint) {
             return Judged::only(Verdict::Reject(RejectReason::WrongPurpose));
         }
+        let Some(trust) = &self.trust else {
+            return Judged::only(Verdict::Ignore(IgnoreReason::UnknownSigner));
+        };
         let heard = self
             .checkpoints
-            .hear(at, door.peer(), envelope, &self.trust, check);
+            .hear(at, door.peer(), envelope, trust, check);
         match heard {
             checkpoint::Heard::Dropped(verdict) => Judged::only(verdict),
             checkpoint::Heard::Newest => {
@@ -290,14 +325,14 @@ impl Rules {
                 Judged::accepted(Heard::Checkpoint(Box::new(newest.clone())))
             }
             checkpoint::Heard::Contradicts(first) => {
-                let notice = Notice::Contradiction(Contradiction {
+                let notice = Notice::Contradiction(Box::new(Contradiction {
                     key: envelope.claimed_signer(),
                     purpose: Purpose::Checkpoint,
                     sequence: first.checkpoint.sequence,
                     first_sha256: owm_proto::Sha256::of(first.envelope.unverified_payload()),
                     first: Some(first.envelope),
                     second: envelope.clone(),
-                });
+                }));
                 self.warn(&notice);
                 Judged::only(Verdict::Ignore(IgnoreReason::Equivocation)).noticed(notice)
             }
@@ -311,8 +346,14 @@ impl Rules {
             }
             self.peers.put(*from, Meter::default());
         }
+        let rate = self.rate_of_peer(at, from);
         let meter = self.peers.get_mut(from);
-        meter.is_some_and(|m| m.take(self.allowances.peer, at.monotonic))
+        meter.is_some_and(|meter| meter.take(rate, at.monotonic))
+    }
+
+    fn rate_of_peer(&self, at: Moment, peer: &PublicKey) -> Rate {
+        let standing = self.directory.standing(peer, at.wall);
+        self.allowances.of_peer(standing.has_seat())
     }
 
     fn note(&mut self, at: Moment) -> Option<Notice> {
@@ -325,14 +366,32 @@ impl Rules {
         Some(notice)
     }
 
-    fn settle(&self, at: Moment, jump: Option<Notice>, mut judged: Judged) -> Judged {
+    fn settle(&mut self, at: Moment, jump: Option<Notice>, mut judged: Judged) -> Judged {
         if judged.verdict == TOO_MANY_OF_PEER && self.clock.is_settling(at) {
             judged.action = None;
         }
+        let doubt = self.doubt(judged.verdict);
         if judged.notice.is_none() {
-            judged.notice = jump.map(Box::new);
+            judged.notice = jump.or(doubt);
         }
         judged
+    }
+
+    /// Counts what is out of time, in a row.
+    fn doubt(&mut self, verdict: Verdict) -> Option<Notice> {
+        match verdict {
+            Verdict::Accept => self.out_of_time = 0,
+            Verdict::Ignore(IgnoreReason::Future | IgnoreReason::Expired) => {
+                self.out_of_time = self.out_of_time.saturating_add(1);
+            }
+            _ => {}
+        }
+        let doubtful = self.out_of_time == OUT_OF_TIME_MAX && verdict != Verdict::Accept;
+        doubtful.then(|| {
+            self.out_of_time += 1;
+            self.warn(&Notice::NothingInTime);
+            Notice::NothingInTime
+        })
     }
 
     fn warn(&mut self, notice: &Notice) {
@@ -351,3 +410,6 @@ impl Rules {
 
 /// The verdict that blames for a flood.
 const TOO_MANY_OF_PEER: Verdict = Verdict::Ignore(IgnoreReason::TooManyOfPeer);
+
+#[cfg(test)]
+mod tests;

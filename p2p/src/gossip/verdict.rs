@@ -31,7 +31,8 @@ pub enum IgnoreReason {
     TooManyOfPeer,
     /// The topic's allowance is used up.
     TooManyOfTopic,
-    /// The table of known nodes is full of members, and the issuer is none.
+    /// There is no room for its issuer among the known nodes: all places of its kind (member, stranger) are
+    /// held by living ones.
     Full,
     /// Its issuer has said two things under one sequence.
     Equivocation,

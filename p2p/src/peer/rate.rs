@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_let_through_and_then_one_a_period() {
-        let rate = Rate::per(Duration::from_secs(60), 3);
+        let rate = Rate::per(Duration::from_mins(1), 3);
         let (mut meter, now) = (Meter::default(), Duration::from_secs(1_000));
         assert!((0..3).all(|_| meter.take(rate, now)));
         assert!(!meter.take(rate, now));

@@ -20,7 +20,7 @@ pub const SCORED_MAX: usize = 4_096;
 /// A score halves towards zero in this time: ten minutes, as long as the first ban.
 pub const HALF_LIFE: Duration = Duration::from_mins(10);
 
-/// At or below this a peer is cut off for a time. Ten messages that any honest peer would have dropped.
+/// At or below this a peer is cut off for a time: some ten messages that any honest peer would have dropped.
 pub const BAN_BELOW: f64 = -100.0;
 
 /// At or below this gossipsub no longer listens to the peer (graylist).

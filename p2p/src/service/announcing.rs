@@ -1,22 +1,19 @@
 //! What we say ourselves: heartbeat, capability, checkpoint. The last of each is kept until somebody listens.
 
 use libp2p::gossipsub::{IdentTopic, PublishError};
-use owm_proto::{Envelope, envelope::Purpose, gossip::shard_of, limits::GOSSIP_MESSAGE_BYTES_MAX};
+use owm_proto::{Envelope, Purpose, StrictEd25519};
 
-use super::{
-    Service,
-    hearing::{Source, is_for},
-};
+use super::{Service, hearing::Source};
 use crate::{
-    Documents, News, P2pError, assemble,
-    gossip::{Topic, Topics},
+    Documents, P2pError, Rules, assemble,
+    gossip::{IgnoreReason, Judged, Topic, Verdict},
     news::NewestCheckpoint,
 };
 
 /// Something of ours that is to be published.
 #[derive(Clone, Debug)]
 struct Kept {
-    bytes: Vec<u8>,
+    envelope: Envelope,
     sent: bool,
 }
 
@@ -26,25 +23,20 @@ pub(super) struct Own {
     heartbeat: Option<Kept>,
     capability: Option<Kept>,
     checkpoint: Option<Kept>,
-    capability_envelope: Option<Envelope>,
 }
 
 impl Own {
     /// What a Meet says about us.
     pub(super) fn capability(&self) -> Option<&Envelope> {
-        self.capability_envelope.as_ref()
+        self.capability.as_ref().map(|kept| &kept.envelope)
     }
 }
 
 impl Service {
     /// Subscribes to what the documents say; nothing before there are any.
     pub(super) fn subscribe(&mut self) {
-        if self.known.documents().is_none() {
+        let Some(topics) = self.rules.as_ref().map(Rules::topics) else {
             return;
-        }
-        let topics = Topics {
-            network: self.network,
-            shards: self.known.parameters(self.clock.wall()).shards,
         };
         if self.topics == Some(topics) {
             return;
@@ -66,55 +58,72 @@ impl Service {
         }
         self.subscribed = wanted;
         self.topics = Some(topics);
+        self.dht.changed();
+        // What has been said in the old shard is said in the new one, and what waited for the documents now.
+        for kept in [&mut self.own.heartbeat, &mut self.own.capability] {
+            if let Some(kept) = kept {
+                kept.sent = false;
+            }
+        }
+        self.retry_announcements();
         self.dirty = true;
     }
 
     /// Publishes a heartbeat or capability of our own.
     pub(super) fn announce(&mut self, envelope: Envelope) -> Result<(), P2pError> {
-        let refused = |why: &str| Err(P2pError::Refused(why.to_owned()));
+        let heartbeat = envelope.claims(Purpose::Heartbeat);
+        if !heartbeat && !envelope.claims(Purpose::Capability) {
+            return refused("it is neither a heartbeat nor a capability");
+        }
         if envelope.claimed_signer() != self.me {
             return refused("it is not signed by this peer's own key");
         }
-        let bytes = envelope.to_stored();
-        if bytes.len() > GOSSIP_MESSAGE_BYTES_MAX {
-            return refused("it is over 64 KiB");
+        let at = self.clock.moment();
+        if let Some(rules) = &mut self.rules {
+            let (_, judged) = rules.accept_own(at, envelope.clone(), &StrictEd25519);
+            accepted(&judged)?;
         }
-        let heartbeat = is_for(&envelope, Purpose::Heartbeat);
-        if !heartbeat && !is_for(&envelope, Purpose::Capability) {
-            return refused("it is neither a heartbeat nor a capability");
-        }
-        if let Err(error) = self.hear_own(heartbeat, &envelope, &bytes) {
-            return Err(P2pError::Refused(error));
-        }
-        let kept = Some(Kept { bytes, sent: false });
+        let kept = Some(Kept {
+            envelope,
+            sent: false,
+        });
         if heartbeat {
             self.own.heartbeat = kept;
         } else {
             self.own.capability = kept;
-            self.own.capability_envelope = Some(envelope);
         }
         self.retry_announcements();
         Ok(())
     }
 
-    /// Serves a checkpoint of our daemon's, and announces it if it is newer.
+    /// Publishes a checkpoint of our daemon's, and serves it.
     pub(super) fn announce_checkpoint(&mut self, newest: NewestCheckpoint) -> Result<(), P2pError> {
-        let verified = self
-            .known
-            .verified(newest.envelope, newest.manifest_envelope);
-        let Some(newest) = verified else {
-            let why =
-                "the checkpoint or its manifest is not signed by a release key of this network";
-            return Err(P2pError::Refused(why.to_owned()));
+        let at = self.clock.moment();
+        let Some(rules) = &mut self.rules else {
+            return refused("the network's documents are not known yet");
         };
+        let NewestCheckpoint {
+            envelope,
+            manifest_envelope,
+            ..
+        } = newest;
+        let Some(newest) = self.known.verified(envelope, manifest_envelope) else {
+            return refused(
+                "the checkpoint or its manifest is not signed by a release key of this network",
+            );
+        };
+        let (_, judged) = rules.accept_own(at, newest.envelope.clone(), &StrictEd25519);
+        accepted(&judged)?;
         self.keep_checkpoint(newest, Source::Own);
         Ok(())
     }
 
     /// Publishes the newest checkpoint.
-    pub(super) fn spread_checkpoint(&mut self, envelope: &Envelope) {
-        let bytes = envelope.to_stored();
-        self.own.checkpoint = Some(Kept { bytes, sent: false });
+    pub(super) fn spread_checkpoint(&mut self, envelope: Envelope) {
+        self.own.checkpoint = Some(Kept {
+            envelope,
+            sent: false,
+        });
         self.retry_announcements();
     }
 
@@ -134,19 +143,19 @@ impl Service {
 
     /// Publishes what nobody has heard yet.
     pub(super) fn retry_announcements(&mut self) {
-        let Some(topics) = self.topics else { return };
-        let shard = shard_of(&self.me, topics.shards);
+        let at = self.clock.moment();
+        let Some(rules) = &mut self.rules else { return };
+        let topics = rules.topics();
         let gossip = &mut self.swarm.behaviour_mut().gossip;
-        for (topic, kept) in [
-            (Topic::Checkpoint, &mut self.own.checkpoint),
-            (Topic::Capability(shard), &mut self.own.capability),
-            (Topic::Heartbeat(shard), &mut self.own.heartbeat),
-        ] {
+        let own = &mut self.own;
+        for kept in [&mut own.checkpoint, &mut own.capability, &mut own.heartbeat] {
             let Some(kept) = kept.as_mut().filter(|kept| !kept.sent) else {
                 continue;
             };
+            // Our own table knows of it already, unless it was said before the documents came.
+            let (topic, _) = rules.accept_own(at, kept.envelope.clone(), &StrictEd25519);
             let topic = IdentTopic::new(topics.name(topic).to_string());
-            match gossip.publish(topic, kept.bytes.clone()) {
+            match gossip.publish(topic, kept.envelope.to_stored()) {
                 Ok(_) => {
                     kept.sent = true;
                     self.counts.published += 1;
@@ -158,13 +167,25 @@ impl Service {
         }
     }
 
-    pub(super) fn tell(&mut self, news: News) {
+    pub(super) fn tell(&mut self, news: crate::News) {
         self.dirty = true;
-        if let News::Capability { node, body } = &news {
+        if let crate::News::Capability { node, body } = &news {
             self.remember(node, body);
         }
         if !self.news.tell(news) {
             self.counts.news_dropped += 1;
         }
+    }
+}
+
+fn refused(why: &str) -> Result<(), P2pError> {
+    Err(P2pError::Refused(why.to_owned()))
+}
+
+fn accepted(judged: &Judged) -> Result<(), P2pError> {
+    match judged.verdict {
+        Verdict::Accept | Verdict::Ignore(IgnoreReason::Duplicate) => Ok(()),
+        Verdict::Ignore(why) => refused(&format!("peers would drop it as {}", why.as_str())),
+        Verdict::Reject(why) => refused(&format!("peers would reject it as {}", why.as_str())),
     }
 }

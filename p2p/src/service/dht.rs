@@ -1,19 +1,270 @@
-//! What is in the DHT: who takes part in a shard, and the newest checkpoint.
+//! What is in the DHT: who takes part in a shard (provider records), and the newest checkpoint's signed
+//! envelope under a key of the network. Must stay true: a record of somebody else is stored only if a release
+//! key has signed it and no higher sequence is known; a lower one never replaces a higher.
 
-use libp2p::kad;
+use std::{collections::HashMap, time::Duration};
+
+use libp2p::{
+    kad::{
+        self, GetProvidersOk, GetRecordOk, InboundRequest, PeerRecord, QueryResult, Quorum, Record,
+        RecordKey, store::RecordStore as _,
+    },
+    swarm::dial_opts::{DialOpts, PeerCondition},
+};
+use owm_proto::{Envelope, Sha256, gossip::shard_of};
 
 use super::Service;
+use crate::gossip::Topics;
 
-/// What was put and asked.
+/// Tells others again that we take part in our shard.
+const PROVIDE_EVERY: Duration = Duration::from_mins(20);
+
+/// Looks for peers of the shard so often while it has too few.
+const SEEK_EVERY: Duration = Duration::from_mins(1);
+
+/// Looks whether the record is there and new, and puts it if it is not: so it outlives its publisher.
+const RECORD_EVERY: Duration = Duration::from_hours(1);
+
+/// After something changed, wait for so long, so that changes in a row cost one round.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Peers of the own shard that are enough: gossipsub's mesh and a few.
+const SHARD_PEERS_WANTED: usize = 8;
+
+/// What was put and asked, and when next.
 #[derive(Debug, Default)]
-pub(super) struct Dht {}
+pub(super) struct Dht {
+    next_provide: Duration,
+    next_seek: Duration,
+    next_record: Duration,
+    due: bool,
+    providing: Option<RecordKey>,
+    shard_keys: HashMap<RecordKey, u32>,
+    keyed: Option<Topics>,
+    reading: Option<kad::QueryId>,
+    read_sequence: u64,
+}
+
+impl Dht {
+    /// Documents, shards or the checkpoint changed.
+    pub(super) fn changed(&mut self) {
+        self.due = true;
+    }
+}
+
+/// Under which key the newest checkpoint is found.
+fn checkpoint_key(topics: &Topics) -> RecordKey {
+    key(&format!("owm/1/{}/checkpoint", topics.network))
+}
+
+/// Under which key the nodes of a shard are found.
+fn shard_key(topics: &Topics, shard: u32) -> RecordKey {
+    let Topics { network, shards } = topics;
+    key(&format!("owm/1/{network}/shard/{shard}/{shards}"))
+}
+
+fn key(name: &str) -> RecordKey {
+    RecordKey::new(&Sha256::of(name.as_bytes()).as_bytes())
+}
 
 impl Service {
-    pub(super) fn dht_upkeep(&mut self) {}
+    pub(super) fn dht_upkeep(&mut self) {
+        let Some(topics) = self.topics else { return };
+        let now = self.clock.monotonic();
+        if self.dht.due {
+            self.dht.due = false;
+            self.dht.next_provide = now + SOON;
+            self.dht.next_record = now + SOON;
+            self.dht.next_seek = now + SOON;
+        }
+        // Nobody to ask yet: nothing would be found, and nothing stays where it is put.
+        let dht = &mut self.swarm.behaviour_mut().dht;
+        if dht.kbuckets().all(|bucket| bucket.is_empty()) {
+            return;
+        }
+        if now >= self.dht.next_provide {
+            self.dht.next_provide = now + PROVIDE_EVERY;
+            self.provide(&topics);
+        }
+        if now >= self.dht.next_seek {
+            self.dht.next_seek = now + SEEK_EVERY;
+            self.seek(&topics);
+        }
+        if now >= self.dht.next_record {
+            let jitter = self.choose(600) as u64;
+            self.dht.next_record = now + RECORD_EVERY + Duration::from_secs(jitter);
+            self.read_record(&topics);
+        }
+    }
+
+    fn provide(&mut self, topics: &Topics) {
+        let key = shard_key(topics, shard_of(&self.me, topics.shards));
+        let dht = &mut self.swarm.behaviour_mut().dht;
+        if let Some(old) = self.dht.providing.take().filter(|old| *old != key) {
+            dht.stop_providing(&old);
+        }
+        match dht.start_providing(key.clone()) {
+            Ok(_) => self.dht.providing = Some(key),
+            Err(error) => tracing::debug!("the shard is not provided: {error}"),
+        }
+    }
+
+    fn seek(&mut self, topics: &Topics) {
+        let topic = topics.name(crate::gossip::Topic::Heartbeat(shard_of(
+            &self.me,
+            topics.shards,
+        )));
+        let topic = libp2p::gossipsub::IdentTopic::new(topic.to_string()).hash();
+        let behaviour = self.swarm.behaviour_mut();
+        let of_shard = behaviour.gossip.all_peers();
+        let of_shard = of_shard
+            .filter(|(_, theirs)| theirs.contains(&&topic))
+            .count();
+        if of_shard < SHARD_PEERS_WANTED {
+            let key = shard_key(topics, shard_of(&self.me, topics.shards));
+            behaviour.dht.get_providers(key);
+        }
+    }
+
+    fn read_record(&mut self, topics: &Topics) {
+        let dht = &mut self.swarm.behaviour_mut().dht;
+        self.dht.read_sequence = 0;
+        self.dht.reading = Some(dht.get_record(checkpoint_key(topics)));
+    }
 
     pub(super) fn on_dht(&mut self, event: kad::Event) {
-        if let kad::Event::InboundRequest { .. } = event {
-            self.dirty = true;
+        match event {
+            kad::Event::InboundRequest { request } => self.on_dht_request(request),
+            kad::Event::OutboundQueryProgressed {
+                id, result, step, ..
+            } => {
+                match result {
+                    QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
+                        self.on_record_found(found);
+                    }
+                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {
+                        providers,
+                        ..
+                    })) => self.on_providers(providers.into_iter().collect()),
+                    _ => {}
+                }
+                if step.last && self.dht.reading == Some(id) {
+                    self.dht.reading = None;
+                    self.mend_record();
+                }
+            }
+            _ => {}
         }
+    }
+
+    fn on_dht_request(&mut self, request: InboundRequest) {
+        match request {
+            InboundRequest::PutRecord {
+                record: Some(record),
+                ..
+            } => {
+                if self.is_sound_record(&record) {
+                    // Full: the DHT has other places.
+                    let _ = self.swarm.behaviour_mut().dht.store_mut().put(record);
+                } else {
+                    self.counts.records_refused += 1;
+                }
+            }
+            InboundRequest::AddProvider {
+                record: Some(record),
+            } => {
+                if self.is_shard(&record.key) {
+                    let store = self.swarm.behaviour_mut().dht.store_mut();
+                    let _ = store.add_provider(record);
+                } else {
+                    self.counts.records_refused += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a record may be stored: the newest checkpoint that we know of, or a newer one.
+    fn is_sound_record(&mut self, record: &Record) -> bool {
+        let Some(topics) = self.topics else {
+            return false;
+        };
+        if record.key != checkpoint_key(&topics) {
+            return false;
+        }
+        let Some(sequence) = self.sequence_of(&record.value) else {
+            return false;
+        };
+        let stored = self.swarm.behaviour_mut().dht.store_mut().get(&record.key);
+        let stored = stored.and_then(|stored| self.known.sequence_of(&stored.value));
+        sequence >= self.known.sequence() && stored.is_none_or(|stored| sequence >= stored)
+    }
+
+    fn sequence_of(&self, value: &[u8]) -> Option<u64> {
+        self.known.sequence_of(value)
+    }
+
+    fn is_shard(&mut self, key: &RecordKey) -> bool {
+        let Some(topics) = self.topics else {
+            return false;
+        };
+        if self.dht.keyed != Some(topics) {
+            let keys = (0..topics.shards).map(|shard| (shard_key(&topics, shard), shard));
+            self.dht.shard_keys = keys.collect();
+            self.dht.keyed = Some(topics);
+        }
+        self.dht.shard_keys.contains_key(key)
+    }
+
+    fn on_record_found(&mut self, found: PeerRecord) {
+        let Some(sequence) = self.sequence_of(&found.record.value) else {
+            self.counts.records_refused += 1;
+            return;
+        };
+        self.dht.read_sequence = self.dht.read_sequence.max(sequence);
+        if sequence <= self.known.sequence() {
+            return;
+        }
+        let envelope = Envelope::from_stored(&found.record.value);
+        if let (Ok(envelope), Some(peer)) = (envelope, found.peer) {
+            // Whoever keeps the record is asked for the manifest.
+            self.hear_checkpoint(peer, envelope, None);
+        }
+    }
+
+    /// Puts our checkpoint where an older one, or none, was found.
+    fn mend_record(&mut self) {
+        let Some(topics) = self.topics else { return };
+        let Some(newest) = self.known.newest() else {
+            return;
+        };
+        if self.dht.read_sequence >= newest.checkpoint.sequence {
+            return;
+        }
+        let record = Record::new(checkpoint_key(&topics), newest.envelope.to_stored());
+        let dht = &mut self.swarm.behaviour_mut().dht;
+        if let Err(error) = dht.put_record(record, Quorum::One) {
+            tracing::debug!("the checkpoint's record is not put: {error}");
+        }
+    }
+
+    fn on_providers(&mut self, providers: Vec<libp2p::PeerId>) {
+        let missing = SHARD_PEERS_WANTED.min(
+            self.config
+                .peers_wanted
+                .saturating_sub(self.peers.len())
+                .max(2),
+        );
+        let me = *self.swarm.local_peer_id();
+        let strangers = providers.into_iter();
+        let strangers = strangers.filter(|peer| *peer != me && !self.peers.contains_key(peer));
+        let strangers: Vec<_> = strangers.take(missing).collect();
+        // The DHT knows their addresses.
+        let dial = |peer| {
+            DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build()
+        };
+        self.dial(strangers.into_iter().map(dial).collect());
     }
 }

@@ -1,56 +1,32 @@
-//! Gossip that comes in: judged before it is forwarded, told to the daemon if it is new.
-
-use std::collections::BTreeMap;
+//! Gossip that comes in: judged by the rules before it is forwarded, told to the daemon if it is new, held
+//! against its forwarder if that one could have known better.
 
 use libp2p::{
     PeerId,
     gossipsub::{self, MessageAcceptance, MessageId},
 };
-use owm_proto::{
-    Envelope, PublicKey, SignerRule, UnixMillis,
-    envelope::{EnvelopeError, Purpose, check_time},
-    gossip::shard_of,
-    limits::GOSSIP_MESSAGE_BYTES_MAX,
-    wire::{coordinator::HeartbeatBody, gossip::CapabilityBody},
-};
+use owm_proto::{Envelope, StrictEd25519, UnixMillis, genesis::GenesisError};
 
 use super::{Service, known::Offered};
 use crate::{
-    News,
-    gossip::{IgnoreReason, RejectReason, Topic, Verdict},
+    Limits, News, Rules,
+    gossip::{Heard, IgnoreReason, Judged, Verdict},
     news::NewestCheckpoint,
-    peer,
+    peer::{self, Action, Consequence},
 };
 
-/// Nodes that are remembered.
-const NODES_MAX: usize = 4_096;
+/// Who told us of the newest checkpoint, and when.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    pub(super) from: String,
+    pub(super) at: UnixMillis,
+}
 
-/// Who told us something.
+/// Where a checkpoint came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Own,
-    Gossip(PeerId),
-    Meet(PeerId),
-    Dht,
-}
-
-/// A node that was heard of.
-#[derive(Debug, Default)]
-pub(super) struct Node {
-    pub(super) heartbeat: u64,
-    pub(super) capability: u64,
-    pub(super) heard_at: UnixMillis,
-    pub(super) running_tasks: u32,
-    pub(super) envelope: Option<Envelope>,
-    pub(super) body: CapabilityBody,
-}
-
-/// All nodes that were heard of.
-#[derive(Debug, Default)]
-pub(super) struct Heard {
-    pub(super) nodes: BTreeMap<PublicKey, Node>,
-    pub(super) checkpoint_from: String,
-    pub(super) checkpoint_at: UnixMillis,
+    Peer(PeerId),
 }
 
 impl Service {
@@ -62,154 +38,101 @@ impl Service {
                 message,
             } => self.on_message(propagation_source, &message_id, &message),
             gossipsub::Event::Subscribed { .. } => self.retry_announcements(),
-            _ => {}
+            gossipsub::Event::GossipsubNotSupported { .. }
+            | gossipsub::Event::Unsubscribed { .. }
+            | gossipsub::Event::SlowPeer { .. } => {}
         }
         self.dirty = true;
     }
 
     fn on_message(&mut self, from: PeerId, id: &MessageId, message: &gossipsub::Message) {
         self.counts.gossip_bytes += message.data.len() as u64;
-        let topic = self.topics.and_then(|t| t.parse(message.topic.as_str()));
-        let (verdict, news) = match topic {
-            Some(topic) => self.judge(topic, from, &message.data),
-            // Of shards that we have left or don't know of yet.
-            None => (Verdict::Ignore(IgnoreReason::UnknownSigner), None),
+        let judged = self.judge(from, message);
+        let acceptance = match judged.verdict {
+            Verdict::Accept => MessageAcceptance::Accept,
+            Verdict::Ignore(_) => MessageAcceptance::Ignore,
+            Verdict::Reject(_) => MessageAcceptance::Reject,
         };
-        let acceptance = match verdict {
-            Verdict::Accept => {
-                self.counts.accepted += 1;
-                MessageAcceptance::Accept
-            }
-            Verdict::Ignore(reason) => {
-                *self.counts.ignored.entry(reason.as_str()).or_default() += 1;
-                MessageAcceptance::Ignore
-            }
-            Verdict::Reject(reason) => {
-                *self.counts.rejected.entry(reason.as_str()).or_default() += 1;
-                MessageAcceptance::Reject
-            }
-        };
+        self.count(judged.verdict);
         let gossip = &mut self.swarm.behaviour_mut().gossip;
         gossip.report_message_validation_result(id, &from, acceptance);
-        if let Some(news) = news {
-            self.tell(news);
+        self.take(from, judged, true);
+    }
+
+    fn judge(&mut self, from: PeerId, message: &gossipsub::Message) -> Judged {
+        let (at, forwarder) = (self.clock.moment(), peer::public_key(&from));
+        // Subscribed to shards that we have left, or unsubscribed from since.
+        let not_ours = Judged::only(Verdict::Ignore(IgnoreReason::OtherShards));
+        let (Some(rules), Some(forwarder)) = (&mut self.rules, forwarder) else {
+            return not_ours;
+        };
+        match rules.topics().parse(message.topic.as_str()) {
+            Some(topic) => rules.judge(at, &forwarder, topic, &message.data, &StrictEd25519),
+            None => not_ours,
         }
     }
 
-    fn judge(&mut self, topic: Topic, from: PeerId, bytes: &[u8]) -> (Verdict, Option<News>) {
-        let reject = |reason| (Verdict::Reject(reason), None);
-        if bytes.len() > GOSSIP_MESSAGE_BYTES_MAX {
-            return reject(RejectReason::Oversize);
-        }
-        let Ok(envelope) = Envelope::from_stored(bytes) else {
-            return reject(RejectReason::Malformed);
-        };
-        match topic {
-            Topic::Checkpoint => (self.judge_checkpoint(envelope, from), None),
-            Topic::Capability(shard) | Topic::Heartbeat(shard) => {
-                let heartbeat = matches!(topic, Topic::Heartbeat(_));
-                let shards = self.topics.map_or(1, |topics| topics.shards);
-                if shard_of(&envelope.claimed_signer(), shards) != shard {
-                    return reject(RejectReason::WrongShard);
-                }
-                match self.hear(heartbeat, &envelope) {
-                    Ok(news) => (Verdict::Accept, Some(news)),
-                    Err(verdict) => (verdict, None),
-                }
-            }
+    fn count(&mut self, verdict: Verdict) {
+        let counts = &mut self.counts;
+        match verdict {
+            Verdict::Accept => counts.accepted += 1,
+            Verdict::Ignore(why) => *counts.ignored.entry(why.as_str()).or_default() += 1,
+            Verdict::Reject(why) => *counts.rejected.entry(why.as_str()).or_default() += 1,
         }
     }
 
-    /// Verifies and keeps a state message, whichever way it came.
-    pub(super) fn hear(&mut self, heartbeat: bool, envelope: &Envelope) -> Result<News, Verdict> {
-        let purpose = if heartbeat {
-            Purpose::Heartbeat
-        } else {
-            Purpose::Capability
-        };
-        if !is_for(envelope, purpose) {
-            return Err(Verdict::Reject(RejectReason::WrongPurpose));
+    /// What follows from a judgement, besides forwarding; `fetch`: a checkpoint came without its manifest.
+    fn take(&mut self, from: PeerId, judged: Judged, fetch: bool) {
+        if let Some(notice) = judged.notice {
+            tracing::warn!(peer = %from, "{notice}");
         }
-        let bad = |_| Verdict::Reject(RejectReason::BadSignature);
-        let malformed = |_| Verdict::Reject(RejectReason::Malformed);
-        let signed = envelope
-            .verify(purpose, &self.network, SignerRule::Anyone)
-            .map_err(bad)?;
-        let node = signed.signer;
-        let now = self.clock.wall();
-        let mut beat = None;
-        let mut capability = None;
-        let (issued, expires, sequence) = if heartbeat {
-            let body: HeartbeatBody = signed.protobuf().map_err(malformed)?;
-            let times = (body.issued_at_ms, body.expires_at_ms, body.sequence);
-            beat = Some(body);
-            times
-        } else {
-            let body: CapabilityBody = signed.protobuf().map_err(malformed)?;
-            let times = (body.issued_at_ms, body.expires_at_ms, body.sequence);
-            capability = Some(body);
-            times
-        };
-        check_time(UnixMillis(issued), UnixMillis(expires), now)
-            .map_err(|_| Verdict::Ignore(IgnoreReason::Expired))?;
-        let known = self.heard.nodes.contains_key(&node);
-        if !known && self.heard.nodes.len() >= NODES_MAX {
-            return Err(Verdict::Ignore(IgnoreReason::Full));
+        if let Some(action) = judged.action {
+            self.blame(from, action);
         }
-        let entry = self.heard.nodes.entry(node).or_default();
-        let last = if heartbeat {
-            &mut entry.heartbeat
-        } else {
-            &mut entry.capability
-        };
-        if sequence <= *last {
-            return Err(Verdict::Ignore(IgnoreReason::Stale));
+        match judged.news {
+            Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
+            Some(Heard::Capability { node, body }) => self.tell(News::Capability { node, body }),
+            // Its manifest is with who told us; it is news once it is here.
+            Some(Heard::Checkpoint(_)) if fetch => self.ask(from),
+            Some(Heard::Checkpoint(_)) | None => {}
         }
-        *last = sequence;
-        entry.heard_at = now;
-        if let Some(body) = beat {
-            entry.running_tasks = body.running_tasks;
-            return Ok(News::Heartbeat { node, body });
-        }
-        let body = capability.unwrap_or_default();
-        entry.envelope = Some(envelope.clone());
-        entry.body = body.clone();
-        let body = Box::new(body);
-        Ok(News::Capability { node, body })
     }
 
-    /// Keeps our own word, as others hear it.
-    pub(super) fn hear_own(
+    /// A capability or checkpoint that was told in a Meet; `false`: read no further.
+    pub(super) fn hear_told(&mut self, from: PeerId, envelope: Envelope) -> bool {
+        self.hear_from(from, envelope, true)
+    }
+
+    fn hear_from(&mut self, from: PeerId, envelope: Envelope, fetch: bool) -> bool {
+        let (at, teller) = (self.clock.moment(), peer::public_key(&from));
+        let (Some(rules), Some(teller)) = (&mut self.rules, teller) else {
+            return false;
+        };
+        let judged = rules.judge_told(at, &teller, envelope, &StrictEd25519);
+        let goes_on = !matches!(judged.verdict, Verdict::Reject(_));
+        self.take(from, judged, fetch);
+        goes_on
+    }
+
+    /// A checkpoint with its manifest that was told in a Meet.
+    pub(super) fn hear_checkpoint(
         &mut self,
-        heartbeat: bool,
-        envelope: &Envelope,
-        _bytes: &[u8],
-    ) -> Result<(), String> {
-        match self.hear(heartbeat, envelope) {
-            Ok(_) => Ok(()),
-            Err(verdict) => Err(format!("peers would not take it: {verdict:?}")),
+        from: PeerId,
+        envelope: Envelope,
+        manifest: Option<Envelope>,
+    ) {
+        if !self.hear_from(from, envelope.clone(), manifest.is_none()) {
+            return;
         }
-    }
-
-    fn judge_checkpoint(&mut self, envelope: Envelope, from: PeerId) -> Verdict {
-        if !is_for(&envelope, Purpose::Checkpoint) {
-            return Verdict::Reject(RejectReason::WrongPurpose);
+        // Only what the rules hold for the newest: a second one under the same sequence is not.
+        let newest = self.rules.as_ref().and_then(Rules::checkpoint);
+        if newest.is_none_or(|newest| newest.envelope != envelope) {
+            return;
         }
-        let Some(checkpoint) = self.known.checkpoint(&envelope) else {
-            let any = envelope.verify(Purpose::Checkpoint, &self.network, SignerRule::Anyone);
-            return match any {
-                Ok(_) => Verdict::Ignore(IgnoreReason::UnknownSigner),
-                Err(_) => Verdict::Reject(RejectReason::BadSignature),
-            };
-        };
-        match checkpoint.sequence.cmp(&self.known.sequence()) {
-            std::cmp::Ordering::Less => Verdict::Ignore(IgnoreReason::Stale),
-            std::cmp::Ordering::Equal => Verdict::Ignore(IgnoreReason::Duplicate),
-            std::cmp::Ordering::Greater => {
-                // Its manifest is with who forwarded it.
-                self.ask(from);
-                Verdict::Accept
-            }
+        let Some(manifest) = manifest else { return };
+        match self.known.verified(envelope, manifest) {
+            Some(newest) => self.keep_checkpoint(newest, Source::Peer(from)),
+            None => self.blame(from, Action::BadMeet),
         }
     }
 
@@ -218,40 +141,113 @@ impl Service {
         if !self.known.learn(newest.clone()) {
             return;
         }
-        self.heard.checkpoint_at = self.clock.wall();
-        self.heard.checkpoint_from = match source {
+        self.learnt.at = self.clock.wall();
+        self.learnt.from = match source {
             Source::Own => "ourselves".to_owned(),
-            Source::Dht => "dht".to_owned(),
-            Source::Gossip(peer) | Source::Meet(peer) => {
+            Source::Peer(peer) => {
                 peer::public_key(&peer).map_or_else(|| peer.to_string(), |key| key.to_string())
             }
         };
-        self.spread_checkpoint(&newest.envelope);
+        self.spread_checkpoint(newest.envelope.clone());
+        self.dht.changed();
         if source != Source::Own {
             self.tell(News::Checkpoint(Box::new(newest)));
         }
     }
 
+    /// Looks for the manifest of a checkpoint that has been announced, with one more peer each time.
+    pub(super) fn fetch_manifest(&mut self) {
+        let announced = self.rules.as_ref().and_then(Rules::checkpoint);
+        let wanted = announced.is_some_and(|a| a.checkpoint.sequence > self.known.sequence());
+        if wanted && !self.peers.is_empty() {
+            let at = self.choose(self.peers.len());
+            if let Some(peer) = self.peers.keys().nth(at).copied() {
+                self.ask(peer);
+            }
+        }
+    }
+
     /// Adds documents of whoever; tells the daemon and subscribes anew if they are newer.
-    pub(super) fn merge_documents(
-        &mut self,
-        offered: Offered,
-    ) -> Result<(), owm_proto::genesis::GenesisError> {
+    pub(super) fn merge_documents(&mut self, offered: Offered) -> Result<(), GenesisError> {
         if !self.known.merge(offered, self.clock.wall())? {
             return Ok(());
         }
-        self.subscribe();
+        self.apply_documents();
         if let Some(documents) = self.known.documents().cloned() {
             self.tell(News::Documents(Box::new(documents)));
         }
         Ok(())
     }
-}
 
-/// Whether it says that it was signed for `purpose`. Nothing is verified.
-pub(super) fn is_for(envelope: &Envelope, purpose: Purpose) -> bool {
-    // The purpose is looked at before the signer, and no signer is admitted.
-    let network = owm_proto::genesis::NetworkId(owm_proto::Sha256([0; 32]));
-    let said = envelope.verify(purpose, &network, SignerRule::OneOf(&[]));
-    matches!(said, Err(EnvelopeError::WrongSigner { .. }))
+    /// Lets the rules and the subscriptions follow the documents.
+    pub(super) fn apply_documents(&mut self) {
+        let at = self.clock.moment();
+        let Some(documents) = self.known.documents() else {
+            return;
+        };
+        let shards = documents.parameters(at.wall).shards;
+        let limits = Limits::for_shards(if self.config.all_shards { shards } else { 1 });
+        match &mut self.rules {
+            Some(rules) => {
+                rules.set_documents(documents, at);
+                rules.set_limits(limits);
+            }
+            None => self.rules = Some(Rules::new(documents, self.me, limits, at)),
+        }
+        self.known.recheck();
+        if let (Some(rules), Some(newest)) = (&mut self.rules, self.known.newest()) {
+            // What came from disk or before the documents: from now on the rules compare with it.
+            let _ = rules.accept_own(at, newest.envelope.clone(), &StrictEd25519);
+        }
+        self.subscribe();
+    }
+
+    /// Books something that `peer` should not have done.
+    pub(super) fn blame(&mut self, peer: PeerId, action: Action) {
+        let Some(key) = peer::public_key(&peer) else {
+            return;
+        };
+        let consequence = self.scores.note(self.clock.moment(), &key, action);
+        let behaviour = self.swarm.behaviour_mut();
+        match consequence {
+            Consequence::Score(score) => {
+                behaviour.gossip.set_application_score(&peer, score);
+            }
+            Consequence::CutOff(span) => {
+                tracing::info!(peer = %peer, action = action.as_str(), "cut off for {} s", span.as_secs());
+                behaviour.blocked.block_peer(peer);
+                self.banned.insert(peer, key);
+                self.counts.cut_off += 1;
+            }
+        }
+    }
+
+    /// Lets scores fade and bans end.
+    pub(super) fn forgive(&mut self) {
+        let at = self.clock.moment();
+        self.scores.tick(at);
+        let behaviour = self.swarm.behaviour_mut();
+        for (key, score) in self.scores.all(at) {
+            if let Some(peer) = peer::peer_id(&key) {
+                behaviour.gossip.set_application_score(&peer, score);
+            }
+        }
+        let (bans, blocked) = (&self.scores.bans, &self.config.blocked);
+        self.banned.retain(|peer, key| {
+            let stays = bans.is_banned(at, key);
+            if !stays && !blocked.contains(peer) {
+                behaviour.blocked.unblock_peer(*peer);
+            }
+            stays
+        });
+    }
+
+    pub(super) fn tick_rules(&mut self) {
+        let at = self.clock.moment();
+        let notice = self.rules.as_mut().and_then(|rules| rules.tick(at));
+        if let Some(notice) = notice {
+            tracing::warn!("{notice}");
+            self.dirty = true;
+        }
+    }
 }

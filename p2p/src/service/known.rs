@@ -123,11 +123,13 @@ impl Known {
         merged
     }
 
-    /// What a checkpoint envelope says, if a release key has signed it.
-    pub(super) fn checkpoint(&self, envelope: &Envelope) -> Option<Checkpoint> {
-        let trust = self.trust()?;
+    /// Forgets the newest checkpoint if the key that signed it has been revoked.
+    pub(super) fn recheck(&mut self) {
+        let Some(trust) = self.trust() else { return };
         let releases = trust.keys_ever(DelegatedRole::Release);
-        Checkpoint::open(envelope, &self.network, SignerRule::OneOf(&releases)).ok()
+        let signer = |newest: &mut NewestCheckpoint| newest.envelope.claimed_signer();
+        self.newest
+            .take_if(|newest| !releases.contains(&signer(newest)));
     }
 
     /// Both parts verified, and that they belong together.
@@ -136,17 +138,14 @@ impl Known {
         envelope: Envelope,
         manifest_envelope: Envelope,
     ) -> Option<NewestCheckpoint> {
-        let checkpoint = self.checkpoint(&envelope)?;
+        let releases = self.trust()?.keys_ever(DelegatedRole::Release);
+        let release = SignerRule::OneOf(&releases);
+        let checkpoint = Checkpoint::open(&envelope, &self.network, release).ok()?;
         let bytes = manifest_envelope.unverified_payload();
         if checkpoint.manifest_sha256 != Sha256::of(bytes) {
             return None;
         }
-        let releases = self.trust()?.keys_ever(DelegatedRole::Release);
-        let signed = manifest_envelope.verify(
-            Purpose::Manifest,
-            &self.network,
-            SignerRule::OneOf(&releases),
-        );
+        let signed = manifest_envelope.verify(Purpose::Manifest, &self.network, release);
         let manifest = Manifest::from_bytes(signed.ok()?.payload).ok()?;
         let same =
             manifest.sequence == checkpoint.sequence && manifest.version == checkpoint.version;
@@ -156,6 +155,15 @@ impl Known {
             manifest,
             manifest_envelope,
         })
+    }
+
+    /// The sequence of a stored checkpoint envelope, if a release key has signed it.
+    pub(super) fn sequence_of(&self, stored: &[u8]) -> Option<u64> {
+        let releases = self.trust()?.keys_ever(DelegatedRole::Release);
+        let envelope = Envelope::from_stored(stored).ok()?;
+        let release = SignerRule::OneOf(&releases);
+        let checkpoint = Checkpoint::open(&envelope, &self.network, release).ok()?;
+        Some(checkpoint.sequence)
     }
 
     /// Keeps it if it is newer; whether it was.

@@ -17,8 +17,8 @@ use owm_proto::{
     },
 };
 
-use super::{Service, hearing::Source, known::Offered};
-use crate::error::FailedLayer;
+use super::{Service, known::Offered};
+use crate::{error::FailedLayer, peer::Action};
 
 /// Asks one connected peer again so often: what gossip missed (a revocation, a checkpoint) comes this way.
 const AGAIN_EVERY: Duration = Duration::from_mins(1);
@@ -71,6 +71,7 @@ impl Service {
                 } => {
                     if !self.may_ask(peer) {
                         self.counts.meets_failed += 1;
+                        self.blame(peer, Action::MeetTooOften);
                         return;
                     }
                     let response = self.answer(&request);
@@ -139,20 +140,14 @@ impl Service {
             response.manifest = Some((&newest.manifest_envelope).into());
         }
         let nodes_max = (request.nodes_max as usize).min(MEET_NODES_MAX);
-        let mut room = (MEET_MESSAGE_BYTES_MAX - ANSWER_MARGIN)
+        let room = (MEET_MESSAGE_BYTES_MAX - ANSWER_MARGIN)
             .saturating_sub(prost::Message::encoded_len(&response));
-        let own = self.own.capability();
-        let others = self.heard.nodes.iter().filter(|(key, _)| **key != self.me);
-        let others = others.filter_map(|(_, node)| node.envelope.as_ref());
-        for envelope in own.into_iter().chain(others).take(nodes_max) {
-            let envelope = SignedEnvelope::from(envelope);
-            // Tag and length of a field: eight bytes at most.
-            let bytes = prost::Message::encoded_len(&envelope) + 8;
-            let Some(left) = room.checked_sub(bytes) else {
-                break;
-            };
-            room = left;
-            response.capabilities.push(envelope);
+        if let Some(rules) = &self.rules {
+            let at = self.clock.moment();
+            let heard = rules
+                .directory()
+                .capabilities(at, &self.me, nodes_max, room);
+            response.capabilities = wire(&heard);
         }
         response
     }
@@ -160,13 +155,13 @@ impl Service {
     fn learn_from_request(&mut self, peer: PeerId, request: MeetRequest) {
         self.compare_clocks(peer, UnixMillis(request.now_ms));
         if let Ok(capability) = Envelope::from_wire(request.capability) {
-            self.hear_told(&capability);
+            self.hear_told(peer, capability);
         }
-        let theirs = Envelope::from_wire(request.checkpoint).ok();
-        let newer = theirs
-            .and_then(|envelope| self.known.checkpoint(&envelope))
-            .is_some_and(|checkpoint| checkpoint.sequence > self.known.sequence());
-        if newer || self.known.documents().is_none() {
+        if let Ok(checkpoint) = Envelope::from_wire(request.checkpoint) {
+            // If it is newer, this asks back for its manifest.
+            self.hear_checkpoint(peer, checkpoint, None);
+        }
+        if self.known.documents().is_none() {
             self.ask(peer);
         }
     }
@@ -187,31 +182,25 @@ impl Service {
             };
             if let Err(error) = self.merge_documents(offered) {
                 self.note_failure(peer, FailedLayer::Documents, error.to_string());
+                self.blame(peer, Action::BadMeet);
                 return;
             }
         }
-        let checkpoint = Envelope::from_wire(response.checkpoint);
-        let manifest = Envelope::from_wire(response.manifest);
-        if let (Ok(checkpoint), Ok(manifest)) = (checkpoint, manifest)
-            && let Some(newest) = self.known.verified(checkpoint, manifest)
-        {
-            self.keep_checkpoint(newest, Source::Meet(peer));
+        if let Ok(checkpoint) = Envelope::from_wire(response.checkpoint) {
+            let manifest = Envelope::from_wire(response.manifest).ok();
+            self.hear_checkpoint(peer, checkpoint, manifest);
         }
-        if self.known.documents().is_some() {
-            for capability in envelopes(response.capabilities).iter().take(MEET_NODES_MAX) {
-                self.hear_told(capability);
+        for capability in envelopes(response.capabilities)
+            .into_iter()
+            .take(MEET_NODES_MAX)
+        {
+            if !self.hear_told(peer, capability) {
+                break;
             }
         }
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.met = true;
             self.ways.met(peer);
-        }
-    }
-
-    /// A capability that was told, not gossiped.
-    fn hear_told(&mut self, envelope: &Envelope) {
-        if let Ok(news) = self.hear(false, envelope) {
-            self.tell(news);
         }
     }
 
@@ -226,8 +215,25 @@ impl Service {
     }
 
     fn on_meet_failed(&mut self, peer: PeerId, error: &OutboundFailure) {
-        if matches!(error, OutboundFailure::UnsupportedProtocols) {
-            self.refuse_version(peer, "it does not speak this network's Meet");
+        match error {
+            OutboundFailure::UnsupportedProtocols => {
+                self.refuse_version(peer, "it does not speak this network's Meet");
+            }
+            OutboundFailure::Timeout => {
+                self.note_failure(
+                    peer,
+                    FailedLayer::Timeout,
+                    "Meet was not answered".to_owned(),
+                );
+                self.blame(peer, Action::NoAnswer);
+            }
+            OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.note_failure(peer, FailedLayer::Documents, error.to_string());
+                self.blame(peer, Action::Protocol);
+            }
+            OutboundFailure::Io(_)
+            | OutboundFailure::DialFailure
+            | OutboundFailure::ConnectionClosed => {}
         }
     }
 }

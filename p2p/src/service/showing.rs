@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use libp2p::{PeerId, multiaddr::Protocol};
-use owm_proto::{Sha256, gossip::Bootstrap};
+use owm_proto::{PublicKey, gossip::Bootstrap};
 
 use super::Service;
 use crate::{
-    NetworkPolicy, SwarmView, peer,
+    NetworkPolicy, Rules, SwarmView,
+    membership::Standing,
+    peer,
     view::{CheckpointView, NodeView, PeerView, Reachability},
 };
 
@@ -29,11 +31,15 @@ pub(super) fn empty(me: PeerId) -> SwarmView {
 
 impl Service {
     pub(super) fn show(&mut self) {
-        if !self.dirty {
+        let now = self.clock.monotonic();
+        if !self.dirty || now < self.show_at {
             return;
         }
         self.dirty = false;
         let view = self.snapshot();
+        // A coordinator of a large network shows itself less often: a thousand nodes a quarter second.
+        let thousands = view.nodes.len() / 1_000;
+        self.show_at = now + super::VIEW_EVERY * u32::try_from(thousands).unwrap_or(u32::MAX);
         self.counted.send_replace(self.counts.clone());
         self.view.send_replace(Arc::new(view));
     }
@@ -49,7 +55,7 @@ impl Service {
             checkpoint: self.checkpoint_view(),
             parameters: self.known.parameters(self.clock.wall()),
             sources: self.ways.views(),
-            warnings: self.warnings.clone(),
+            warnings: self.all_warnings(),
         }
     }
 
@@ -63,6 +69,17 @@ impl Service {
         }
     }
 
+    fn is_member(&self, key: &PublicKey) -> bool {
+        let standing = |rules: &Rules| rules.directory().standing(key, self.clock.wall());
+        matches!(self.rules.as_ref().map(standing), Some(Standing::Member(_)))
+    }
+
+    fn all_warnings(&self) -> Vec<String> {
+        let rules = self.rules.iter().flat_map(Rules::warnings);
+        let own = self.warnings.iter().cloned();
+        own.chain(rules.map(str::to_owned)).collect()
+    }
+
     fn peer_views(&self) -> Vec<PeerView> {
         let gossip = &self.swarm.behaviour().gossip;
         let view = |(id, peer): (&PeerId, &super::Peer)| {
@@ -74,32 +91,22 @@ impl Service {
                 address,
                 round_trip: peer.round_trip,
                 score: gossip.peer_score(id).unwrap_or_default(),
-                member: false,
+                member: self.is_member(&key),
             })
         };
         self.peers.iter().filter_map(view).collect()
     }
 
     fn node_views(&self) -> Vec<NodeView> {
-        let nodes = self.heard.nodes.iter();
+        let Some(rules) = &self.rules else {
+            return Vec::new();
+        };
+        let mut nodes = rules.directory().nodes(self.clock.moment());
+        for node in &mut nodes {
+            let peer = peer::peer_id(&node.key);
+            node.connected = peer.is_some_and(|peer| self.peers.contains_key(&peer));
+        }
         nodes
-            .map(|(key, node)| NodeView {
-                key: *key,
-                tier: None,
-                heard_at_ms: node.heard_at,
-                running_tasks: node.running_tasks,
-                holds: node
-                    .body
-                    .holds
-                    .iter()
-                    .filter_map(|hash| hash.as_slice().try_into().ok().map(Sha256))
-                    .collect(),
-                roles: node.body.roles.clone(),
-                software_version: node.body.software_version.clone(),
-                checkpoint_sequence: node.body.checkpoint_sequence,
-                connected: peer::peer_id(key).is_some_and(|id| self.peers.contains_key(&id)),
-            })
-            .collect()
     }
 
     fn checkpoint_view(&self) -> Option<CheckpointView> {
@@ -108,8 +115,8 @@ impl Service {
             sequence: newest.sequence,
             version: newest.version.to_string(),
             manifest_sha256: newest.manifest_sha256,
-            from: self.heard.checkpoint_from.clone(),
-            learnt_at_ms: self.heard.checkpoint_at,
+            from: self.learnt.from.clone(),
+            learnt_at_ms: self.learnt.at,
         })
     }
 }

@@ -2,10 +2,7 @@
 
 use owm_p2p::News;
 
-use crate::world::{World, heartbeat_of};
-
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
-const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+use crate::world::{QUIC, TCP, World, heartbeat_of};
 
 async fn two_peers_meet_and_gossip(listen: &str) {
     let world = World::new("two");
@@ -17,7 +14,9 @@ async fn two_peers_meet_and_gossip(listen: &str) {
         .announce(world.heartbeat(&bob.key, 1))
         .await
         .unwrap();
-    alice.news("bob's heartbeat", heartbeat_of(&bob.key)).await;
+    alice
+        .news("bob's heartbeat", heartbeat_of(bob.key.public()))
+        .await;
     let tasks = |view: &std::sync::Arc<owm_p2p::SwarmView>| {
         view.nodes.iter().any(|node| node.running_tasks == 3)
     };

@@ -10,7 +10,7 @@ use owm_p2p::{
     SwarmConfig, SwarmView,
 };
 use owm_proto::{
-    Envelope, NodeKey, Sha256, UnixMillis,
+    Envelope, NodeKey, PublicKey, Sha256, UnixMillis,
     envelope::Purpose,
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, network_id},
     gossip::{Bootstrap, Checkpoint},
@@ -23,6 +23,11 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Far above what anything takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A free port of each kind.
+pub(crate) const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+/// See [`TCP`].
+pub(crate) const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
 /// The system's clock.
 #[derive(Debug)]
@@ -284,8 +289,7 @@ impl Peer {
 }
 
 /// Picks the heartbeats of a node.
-pub(crate) fn heartbeat_of(key: &NodeKey) -> impl Fn(&News) -> Option<u64> {
-    let key = key.public();
+pub(crate) fn heartbeat_of(key: PublicKey) -> impl Fn(&News) -> Option<u64> {
     move |news| match news {
         News::Heartbeat { node, body } if *node == key => Some(body.sequence),
         _ => None,

@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, reason = "it prints a report")]
 
 mod answer;
+mod fold;
+mod gossip;
 mod http;
 mod load;
 mod network;
@@ -18,13 +20,13 @@ mod verify;
 use anyhow::{Result, bail};
 use clap::Parser as _;
 
-use crate::{load::LoadArgs, network::Network};
+use crate::{fold::FoldArgs, gossip::GossipArgs, load::LoadArgs, network::Network};
 
 /// What is measured, and how hard.
 #[derive(Debug, clap::Parser)]
 #[command(about = "Load on one coordinator; prints tables and JSON lines")]
 struct Args {
-    /// `load`, `storm`, `rest`, `peers`; all of them if none is named.
+    /// `load`, `storm`, `rest`, `peers`, `fold`, `gossip`; all of them if none is named.
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
     #[command(flatten)]
@@ -32,12 +34,16 @@ struct Args {
     /// Nodes of the reconnect storm.
     #[arg(long, default_value_t = 2_000)]
     storm_nodes: usize,
+    #[command(flatten)]
+    fold: FoldArgs,
+    #[command(flatten)]
+    gossip: GossipArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let all = ["load", "rest", "storm", "peers"];
+    let all = ["load", "rest", "storm", "peers", "fold", "gossip"];
     if let Some(unknown) = args.scenarios.iter().find(|s| !all.contains(&s.as_str())) {
         bail!(
             "there is no scenario {unknown}; there are {}",
@@ -45,6 +51,9 @@ async fn main() -> Result<()> {
         );
     }
     let wanted = |name: &str| args.scenarios.is_empty() || args.scenarios.iter().any(|s| s == name);
+    if let Some(setup) = &args.gossip.gossip_one {
+        return gossip::one(setup).await;
+    }
     println!("machine: {}\n", process::machine());
     if wanted("load") {
         let mut network = Network::start().await?;
@@ -65,6 +74,12 @@ async fn main() -> Result<()> {
     }
     if wanted("peers") {
         peers::run().await?;
+    }
+    if wanted("fold") {
+        fold::run(args.fold)?;
+    }
+    if wanted("gossip") {
+        gossip::run(&args.gossip).await?;
     }
     Ok(())
 }

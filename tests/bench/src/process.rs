@@ -103,10 +103,15 @@ pub(crate) fn machine() -> String {
     let kib: u64 = kib
         .and_then(|l| l.trim().trim_end_matches(" kB").parse().ok())
         .unwrap_or(0);
-    let load = read("/proc/loadavg");
-    let load = load.split_whitespace().next().unwrap_or("?");
     format!(
-        "{cores} cores of {model}, {} GiB, load before {load}",
-        kib >> 20
+        "{cores} cores of {model}, {} GiB, load before {}",
+        kib >> 20,
+        load()
     )
+}
+
+/// Mean number of programs that ran or wanted to, over the last minute.
+pub(crate) fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split_whitespace().next().unwrap_or("?").to_owned()
 }

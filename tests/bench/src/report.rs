@@ -45,6 +45,32 @@ impl FromIterator<u64> for Latencies {
     }
 }
 
+/// A median and what lies around it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) least: f64,
+    pub(crate) median: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        Self {
+            least: at(0),
+            median: at(values.len() / 2),
+            most: at(values.len().saturating_sub(1)),
+        }
+    }
+
+    pub(crate) fn cell(self, digits: usize) -> String {
+        let Self { least, median, most } = self;
+        format!("{median:.digits$} [{least:.digits$}-{most:.digits$}]")
+    }
+}
+
 /// One line of JSON, found again by its prefix.
 pub(crate) fn line(value: &Value) {
     println!("JSON {value}");
@@ -59,6 +85,7 @@ mod tests {
         let all: Latencies = (1..=100).map(|ms| ms * 1_000).collect();
         let near = |share, ms: f64| (all.quantile_ms(share) - ms).abs() < 1e-9;
         assert!(near(0.5, 50.0) && near(0.99, 99.0) && near(1.0, 100.0));
+        assert_eq!(Spread::of([5.0, 1.0, 3.0].into_iter()).cell(0), "3 [1-5]");
         assert!(Latencies::default().quantile_ms(0.99).abs() < 1e-9);
     }
 }

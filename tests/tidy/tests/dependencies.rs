@@ -48,6 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "owm-e2e",
         &["owm-devnet", "owm-p2p", "owm-proto", "owm-service"],
     ),
+    ("owm-sim", &["owm-p2p", "owm-proto"]),
     ("owm-tidy", &[]),
 ];
 

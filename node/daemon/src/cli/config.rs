@@ -13,7 +13,7 @@ use owm_service::{
 use serde_json::json;
 
 use super::{ConfigArg, Output, Told};
-use crate::{caps::Caps, config::NodeConfig};
+use crate::{caps::Caps, config::NodeConfig, swarm::Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
@@ -101,6 +101,9 @@ fn beyond(config: &NodeConfig, path: &Path) -> Vec<String> {
         problems.push(format!(
             "health.listen = `{listen}` is no loopback address; write 127.0.0.1:9091 or off"
         ));
+    }
+    if let Err(wrong) = Settings::parse(&config.p2p) {
+        problems.extend(wrong.iter().map(ToString::to_string));
     }
     let key = config.data_folder(path).join("node.pem");
     if let Err(error) = NodeKey::load(&key) {

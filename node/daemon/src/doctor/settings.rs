@@ -9,7 +9,7 @@ use owm_service::{
 };
 
 use super::Ground;
-use crate::{caps::Caps, config::NodeConfig};
+use crate::{caps::Caps, config::NodeConfig, swarm::Settings};
 
 const AREA: &str = "config";
 /// Longest path of a Unix socket, in bytes (`sun_path` without its NUL).
@@ -61,6 +61,10 @@ fn values(config: &NodeConfig, socket_path_bytes: usize, file: &str) -> Vec<Find
             );
         }
     }
+    for error in Settings::parse(&config.p2p).err().unwrap_or_default() {
+        let fix = format!("in {file}, {}", error.example());
+        wrong(error.to_string(), fix);
+    }
     if socket_path_bytes > SOCKET_PATH_BYTES_MAX {
         wrong(
             format!(
@@ -85,6 +89,7 @@ mod tests {
         config.health.listen = "0.0.0.0:9091".into();
         config.caps.hours = vec!["late".into()];
         config.model.sub_models = vec!["Nonsense!".into()];
-        assert_eq!(values(&config, 200, "f").len(), 4);
+        config.p2p.peers = vec!["203.0.113.7:4001".into()];
+        assert_eq!(values(&config, 200, "f").len(), 5);
     }
 }

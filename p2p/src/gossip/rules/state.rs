@@ -73,7 +73,7 @@ impl Rules {
             Ok(order) => order,
             Err(verdict) => return Judged::only(verdict),
         };
-        let network = self.trust.id();
+        let network = self.network;
         let verified = envelope.verify_by(kind.purpose(), &network, SignerRule::Anyone, check);
         let payload = match verified {
             Ok(verified) => verified.payload,
@@ -223,7 +223,7 @@ impl Rules {
         if let Some(known) = known.filter(|known| known.is_of(&envelope)) {
             return Ok(Some(known.clone()));
         }
-        let read = Admission::read(&envelope, key, &self.trust, check);
+        let read = Admission::read(&envelope, key, &self.network, self.trust.as_ref(), check);
         match read.map_err(Verdict::Reject)? {
             Reading::Known(admission) => Ok(Some(admission)),
             Reading::UnknownSigner => Ok(None),
@@ -237,14 +237,14 @@ impl Rules {
             Some(known) => known.contradicted(kind),
             None => (None, Sha256([0; 32])),
         };
-        let notice = Notice::Contradiction(Contradiction {
+        let notice = Notice::Contradiction(Box::new(Contradiction {
             key: m.key,
             purpose: kind.purpose(),
             sequence: m.head.sequence,
             first_sha256,
             first,
             second,
-        });
+        }));
         if m.key == me {
             self.warn(&notice);
         }

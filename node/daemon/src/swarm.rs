@@ -1,0 +1,7 @@
+//! The node in the swarm: reads its `[p2p]` settings, starts the peer, announces what this node is, and
+//! brings home what peers say. `daemon` starts it before anything else is known but the network's id.
+//! Must stay true: nothing here can end the process or keep it from starting.
+
+mod settings;
+
+pub use settings::{Settings, SettingsError};

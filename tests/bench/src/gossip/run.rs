@@ -1,0 +1,239 @@
+//! One measurement: a network of one variant in this process, idle for a while, then under load. It runs
+//! in a process of its own, so that memory and CPU are this network's and nobody else's.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
+};
+use owm_proto::{NodeKey, UnixMillis};
+use owm_service::clock::{SharedClock, SystemClock};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    gossip::{
+        graph, ours,
+        peer::{self, Heard, Order, Peer},
+        vanilla,
+        wire::Meter,
+        world::World,
+    },
+    process,
+    report::Latencies,
+};
+
+/// Gossipsub grafts its mesh from the fifth second on, once a second: ten leave it settled.
+const WARM_UP: Duration = Duration::from_secs(10);
+
+/// Time to tell of the last message by gossip, three rounds of it, and one more.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// For all connections to stand.
+const CONNECT_MAX: Duration = Duration::from_mins(1);
+
+/// Reports that may wait to be read: more than one measurement has.
+const HEARD: usize = 1 << 18;
+
+/// Who gossips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Variant {
+    Vanilla,
+    Ours,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) variant: Variant,
+    pub(crate) peers: usize,
+    /// Of the graph and the keys.
+    pub(crate) seed: u64,
+    /// Over the whole network.
+    pub(crate) messages_per_second: u32,
+    pub(crate) messages: u64,
+    pub(crate) warm_up: Duration,
+    pub(crate) idle: Duration,
+}
+
+impl Setup {
+    pub(crate) fn new(variant: Variant, peers: usize, seed: u64, seconds: u32) -> Self {
+        /// Over the whole network.
+        const RATE: u32 = 10;
+        Self {
+            variant,
+            peers,
+            seed,
+            messages_per_second: RATE,
+            messages: u64::from(RATE * seconds),
+            warm_up: WARM_UP,
+            idle: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What came out. "Per message" is over the messages of the load, idle costs subtracted; bytes are those
+/// sent (as many are received).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) setup: Setup,
+    pub(crate) delivered: u64,
+    pub(crate) due: u64,
+    pub(crate) connections_per_peer: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) bytes_per_message_and_peer: f64,
+    pub(crate) cpu_ms_per_message_and_peer: f64,
+    pub(crate) idle_bytes_per_second_and_peer: f64,
+    pub(crate) idle_cpu_ms_per_second_and_peer: f64,
+    pub(crate) memory_mb_per_peer: f64,
+}
+
+/// Runs it.
+pub(crate) async fn measure(setup: Setup) -> Result<Outcome> {
+    let resident = || process::rss_bytes(std::process::id().cast_signed());
+    let before = resident();
+    let meter = Arc::new(Meter::default());
+    let (heard, mut hearing) = mpsc::channel(HEARD);
+    let network = Network::start(&setup, &meter, &heard).await?;
+    sleep(setup.warm_up).await;
+    let (begun, start) = (Instant::now(), Costs::now(&meter)?);
+    sleep(setup.idle).await;
+    let idle = Costs::now(&meter)?.since(start);
+    let idle_seconds = begun.elapsed().as_secs_f64();
+    let memory = resident().saturating_sub(before);
+    let connections = network.connections().await?;
+    let (begun, start) = (Instant::now(), Costs::now(&meter)?);
+    let sent = network.publish(&setup).await?;
+    sleep(DRAIN).await;
+    let load = Costs::now(&meter)?.since(start);
+    let load_seconds = begun.elapsed().as_secs_f64();
+    let mut latencies = Latencies::default();
+    while let Ok(Heard { message, at }) = hearing.try_recv() {
+        let sent = sent.get(message as usize);
+        let sent = sent.context("a message that was not sent")?;
+        latencies.push(at.duration_since(*sent).as_micros() as u64);
+    }
+    let peers = setup.peers as f64;
+    let per_message = |total: f64, idle_total: f64| {
+        let more = total - idle_total / idle_seconds * load_seconds;
+        more / setup.messages as f64 / peers
+    };
+    let per_second = |total: f64| total / idle_seconds / peers;
+    Ok(Outcome {
+        delivered: latencies.len() as u64,
+        due: setup.messages * (setup.peers as u64 - 1),
+        connections_per_peer: connections as f64 / peers,
+        p50_ms: latencies.quantile_ms(0.5),
+        p99_ms: latencies.quantile_ms(0.99),
+        bytes_per_message_and_peer: per_message(load.bytes, idle.bytes),
+        cpu_ms_per_message_and_peer: per_message(load.cpu_ms, idle.cpu_ms),
+        idle_bytes_per_second_and_peer: per_second(idle.bytes),
+        idle_cpu_ms_per_second_and_peer: per_second(idle.cpu_ms),
+        memory_mb_per_peer: memory as f64 / 1e6 / peers,
+        setup,
+    })
+}
+
+/// What has been used so far, or between two moments.
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    bytes: f64,
+    cpu_ms: f64,
+}
+
+impl Costs {
+    fn now(meter: &Meter) -> Result<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let cpu = usage.user_time() + usage.system_time();
+        Ok(Self {
+            bytes: meter.written() as f64,
+            cpu_ms: cpu.num_microseconds() as f64 / 1e3,
+        })
+    }
+
+    fn since(self, start: Self) -> Self {
+        Self {
+            bytes: self.bytes - start.bytes,
+            cpu_ms: self.cpu_ms - start.cpu_ms,
+        }
+    }
+}
+
+struct Network {
+    peers: Vec<Peer>,
+    clock: SharedClock,
+}
+
+impl Network {
+    /// Starts all peers and waits until every connection of the graph stands.
+    async fn start(
+        setup: &Setup,
+        meter: &Arc<Meter>,
+        heard: &mpsc::Sender<Heard>,
+    ) -> Result<Self> {
+        let clock = SystemClock::shared();
+        let keys = (0..setup.peers).map(|peer| graph::key_seed(setup.seed, peer));
+        let keys: Vec<_> = keys.map(|seed| NodeKey::from_seed(&seed)).collect();
+        let world = World::new(&clock)?;
+        let mut peers = Vec::new();
+        for key in keys {
+            let (meter, heard) = (meter.clone(), heard.clone());
+            peers.push(match setup.variant {
+                Variant::Vanilla => vanilla::start(&key, &world, &meter, heard).await?,
+                Variant::Ours => ours::start(&key, &world, &meter, heard).await?,
+            });
+        }
+        let network = Self { peers, clock };
+        let dials = graph::dials(setup.peers, setup.seed);
+        for (peer, others) in network.peers.iter().zip(&dials) {
+            let address = |&other: &usize| network.peers[other].address.clone();
+            let addresses = others.iter().map(address).collect();
+            peer.tell(Order::Dial(addresses)).await?;
+        }
+        let wanted = graph::connections(&dials);
+        timeout(CONNECT_MAX, network.all_connected(&wanted))
+            .await
+            .context("the peers did not all connect within a minute")??;
+        Ok(network)
+    }
+
+    async fn all_connected(&self, wanted: &[usize]) -> Result<()> {
+        for (peer, &wanted) in self.peers.iter().zip(wanted) {
+            while peer.connections().await? < wanted {
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of all peers together.
+    async fn connections(&self) -> Result<usize> {
+        let mut count = 0;
+        for peer in &self.peers {
+            count += peer.connections().await?;
+        }
+        Ok(count)
+    }
+
+    /// Publishes at fixed moments, the peers in turn; when each was handed over.
+    async fn publish(&self, setup: &Setup) -> Result<Vec<std::time::Instant>> {
+        let begun = Instant::now();
+        let mut sent = Vec::new();
+        for number in 0..setup.messages {
+            let due = Duration::from_secs(number) / setup.messages_per_second;
+            sleep_until(begun + due).await;
+            let from = number as usize % self.peers.len();
+            let body = peer::body(from, number, UnixMillis(self.clock.now_ms()));
+            sent.push(std::time::Instant::now());
+            self.peers[from].tell(Order::Publish(body)).await?;
+        }
+        Ok(sent)
+    }
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+pub mod cost;
+pub mod dice;
+pub mod frame;
+pub mod identity;
+pub mod invariant;
+pub mod liar;
+pub mod lore;
+pub mod mesh;
+pub mod network;
+pub mod node;
+pub mod queue;
+pub mod run;
+pub mod scenario;
+pub mod time;
+pub mod trace;
+pub mod truth;
+pub mod watch;
+pub mod world;

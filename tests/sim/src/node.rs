@@ -1,0 +1,502 @@
+//! A peer that follows the rules: the real `Rules`, `Directory` and `Scores` of `owm-p2p`, behind a router.
+//! What `owm-p2p`'s service does between them and libp2p, this does between them and the simulated network.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use owm_p2p::{
+    Documents, Moment,
+    gossip::{Heard, Judged, Limits, Notice, Rules, Topic, Verdict},
+    news::NewestCheckpoint,
+    peer::{
+        Action, Scores,
+        score::{Consequence, GOSSIP_BELOW, GRAYLIST_BELOW},
+    },
+};
+use owm_proto::{
+    Envelope, PublicKey, Purpose, Sha256, SignatureCheck, SignerRule, UnixMillis,
+    genesis::DelegatedRole,
+    manifest::Manifest,
+    wire::{
+        coordinator::SignedEnvelope,
+        gossip::{MeetRequest, MeetResponse},
+    },
+};
+use prost::Message as _;
+
+use crate::{
+    dice::Dice,
+    frame::{Frame, Message, Peer},
+    identity::Memo,
+    mesh::{Outbox, Router, Standing},
+    time::At,
+    watch::Sizes,
+};
+
+/// Capabilities asked for and given in one answer.
+const MEET_NODES: u32 = 256;
+/// Bytes of them.
+const MEET_BYTES: usize = 1 << 20;
+/// A manifest that is missing is asked for this often.
+const FETCH_SECS: u64 = 5;
+
+/// What a node starts with.
+#[derive(Debug)]
+pub struct Setup {
+    /// The network.
+    pub documents: Documents,
+    /// Its key.
+    pub key: PublicKey,
+    /// Sizes of its tables.
+    pub limits: Limits,
+    /// What it subscribes to.
+    pub topics: BTreeSet<Topic>,
+    /// How long its router remembers ids.
+    pub seen_secs: u64,
+    /// When.
+    pub at: Moment,
+}
+
+/// What survives a crash, if the disk does.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// The last sequence of each purpose.
+    pub sequences: BTreeMap<&'static str, u64>,
+    /// The newest checkpoint.
+    pub newest: Option<NewestCheckpoint>,
+}
+
+/// The memory of a running node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its gossip.
+    pub router: Router,
+    /// This run of it.
+    pub session: [u8; 16],
+    /// Its last capability.
+    pub own_capability: Option<Envelope>,
+    rules: Rules,
+    scores: Scores,
+    newest: Option<NewestCheckpoint>,
+    documents: Documents,
+    keys: BTreeMap<Peer, PublicKey>,
+    fetched: Option<At>,
+}
+
+/// Something verified and new that a node has learnt.
+#[derive(Clone)]
+pub enum Learnt {
+    /// A node lives.
+    Heartbeat {
+        /// Which.
+        node: PublicKey,
+        /// Of the message.
+        sequence: u64,
+        /// Of the message.
+        expires: UnixMillis,
+        /// The signed bytes.
+        payload: Vec<u8>,
+    },
+    /// What a node has.
+    Capability {
+        /// Which.
+        node: PublicKey,
+        /// Of the message.
+        sequence: u64,
+        /// Of the message.
+        expires: UnixMillis,
+        /// The signed bytes.
+        payload: Vec<u8>,
+    },
+    /// A newer checkpoint was announced.
+    Checkpoint {
+        /// Who signed.
+        signer: PublicKey,
+        /// Its number.
+        sequence: u64,
+        /// The signed bytes.
+        payload: Vec<u8>,
+    },
+}
+
+impl std::fmt::Debug for Learnt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (purpose, signer) = (self.purpose(), self.signer().short());
+        let payload = Sha256::of(self.payload()).short();
+        write!(f, "{purpose} {} by {signer} ({payload})", self.sequence())
+    }
+}
+
+/// What came of something heard.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Of a gossip message that was judged.
+    pub verdict: Option<Verdict>,
+    /// What is believed from now on.
+    pub learnt: Vec<Learnt>,
+    /// Its sender is to be cut off for so long.
+    pub cut_off: Option<Duration>,
+    /// Keys seen to have said two things under one sequence.
+    pub contradictions: Vec<(PublicKey, Purpose, u64)>,
+}
+
+impl Node {
+    /// Starts, with what the disk has kept.
+    pub fn new(setup: Setup, store: &Store, session: [u8; 16]) -> Self {
+        let memo = Memo::default();
+        let mut rules = Rules::new(&setup.documents, setup.key, setup.limits, setup.at);
+        if let Some(newest) = &store.newest {
+            let (_, judged) = rules.accept_own(setup.at, newest.envelope.clone(), &memo);
+            debug_assert!(judged.verdict == Verdict::Accept, "it was verified before");
+        }
+        Self {
+            router: Router::new(setup.topics, setup.seen_secs),
+            session,
+            own_capability: None,
+            rules,
+            scores: Scores::default(),
+            newest: store.newest.clone(),
+            documents: setup.documents,
+            keys: BTreeMap::new(),
+            fetched: None,
+        }
+    }
+
+    /// A connection stands.
+    pub fn connected(
+        &mut self,
+        peer: Peer,
+        key: PublicKey,
+        topics: BTreeSet<Topic>,
+        outbound: bool,
+    ) {
+        self.keys.insert(peer, key);
+        self.router.connected(peer, topics, outbound);
+    }
+
+    /// A connection is gone.
+    pub fn disconnected(&mut self, peer: Peer) {
+        self.keys.remove(&peer);
+        self.router.disconnected(peer);
+    }
+
+    /// A gossip message.
+    pub fn hears(
+        &mut self,
+        (at, now): (Moment, At),
+        (peer, key): (Peer, &PublicKey),
+        message: &std::sync::Arc<Message>,
+        memo: &Memo,
+        out: &mut Outbox,
+    ) -> Outcome {
+        if self.standing(at, key) == Standing::Graylisted || !self.router.is_new(message, now) {
+            return Outcome::default();
+        }
+        let judged = self
+            .rules
+            .judge(at, key, message.topic, &message.bytes, memo);
+        if judged.verdict == Verdict::Accept {
+            self.router.accepted(message, Some(peer), out);
+        }
+        let mut outcome = Outcome {
+            verdict: Some(judged.verdict),
+            ..Outcome::default()
+        };
+        if matches!(judged.news, Some(Heard::Checkpoint(_))) {
+            out.push((peer, Frame::Ask(self.ask(at).into())));
+        }
+        self.settle(at, key, judged, &mut outcome);
+        outcome
+    }
+
+    fn settle(&mut self, at: Moment, from: &PublicKey, judged: Judged, outcome: &mut Outcome) {
+        if let Some(action) = judged.action {
+            self.book(at, from, action, outcome);
+        }
+        if let Some(Notice::Contradiction(seen)) = judged.notice.as_deref() {
+            let seen = (seen.key, seen.purpose, seen.sequence);
+            outcome.contradictions.push(seen);
+        }
+        outcome.learnt.extend(judged.news.map(learnt));
+    }
+
+    fn book(&mut self, at: Moment, from: &PublicKey, action: Action, outcome: &mut Outcome) {
+        if let Consequence::CutOff(span) = self.scores.note(at, from, action) {
+            outcome.cut_off = Some(span);
+        }
+    }
+
+    /// What it asks on a new connection.
+    pub fn ask(&self, at: Moment) -> MeetRequest {
+        MeetRequest {
+            checkpoint_sequence: self.newest_sequence(),
+            documents: false,
+            nodes_max: MEET_NODES,
+            software_version: "0.1.0".into(),
+            now_ms: at.wall.0 / 1_000 * 1_000,
+            capability: self.own_capability.as_ref().map(Into::into),
+            checkpoint: self.newest.as_ref().map(|newest| (&newest.envelope).into()),
+        }
+    }
+
+    /// Somebody asks: what it says of itself is judged, then it is answered.
+    pub fn asked(
+        &mut self,
+        at: Moment,
+        (peer, key): (Peer, &PublicKey),
+        ask: &MeetRequest,
+        memo: &Memo,
+        out: &mut Outbox,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let said = [&ask.capability, &ask.checkpoint];
+        for envelope in said.into_iter().flatten() {
+            self.told(at, key, envelope, memo, &mut outcome);
+        }
+        if self.announced_sequence() > self.newest_sequence() {
+            out.push((peer, Frame::Ask(self.ask(at).into())));
+        }
+        let newer = self.newest.as_ref();
+        let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
+        let count = ask.nodes_max.min(MEET_NODES) as usize;
+        let known = self.rules.directory().capabilities(at, count, MEET_BYTES);
+        let answer = MeetResponse {
+            checkpoint: newer.map(|newest| (&newest.envelope).into()),
+            manifest: newer.map(|newest| (&newest.manifest_envelope).into()),
+            capabilities: self
+                .own_capability
+                .iter()
+                .chain(&known)
+                .map(Into::into)
+                .collect(),
+            software_version: "0.1.0".into(),
+            now_ms: at.wall.0 / 1_000 * 1_000,
+            ..MeetResponse::default()
+        };
+        out.push((peer, Frame::Answer(answer.into())));
+        outcome
+    }
+
+    /// An answer: each part is judged by itself, up to the first that is a lie.
+    pub fn answered(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        answer: &MeetResponse,
+        store: &mut Store,
+        memo: &Memo,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let checkpoint = answer.checkpoint.iter();
+        for envelope in checkpoint.chain(&answer.capabilities) {
+            if !self.told(at, from, envelope, memo, &mut outcome) {
+                return outcome;
+            }
+        }
+        if let Some(manifest) = &answer.manifest
+            && let Some(newest) = self.verified(manifest, at.wall, memo)
+        {
+            store.newest = Some(newest.clone());
+            self.newest = Some(newest);
+        }
+        outcome
+    }
+
+    /// Whether something told was no lie.
+    fn told(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        envelope: &SignedEnvelope,
+        memo: &Memo,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let Ok(envelope) = Envelope::try_from(envelope.clone()) else {
+            self.book(at, from, Action::BadMeet, outcome);
+            return false;
+        };
+        let mut judged = self.rules.judge_told(at, from, envelope, memo);
+        let lie = matches!(judged.verdict, Verdict::Reject(_));
+        if lie {
+            judged.action = Some(Action::BadMeet);
+        }
+        self.settle(at, from, judged, outcome);
+        !lie
+    }
+
+    /// The manifest that the announced checkpoint names, if this is it.
+    fn verified(
+        &self,
+        manifest: &SignedEnvelope,
+        now: UnixMillis,
+        memo: &Memo,
+    ) -> Option<NewestCheckpoint> {
+        let known = self.rules.checkpoint()?;
+        let envelope = Envelope::try_from(manifest.clone()).ok()?;
+        let keys = self.documents.trust().keys(DelegatedRole::Release, now);
+        let network = self.documents.trust().id();
+        let verified =
+            envelope.verify_by(Purpose::Manifest, &network, SignerRule::OneOf(&keys), memo);
+        let payload = verified.ok()?.payload;
+        if Sha256::of(payload) != known.checkpoint.manifest_sha256 {
+            return None;
+        }
+        Some(NewestCheckpoint {
+            checkpoint: known.checkpoint.clone(),
+            envelope: known.envelope.clone(),
+            manifest: Manifest::from_bytes(payload).ok()?,
+            manifest_envelope: envelope,
+        })
+    }
+
+    /// Something of its own goes out; says whether the rules let it.
+    pub fn says(&mut self, at: Moment, envelope: &Envelope, memo: &Memo) -> Verdict {
+        let (_, judged) = self.rules.accept_own(at, envelope.clone(), memo);
+        if envelope.claims(Purpose::Capability) {
+            self.own_capability = Some(envelope.clone());
+        }
+        judged.verdict
+    }
+
+    /// It publishes a checkpoint.
+    pub fn publishes(
+        &mut self,
+        at: Moment,
+        newest: NewestCheckpoint,
+        store: &mut Store,
+        memo: &Memo,
+    ) -> Verdict {
+        let verdict = self.says(at, &newest.envelope, memo);
+        store.newest = Some(newest.clone());
+        self.newest = Some(newest);
+        verdict
+    }
+
+    /// Once a second.
+    pub fn tick(&mut self, at: Moment, now: At, dice: &mut Dice, out: &mut Outbox) {
+        let _ = self.rules.tick(at);
+        self.scores.tick(at);
+        let (scores, keys) = (&self.scores, &self.keys);
+        let standing = |peer| {
+            let key = keys.get(&peer);
+            key.map_or(Standing::Fair, |key| judge_score(scores.score(at, key)))
+        };
+        self.router.tick(now, &standing, dice, out);
+        let due = self
+            .fetched
+            .is_none_or(|last| last.after_secs(FETCH_SECS) <= now);
+        if due && self.announced_sequence() > self.newest_sequence() {
+            self.fetched = Some(now);
+            let neighbours: Vec<Peer> = self.keys.keys().copied().collect();
+            let from = dice.pick(&neighbours).copied();
+            out.extend(from.map(|peer| (peer, Frame::Ask(self.ask(at).into()))));
+        }
+    }
+
+    /// What it thinks of a peer.
+    pub fn standing(&self, at: Moment, key: &PublicKey) -> Standing {
+        judge_score(self.scores.score(at, key))
+    }
+
+    /// Whether it has cut a peer off.
+    pub fn is_banned(&self, at: Moment, key: &PublicKey) -> bool {
+        self.scores.bans.is_banned(at, key)
+    }
+
+    /// Keys of the nodes that it takes to be alive.
+    pub fn known(&self, at: Moment) -> BTreeSet<PublicKey> {
+        let nodes = self.rules.directory().nodes(at);
+        nodes.into_iter().map(|node| node.key).collect()
+    }
+
+    /// The newest checkpoint that it can serve, its manifest included; 0: none.
+    pub fn newest_sequence(&self) -> u64 {
+        let newest = self.newest.as_ref();
+        newest.map_or(0, |newest| newest.checkpoint.sequence)
+    }
+
+    /// The newest checkpoint that it has heard of; 0: none.
+    pub fn announced_sequence(&self) -> u64 {
+        let known = self.rules.checkpoint();
+        known.map_or(0, |known| known.checkpoint.sequence)
+    }
+
+    /// What a person should look at.
+    pub fn warnings(&self) -> Vec<String> {
+        self.rules.warnings().map(str::to_owned).collect()
+    }
+
+    /// Who is in one of its meshes.
+    pub fn meshes(&self) -> BTreeSet<Peer> {
+        let topics = self.router.topics().into_iter();
+        topics
+            .flat_map(|topic| self.router.mesh(topic).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// How large its tables are.
+    pub fn sizes(&self) -> Sizes {
+        let (members, strangers) = self.rules.directory().len();
+        Sizes {
+            members,
+            strangers,
+            bytes: self.rules.directory().bytes(),
+            scores: self.scores.len(),
+        }
+    }
+}
+
+impl SignatureCheck for Memo {
+    fn holds(&self, key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.verifies(key, message, signature)
+    }
+}
+
+/// As gossipsub has it: below zero a peer leaves the mesh, below the thresholds no ids are exchanged, and
+/// nothing is listened to.
+fn judge_score(score: f64) -> Standing {
+    if score <= GRAYLIST_BELOW {
+        Standing::Graylisted
+    } else if score <= GOSSIP_BELOW {
+        Standing::Shunned
+    } else if score < 0.0 {
+        Standing::Wary
+    } else {
+        Standing::Fair
+    }
+}
+
+fn learnt(heard: Heard) -> Learnt {
+    match heard {
+        Heard::Heartbeat { node, body } => Learnt::Heartbeat {
+            node,
+            sequence: body.sequence,
+            expires: UnixMillis(body.expires_at_ms),
+            payload: body.encode_to_vec(),
+        },
+        Heard::Capability { node, body } => Learnt::Capability {
+            node,
+            sequence: body.sequence,
+            expires: UnixMillis(body.expires_at_ms),
+            payload: body.encode_to_vec(),
+        },
+        Heard::Checkpoint(known) => Learnt::Checkpoint {
+            signer: known.envelope.claimed_signer(),
+            sequence: known.checkpoint.sequence,
+            payload: known.envelope.unverified_payload().to_vec(),
+        },
+    }
+}
+
+impl Learnt {
+    /// Of what was said.
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Heartbeat { sequence, .. }
+            | Self::Capability { sequence, .. }
+            | Self::Checkpoint { sequence, .. } => *sequence,
+        }
+    }
+}
