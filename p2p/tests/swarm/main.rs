@@ -5,4 +5,7 @@ mod crowd;
 mod documents;
 mod gossip;
 mod hostile;
+mod joining;
+mod outside;
+mod ways;
 mod world;
