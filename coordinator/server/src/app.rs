@@ -38,6 +38,7 @@ use crate::{
     page::Feed,
     rpc::chunks::ChunkSender,
     sessions::Sessions,
+    swarm::Swarm,
     tasks::signs::SignSender,
     verdict::desk::Desk,
 };
@@ -79,6 +80,8 @@ pub struct Parts {
     pub chunks: ChunkSender,
     /// Takes signs of life to be folded.
     pub signs: SignSender,
+    /// This coordinator as a peer.
+    pub swarm: Swarm,
     /// The public page, made at most once a second for all who look.
     pub page: Feed,
     /// The network's figures.
@@ -145,7 +148,9 @@ pub struct Ingredients {
 impl App {
     /// Puts the parts together; nothing runs yet.
     pub fn new(with: Ingredients) -> Self {
+        let now = UnixMillis(with.clock.now_ms());
         Self(Arc::new(Parts {
+            swarm: Swarm::new(&with.config, &with.authority, now),
             config: with.config,
             store: with.store,
             vault: with.vault,
@@ -157,7 +162,7 @@ impl App {
             chunks: with.chunks,
             signs: with.signs,
             counts: Counts::default(),
-            page: Feed::new(UnixMillis(with.clock.now_ms())),
+            page: Feed::new(now),
             clock: SteadyClock::shared(with.clock.clone()),
             wall: with.clock,
             seed: with.seed,
@@ -182,6 +187,11 @@ impl App {
     /// The machine's time, jumps included: what strangers say of time is held against this.
     pub fn wall(&self) -> UnixMillis {
         UnixMillis(self.wall.now_ms())
+    }
+
+    /// The machine's clock, jumps included.
+    pub(crate) fn wall_clock(&self) -> SharedClock {
+        self.wall.clone()
     }
 
     /// When this process last wrote that it lives.

@@ -4,8 +4,10 @@ mod backup;
 mod commands;
 mod config;
 mod doctor;
+mod invite;
 mod log_level;
 mod man;
+mod nodes;
 
 use std::{
     path::{Path, PathBuf},
@@ -151,10 +153,12 @@ pub enum ModelCommand {
 /// Verbs for nodes.
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
-    /// List nodes, oldest first.
-    #[command(after_help = "Example: owm-coordinator node list --config coordinator.toml --json")]
+    /// List nodes, oldest first: standing, last heartbeat, and what gossip says of them.
+    #[command(
+        after_help = "Example: owm-coordinator node list --config coordinator.toml --json\n\nEach fact says where it comes from: coordinator (decided here), registration, stream, poll, gossip.\nWhat comes by gossip is shown and decides nothing."
+    )]
     List(ConfigArg),
-    /// Show one node.
+    /// Show one node: each fact with where it comes from.
     #[command(after_help = "Example: owm-coordinator node show 5f1c... --config coordinator.toml")]
     Show {
         /// Its public key or its id.

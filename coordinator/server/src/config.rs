@@ -8,9 +8,11 @@ use std::{
 };
 
 use owm_coordinator_domain::node::{AdmissionPolicy, StakePolicy, TierMinima};
+use owm_p2p::Multiaddr;
 use owm_proto::{Msat, Sats, Tier};
 use owm_service::{
     config::HumanDuration,
+    dialer::NetworkPolicy,
     gate::GateLimits,
     tls::{
         CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX,
@@ -20,6 +22,9 @@ use owm_service::{
 use serde::{Deserialize, Serialize};
 
 use crate::{api, http::HttpLimits};
+
+/// Where the swarm listens by default (spec §4).
+const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"];
 
 owm_service::config! {
     /// A coordinator's configuration.
@@ -34,6 +39,8 @@ owm_service::config! {
         pub api: ApiSection,
         /// The object store of published files.
         pub blobs: BlobsSection,
+        /// The swarm: this coordinator is one peer among its nodes.
+        pub p2p: P2pSection,
         /// The loopback port for `/livez`, `/readyz` and `/metrics`.
         pub health: HealthSection,
         /// The socket for `owm-coordinator log-level`.
@@ -110,6 +117,37 @@ owm_service::config! {
         pub dir: PathBuf = PathBuf::from("blobs"),
     }
 
+    /// The swarm: this coordinator is one peer among its nodes. It hears their heartbeats, and serves newcomers
+    /// the network's documents and the newest checkpoint.
+    pub struct P2pSection {
+        /// Whether it takes part. Without, it hears only nodes that call it, and invites name no peer.
+        pub enabled: bool = true,
+        /// Where it connects to and listens: `clearnet`: anywhere; `loopback_only`: on this machine only.
+        pub network: NetworkPolicy = NetworkPolicy::Clearnet,
+        /// Where it listens. A port that is taken stops the start. Open it in the firewall, UDP and TCP.
+        pub listen: Vec<Multiaddr> = LISTEN.map(|text| text.parse().expect("a constant of ours")).to_vec(),
+        /// Where it can be reached from outside, if that is not the host of `[invite] addresses`:
+        /// `["/ip4/203.0.113.7/udp/4001/quic-v1"]`.
+        pub external: Vec<Multiaddr> = Vec::new(),
+        /// Peers to begin with: addresses that end in `/p2p/12D3KooW…`. Another coordinator of the network is
+        /// a good one.
+        pub peers: Vec<Multiaddr> = Vec::new(),
+        /// Names under which peers listen on port 4001: `["seed.example.org"]`.
+        pub dns: Vec<String> = Vec::new(),
+        /// Finds peers in the local network, which tells everybody there that a coordinator runs here.
+        pub mdns: bool = false,
+        /// Carries connections for peers behind NAT.
+        pub relay: bool = true,
+        /// Connections at most, in both directions.
+        pub connections_max: u32 = 1_024,
+        /// Shards of the heartbeat and capability topics: a power of two, one for each 1,000 nodes or so. All
+        /// peers follow the number that a coordinator signed last: give all coordinators the same.
+        pub shards: u32 = 1,
+        /// How often a node tells its peers what it has and holds, if nothing changes. All peers follow, as
+        /// with `shards`. (`[scheduler] heartbeat` is how often it tells that it lives.)
+        pub capability: HumanDuration = HumanDuration::from_secs(600),
+    }
+
     /// The loopback health port.
     pub struct HealthSection {
         /// Address and port to listen on; loopback only.
@@ -151,7 +189,7 @@ owm_service::config! {
         pub deadline: HumanDuration = HumanDuration::from_secs(180),
         /// How long a lost Work stream may take to come back before its leases move on.
         pub stream_lost: HumanDuration = HumanDuration::from_secs(30),
-        /// How often nodes send a heartbeat.
+        /// How often nodes send a heartbeat, to us and to their peers; whole seconds.
         pub heartbeat: HumanDuration = HumanDuration::from_secs(60),
     }
 

@@ -9,6 +9,7 @@ mod database;
 mod identity;
 mod running;
 mod settings;
+mod swarm;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -144,7 +145,9 @@ fn port_check(ground: &Ground) -> Vec<Finding> {
     ];
     let daemon = ground.running.daemon();
     let judge = |(area, key, wanted)| ports::judge(area, key, wanted, &ground.listeners, daemon);
-    wanted.into_iter().map(judge).collect()
+    let mut findings: Vec<Finding> = wanted.into_iter().map(judge).collect();
+    findings.extend(swarm::judge(config, &ground.listeners, daemon));
+    findings
 }
 
 fn files_check(ground: &Ground) -> Vec<Finding> {

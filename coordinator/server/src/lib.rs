@@ -22,5 +22,6 @@ pub mod publish;
 pub mod rpc;
 pub mod serve;
 pub mod sessions;
+pub mod swarm;
 pub mod tasks;
 pub mod verdict;

@@ -2,11 +2,15 @@
 //! knows is read by `tasks::figures`. docs/metrics.md lists them (a test compares).
 //! Must stay true: no label has a foreign value; no request id, key or text can get in.
 
+mod swarm;
+
 use std::time::Duration;
 
 use owm_service::metrics::{
     ByWord, Counter, Family, FloatCounter, FloatGauge, Gauge, Histogram, Registry,
 };
+
+pub use swarm::SwarmMetrics;
 
 use crate::ask::AskError;
 
@@ -49,6 +53,8 @@ pub struct Metrics {
     pub api_requests: Family<Call, Counter>,
     /// Time to an API call's response.
     pub api_request: Histogram,
+    /// The swarm.
+    pub swarm: SwarmMetrics,
     pub(crate) figures: Figures,
 }
 
@@ -128,6 +134,7 @@ impl Metrics {
                 "Seconds from an API call's head to its response's head",
                 API_BUCKETS,
             ),
+            swarm: SwarmMetrics::new(registry),
             figures: Figures::new(registry),
         };
         metrics.start_at_zero();

@@ -9,6 +9,7 @@
 pub(crate) mod assets;
 mod feed;
 mod glance;
+mod swarm;
 pub(crate) mod view;
 mod words;
 

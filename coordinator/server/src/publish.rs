@@ -1,10 +1,11 @@
 //! Publishing a model: foreign weights become a model directory, its files go into the object store,
-//! and a manifest signed by the release key makes them a version.
+//! and a manifest signed by the release key makes them a version, with the checkpoint that peers gossip.
 
 use std::path::{Path, PathBuf};
 
 use owm_coordinator_store::{
     Store, StoreError,
+    checkpoint::checkpoint_add,
     model::{ModelVersion, model_lookup, model_publish, model_sequence_max},
 };
 use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, tiny};
@@ -17,6 +18,7 @@ use crate::{
     blobs::{BlobError, Blobs},
     failpoints::{PUBLISH_AFTER_COMMIT, PUBLISH_BEFORE_COMMIT, PUBLISH_BLOBS_PLACED},
     identity::{Authority, IdentityError},
+    swarm::checkpoint,
 };
 
 /// How the folders begin in which a model is unpacked before it is published.
@@ -223,6 +225,8 @@ async fn sign_and_record(
     let network = authority.trust.id();
     let envelope = Envelope::sign(&key, Purpose::Manifest, &network, manifest.to_bytes());
     model_publish(&mut tx, &manifest, &envelope, now).await?;
+    let (checkpoint, signed) = checkpoint::sign(&key, &network, &manifest, &envelope);
+    checkpoint_add(&mut tx, &checkpoint, &signed, now).await?;
     owm_service::failpoint::hit(PUBLISH_BEFORE_COMMIT);
     tx.commit().await?;
     owm_service::failpoint::hit(PUBLISH_AFTER_COMMIT);

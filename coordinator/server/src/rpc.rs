@@ -180,9 +180,8 @@ impl NodeService {
             delegations: authority.delegations.iter().map(Into::into).collect(),
             revocations: authority.revocations.iter().map(Into::into).collect(),
             web_seed: self.app.config.invite.web_seed.clone(),
-            // Until the coordinator is a peer itself.
-            bootstrap: None,
-            peers: Vec::new(),
+            bootstrap: Some(self.app.swarm.bootstrap().into()),
+            peers: self.app.swarm.peers(),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     page,
     rpc::{self, chunks},
+    swarm,
     tasks::{alive, announce, database, due, figures, gone, outbox, purge, signs, standing},
 };
 
@@ -58,6 +59,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// `[p2p]`.
+    #[error(transparent)]
+    Swarm(#[from] swarm::SettingsError),
     /// The database URL's file.
     #[error("database.url_file: {0}")]
     UrlFile(#[from] secret::SecretFileError),
@@ -90,6 +94,7 @@ pub fn check(config: &Config) -> Result<(), ServeError> {
     if config.policy.stake == crate::config::StakeSetting::Required {
         return Err(ServeError::Stake);
     }
+    swarm::check(config)?;
     Ok(())
 }
 
@@ -118,10 +123,6 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
     let now = UnixMillis(context.clock.now_ms());
     let authority = Authority::load(&config.identity.dir, now)?;
     let store = store(&config)?;
-    wait_for_database(&context, &store, &db_ready).await?;
-    if context.lifecycle.is_shutting_down() {
-        return Ok(());
-    }
     let (chunks, chunk_receiver) = chunks::channel();
     let (signs, sign_receiver) = signs::channel();
     let app = App::new(Ingredients {
@@ -137,6 +138,12 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
         seed: context.seed.clone(),
         metrics: Metrics::new(&context.metrics),
     });
+    // Peers need no database of ours, and a port that is taken is told at once.
+    swarm::start(&app, &context.lifecycle)?;
+    wait_for_database(&context, &app.store, &db_ready).await?;
+    if context.lifecycle.is_shutting_down() {
+        return Ok(());
+    }
     // Before anything judges a lease: a silence of all coordinators extends them.
     alive::mark(&app).await?;
     start_loops(&context, &app, chunk_receiver, sign_receiver);

@@ -7,7 +7,10 @@ use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
 };
-use owm_coordinator_store::node::{Node, node_list, node_lookup, node_lookup_by_key};
+use owm_coordinator_store::{
+    gossip::{Sighting, sightings},
+    node::{Node, node_list, node_lookup, node_lookup_by_key},
+};
 use owm_proto::{NodeId, PublicKey};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -81,8 +84,10 @@ pub(super) struct NodeLine {
     owed_msat: u64,
     /// In milliseconds since 1970.
     registered_at_ms: u64,
-    /// Last sign of life to the minute, in milliseconds since 1970.
+    /// Last sign of life to the minute, in milliseconds since 1970, by whatever way it came.
     last_heartbeat_ms: Option<u64>,
+    /// Last heartbeat that came by gossip, likewise; null: none ever did. It decides nothing.
+    last_gossip_ms: Option<u64>,
 }
 
 /// One node's standing.
@@ -98,7 +103,8 @@ pub(super) struct NodeDetail {
 }
 
 impl NodeLine {
-    fn new(node: Node, slots: Option<u32>) -> Self {
+    fn new(node: Node, slots: Option<u32>, seen: Option<&Sighting>) -> Self {
+        let by_gossip = seen.and_then(|seen| seen.heartbeat_heard_at);
         Self {
             node_id: node.node_id.to_string(),
             public_key: node.public_key.to_string(),
@@ -118,6 +124,7 @@ impl NodeLine {
             // Nothing is ever paid yet: all that was earned is owed.
             owed_msat: node.earned.0,
             registered_at_ms: node.registered_at.0,
+            last_gossip_ms: by_gossip.map(|at| at.rounded_for_state().0),
             last_heartbeat_ms: node.last_heartbeat.map(|at| at.rounded_for_state().0),
         }
     }
@@ -159,9 +166,12 @@ pub(super) async fn get_nodes(
         .filter(|_| more)
         .map(|node| node.node_id.to_string());
     let slots: HashMap<NodeId, u32> = api.app.sessions.slots_by_node(api.app.now());
+    let ids: Vec<NodeId> = nodes.iter().map(|node| node.node_id).collect();
+    let seen = sightings(&mut tx, &ids).await?;
     let line = |node: Node| {
         let slots = slots.get(&node.node_id).copied();
-        NodeLine::new(node, slots)
+        let seen = seen.get(&node.node_id);
+        NodeLine::new(node, slots, seen)
     };
     Ok(Json(NodePage {
         nodes: nodes.into_iter().map(line).collect(),
@@ -199,7 +209,9 @@ pub(super) async fn get_node(
     let slots = api.app.sessions.slots_by_node(api.app.now());
     let slots = slots.get(&node.node_id).copied();
     let status_reason = node.status_reason.clone();
-    let node = NodeLine::new(node, slots);
+    let seen = sightings(&mut tx, &[node.node_id]).await?;
+    let seen = seen.get(&node.node_id);
+    let node = NodeLine::new(node, slots, seen);
     Ok(Json(NodeDetail {
         node,
         status_reason,

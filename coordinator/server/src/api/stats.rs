@@ -14,7 +14,7 @@ use super::{
     Api,
     problem::{Problem, ProblemBody},
 };
-use crate::counts::LOOK_LIMIT;
+use crate::{app::App, counts::LOOK_LIMIT};
 
 /// How long counted figures are good enough.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -51,6 +51,8 @@ pub(super) struct NetworkStats {
     stake_policy: &'static str,
     /// The model that answers; null if none is published.
     model: Option<ModelFigures>,
+    /// The swarm as this coordinator sees it; null if it takes no part.
+    swarm: Option<SwarmFigures>,
 }
 
 /// Nodes by standing.
@@ -88,6 +90,36 @@ pub(super) struct ModelFigures {
     sha256: Option<String>,
     /// Whether the weights are attested by Bitcoin.
     ots_verified: bool,
+}
+
+/// The swarm as one peer sees it; nothing of it decides anything.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SwarmFigures {
+    /// This coordinator's PeerId.
+    peer: String,
+    /// Peers it is connected with.
+    peers: u64,
+    /// Nodes known by gossip, strangers included.
+    nodes: u64,
+    /// Version of the newest checkpoint; null if there is none.
+    checkpoint: Option<String>,
+    /// Its sequence, 0 if there is none.
+    checkpoint_sequence: u64,
+}
+
+impl SwarmFigures {
+    fn of(app: &App) -> Option<Self> {
+        let view = app.swarm.view()?;
+        let others = view.nodes.iter().filter(|n| n.key != app.instance());
+        let newest = view.checkpoint.as_ref();
+        Some(Self {
+            peer: view.peer.to_string(),
+            peers: view.peers.len() as u64,
+            nodes: others.count() as u64,
+            checkpoint: newest.map(|c| c.version.clone()),
+            checkpoint_sequence: newest.map_or(0, |c| c.sequence),
+        })
+    }
 }
 
 async fn figures(api: &Api) -> Result<Figures, Problem> {
@@ -170,6 +202,7 @@ pub(super) async fn get_stats(State(api): State<Api>) -> Result<Json<NetworkStat
         owed_msat: owed.0,
         stake_policy: api.app.stake_policy_str(),
         model,
+        swarm: SwarmFigures::of(&api.app),
     }))
 }
 

@@ -1,10 +1,6 @@
 //! The verbs that do one thing and end.
 
-use std::{
-    fmt::Write as _,
-    io::{IsTerminal as _, Write as _},
-    path::Path,
-};
+use std::{io::Write as _, path::Path};
 
 use clap::CommandFactory as _;
 use owm_coordinator_domain::node::{StatusEvent, next_status};
@@ -12,15 +8,16 @@ use owm_coordinator_store::{
     Store,
     api_key::api_key_create,
     model::model_list,
-    node::{Node, node_list, node_lookup, node_lookup_by_key, node_set_status},
+    node::{Node, node_lookup, node_lookup_by_key, node_set_status},
 };
-use owm_proto::{NodeId, PublicKey, Sha256, UnixMillis, invite::Invite};
+use owm_proto::{NodeId, PublicKey, Sha256, UnixMillis};
 use owm_service::{Context, RunError, progress::Progress};
 use rand::Rng as _;
 use serde_json::json;
 
 use super::{
-    ApiKeyCommand, Cli, Command, ConfigCommand, ModelCommand, NodeCommand, backup, config, man,
+    ApiKeyCommand, Cli, Command, ConfigCommand, ModelCommand, NodeCommand, backup, config, invite,
+    man, nodes,
 };
 use crate::{
     blobs::Blobs,
@@ -33,7 +30,7 @@ use crate::{
 };
 
 /// A page of `node list` and `model list`.
-const LIST_MAX: u32 = 10_000;
+pub(super) const LIST_MAX: u32 = 10_000;
 
 /// Reads a configuration; what is wrong with it is a usage error.
 pub(super) fn read_config(path: &Path) -> Result<Config, RunError> {
@@ -78,7 +75,9 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             serve::store(&config)?.migrate().await?;
             print(json, &json!({"migrated": true}), "the schema is up to date")
         }
-        Command::Invite { config, qr } => invite(&read_config(&config.config)?, qr, json, now),
+        Command::Invite { config, qr } => {
+            invite::run(&read_config(&config.config)?, qr, json, now).await
+        }
         Command::Model(ModelCommand::Import {
             source,
             version,
@@ -98,12 +97,11 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             models(&serve::store(&read_config(&config.config)?)?, json).await
         }
         Command::Node(NodeCommand::List(config)) => {
-            nodes(&serve::store(&read_config(&config.config)?)?, json).await
+            nodes::list(&serve::store(&read_config(&config.config)?)?, json, now).await
         }
         Command::Node(NodeCommand::Show { node, config }) => {
             let store = serve::store(&read_config(&config.config)?)?;
-            let node = find(&store, &node).await?;
-            print(json, &node_json(&node), &format!("{:#}", node_json(&node)))
+            nodes::show(&store, &node, json, now).await
         }
         Command::Node(NodeCommand::Suspend {
             node,
@@ -164,30 +162,6 @@ fn init(context: &Context, dir: &Path, new: &NewNetwork, json: bool) -> Result<(
         config.display()
     );
     print(json, &json!({"network": network, "config": config}), &text)
-}
-
-fn invite(config: &Config, qr: bool, json: bool, now: UnixMillis) -> Result<(), RunError> {
-    let authority = Authority::load(&config.identity.dir, now)?;
-    let invite = Invite {
-        genesis: authority.trust.id(),
-        instance_key: authority.instance.public(),
-        addresses: config.invite.addresses.clone(),
-        onion: None,
-        peers: vec![],
-        web_seed: Some(config.invite.web_seed.clone()),
-    };
-    let text = invite.to_string();
-    print(
-        json,
-        &json!({"invite": text, "network": invite.genesis}),
-        &text,
-    )?;
-    if !json && (qr || std::io::stdout().is_terminal()) {
-        let code = qrcode::QrCode::new(text.to_ascii_uppercase()).map_err(RunError::failed)?;
-        let drawn = code.render::<qrcode::render::unicode::Dense1x2>().build();
-        print(false, &json!(null), &drawn)?;
-    }
-    Ok(())
 }
 
 async fn model_import(
@@ -262,44 +236,7 @@ async fn models(store: &Store, json: bool) -> Result<(), RunError> {
     print(json, &json!(values), &lines.join("\n"))
 }
 
-fn node_json(node: &Node) -> serde_json::Value {
-    json!({
-        "node_id": node.node_id, "public_key": node.public_key, "owner": node.owner,
-        "tier": node.tier, "effective_tier": node.effective_tier, "status": node.status,
-        "status_reason": node.status_reason, "cpu_only": node.cpu_only,
-        "uptime_permille": node.uptime.0, "reliability_permille": node.reliability.0,
-        "tasks_total": node.tasks_total, "tasks_succeeded": node.tasks_succeeded,
-        "owed_msat": node.earned.0, "software_version": node.software_version,
-        "registered_at_ms": node.registered_at, "last_heartbeat_ms": node.last_heartbeat,
-        "capabilities": node.capabilities,
-    })
-}
-
-async fn nodes(store: &Store, json: bool) -> Result<(), RunError> {
-    let mut tx = store.begin("node.list").await?;
-    let nodes = node_list(&mut tx, None, LIST_MAX).await?;
-    let values: Vec<_> = nodes.iter().map(node_json).collect();
-    let mut text = format!(
-        "{:<10} {:<4} {:<10} {:>6} {:>7} {:>12}  reason",
-        "node", "tier", "status", "uptime", "tasks", "owed"
-    );
-    for node in &nodes {
-        let _ = write!(
-            text,
-            "\n{:<10} {:<4} {:<10} {:>5}% {:>7} {:>12}  {}",
-            node.public_key.short(),
-            node.effective_tier.as_str(),
-            node.status.as_str(),
-            node.uptime.0 / 10,
-            node.tasks_total,
-            node.earned.to_string(),
-            node.status_reason
-        );
-    }
-    print(json, &json!(values), &text)
-}
-
-async fn find(store: &Store, name: &str) -> Result<Node, RunError> {
+pub(super) async fn find(store: &Store, name: &str) -> Result<Node, RunError> {
     let mut tx = store.begin("node.find").await?;
     let found = if let Ok(key) = name.parse::<PublicKey>() {
         node_lookup_by_key(&mut tx, &key).await?

@@ -35,6 +35,12 @@ fn values(config: &Config, file: &str) -> Vec<Finding> {
         let fix = format!("in {file}, [policy] stake = \"not required\"");
         findings.push(Finding::problem(AREA, error.to_string(), fix));
     }
+    if let Err(error @ ServeError::Swarm(_)) = serve::check(config) {
+        let fix = format!(
+            "in {file}, see the comments of `owm-coordinator config sample`, section [p2p]"
+        );
+        findings.push(Finding::problem(AREA, error.to_string(), fix));
+    }
     if !config.health.listen.ip().is_loopback() {
         findings.push(Finding::problem(
             AREA,

@@ -16,6 +16,7 @@ use owm_coordinator_store::{
 };
 use owm_proto::{Msat, NodeId, NodeStatus, Sha256, UnixMillis, manifest::Manifest};
 
+use super::swarm::SwarmNow;
 use crate::{app::App, counts::LOOK_LIMIT, sessions::Presence};
 
 /// Nodes listed: what fits a page; the others are counted, and `/v1/network/nodes` lists them all.
@@ -93,6 +94,8 @@ pub(super) struct Glance {
     pub(super) model: Option<Arc<ModelVersion>>,
     pub(super) holdings: Vec<Holding>,
     pub(super) tasks: Vec<TaskGlance>,
+    /// `None`: the coordinator takes no part in the swarm.
+    pub(super) swarm: Option<SwarmNow>,
 }
 
 /// Looks.
@@ -145,6 +148,7 @@ pub(super) async fn take(app: &App) -> Result<Glance, StoreError> {
         model,
         holdings,
         tasks,
+        swarm: SwarmNow::take(app),
     })
 }
 

@@ -6,7 +6,7 @@ use askama::Template;
 use owm_coordinator_domain::network::{Level, Verdict};
 use owm_proto::{UnixMillis, manifest::ManifestFile};
 
-use super::{feed::sign, glance::Glance, words};
+use super::{feed::sign, glance::Glance, swarm::SwarmWords, words};
 use crate::app::App;
 
 mod rows;
@@ -151,6 +151,7 @@ struct Seen {
     nodes_note: String,
     model: Option<ModelView>,
     tasks: Vec<TaskRow>,
+    swarm: Option<SwarmWords>,
 }
 
 #[derive(Template)]
@@ -226,10 +227,15 @@ impl Seen {
         Self {
             as_of: Moment::new(glance.taken_at, now),
             tiles: tiles(glance, now),
-            nodes: glance.nodes.iter().map(|n| NodeRow::new(n, now)).collect(),
+            nodes: glance
+                .nodes
+                .iter()
+                .map(|n| NodeRow::new(n, glance.swarm.as_ref(), now))
+                .collect(),
             nodes_note: nodes_note(glance),
             model: model(glance, now),
             tasks: glance.tasks.iter().map(|t| TaskRow::new(t, now)).collect(),
+            swarm: glance.swarm.as_ref().map(SwarmWords::new),
         }
     }
 }

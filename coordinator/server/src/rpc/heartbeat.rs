@@ -90,7 +90,11 @@ impl NodeService {
                 });
                 Ok(())
             }
-            Sequence::Duplicate => Ok(()),
+            // Gossip may have brought it first: that minute is counted, the session lives all the same.
+            Sequence::Duplicate => {
+                self.app.sessions.touch(node.node_id, now);
+                Ok(())
+            }
             Sequence::Stale => Err(Status::failed_precondition(
                 "the heartbeat's sequence is lower than one seen before (a replay, or a node restored from an old backup)",
             )),

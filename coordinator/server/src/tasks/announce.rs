@@ -1,18 +1,21 @@
-//! Tells connected nodes of a version that was published since; they fetch and load it on their own.
+//! Tells connected nodes of a version that was published since (they fetch and load it on their own), and the
+//! swarm of its signed checkpoint. Publishing is another process: this one looks once a second.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use owm_coordinator_store::StoreError;
 use owm_proto::{VersionId, wire::coordinator::work_down::Message};
 use owm_service::reconcile::{Reconciler, Status};
 
-use crate::app::App;
+use crate::{app::App, swarm::checkpoint};
 
 /// The reconciler.
 #[derive(Debug)]
 pub struct Announce {
     app: App,
     told: Mutex<Option<VersionId>>,
+    /// The version whose checkpoint the swarm serves, or that has none and can't get one.
+    announced: Mutex<Option<VersionId>>,
 }
 
 impl Announce {
@@ -21,8 +24,13 @@ impl Announce {
         Self {
             app,
             told: Mutex::new(None),
+            announced: Mutex::new(None),
         }
     }
+}
+
+fn lock(told: &Mutex<Option<VersionId>>) -> MutexGuard<'_, Option<VersionId>> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reconciler for Announce {
@@ -30,15 +38,15 @@ impl Reconciler for Announce {
     type Error = StoreError;
 
     async fn run(&self) -> Result<Status, StoreError> {
-        let newest = self
-            .app
-            .current_model()
-            .await?
-            .map(|m| m.manifest.version.clone());
-        let mut told = self
-            .told
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let model = self.app.current_model().await?;
+        let newest = model.as_ref().map(|m| m.manifest.version.clone());
+        if let Some(model) = &model
+            && *lock(&self.announced) != newest
+            && checkpoint::announce(&self.app, model).await?
+        {
+            lock(&self.announced).clone_from(&newest);
+        }
+        let mut told = lock(&self.told);
         if let Some(version) = newest.clone().filter(|_| *told != newest) {
             self.app
                 .sessions

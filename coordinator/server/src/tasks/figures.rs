@@ -35,6 +35,7 @@ impl Figures {
         let free = |node: &crate::sessions::Connected| node.candidate.credits.of(Role::Infer);
         let slots: u32 = app.sessions.candidates().iter().map(free).sum();
         figures.slots_free.set(slots.into());
+        self.show_swarm();
         let load = app.store.load();
         for (state, count) in [
             ("in_use", load.in_use),
@@ -59,6 +60,29 @@ impl Figures {
                 success.set(at as f64 / 1_000.0);
             }
         }
+    }
+
+    fn show_swarm(&self) {
+        let (app, figures) = (&self.app, &self.app.metrics.swarm);
+        let Some(view) = app.swarm.view() else { return };
+        let others = view.nodes.iter().filter(|n| n.key != app.instance());
+        set(&figures.peers, view.peers.len() as u64);
+        set(&figures.nodes, others.count() as u64);
+        let sequence = view.checkpoint.as_ref().map_or(0, |c| c.sequence);
+        set(&figures.checkpoint, sequence);
+        let counts = app.swarm.handle().map(owm_p2p::Handle::counts);
+        let counts = counts.unwrap_or_default();
+        for (verdict, count) in [
+            ("accepted", counts.accepted),
+            ("ignored", counts.ignored.values().sum()),
+            ("rejected", counts.rejected.values().sum()),
+        ] {
+            raise(
+                &figures.messages.get_or_create(&[("verdict", verdict)]),
+                count,
+            );
+        }
+        raise(&figures.news_dropped, counts.news_dropped);
     }
 
     fn show_database(&self, live: &LiveFigures, now: UnixMillis) {

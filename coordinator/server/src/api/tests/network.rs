@@ -157,6 +157,7 @@ async fn a_node_is_shown_without_address_hardware_or_wallet(pool: PgPool) {
         "cpu_only",
         "earned_msat",
         "effective_tier",
+        "last_gossip_ms",
         "last_heartbeat_ms",
         "node_id",
         "owed_msat",

@@ -7,6 +7,7 @@ use owm_proto::{NodeStatus, UnixMillis};
 use super::{
     super::{
         glance::{NodeNow, Where},
+        swarm::SwarmNow,
         words,
     },
     Moment, capital,
@@ -53,10 +54,12 @@ pub(super) struct NodeRow {
     pub(super) uptime: String,
     pub(super) owed: String,
     pub(super) owed_title: String,
+    /// By which ways it is heard.
+    pub(super) heard: String,
 }
 
 impl NodeRow {
-    pub(super) fn new(now_at: &NodeNow, now: UnixMillis) -> Self {
+    pub(super) fn new(now_at: &NodeNow, swarm: Option<&SwarmNow>, now: UnixMillis) -> Self {
         let node = &now_at.node;
         let key = node.public_key.to_string();
         let (state, since) = standing(now_at);
@@ -92,9 +95,28 @@ impl NodeRow {
             reliability: words::percent(node.reliability),
             uptime: words::percent(node.uptime),
             owed: words::grouped(node.earned.floor_sats().0),
+            heard: heard(now_at, swarm),
             owed_title: format!("{} msat", words::grouped(node.earned.0)),
         }
     }
+}
+
+/// By which ways a node is heard: its session, gossip, both or none.
+fn heard(now_at: &NodeNow, swarm: Option<&SwarmNow>) -> String {
+    let session = match now_at.place {
+        Where::Here { .. } => Some("its session here"),
+        Where::Elsewhere => Some("its session at another coordinator"),
+        Where::Silent { .. } => None,
+    };
+    let gossip = swarm.is_some_and(|s| s.heard.contains(&now_at.node.public_key));
+    let ways: Vec<&str> = session
+        .into_iter()
+        .chain(gossip.then_some("gossip"))
+        .collect();
+    if ways.is_empty() {
+        return "by no way lately".to_owned();
+    }
+    format!("by {}", ways.join(" and by "))
 }
 
 /// Standing and session in one word: what an active node does, or why another may not.

@@ -18,7 +18,10 @@ use owm_proto::{
 };
 
 use super::{
-    super::glance::{Holding, NodeNow, Where},
+    super::{
+        glance::{Holding, NodeNow, Where},
+        swarm::SwarmNow,
+    },
     *,
 };
 
@@ -125,6 +128,19 @@ fn model() -> ModelVersion {
     }
 }
 
+/// The silent node is heard by gossip all the same, and a stranger is.
+fn swarm() -> SwarmNow {
+    let key = |n: u8| NodeKey::from_seed(&[n; 32]).public();
+    SwarmNow {
+        peer: "12D3KooWGjMCwCXwoLKkrHMLTKsqLLfLKXUMzMdSEeWVrQHY1pDA".into(),
+        peers: 5,
+        heard: [1, 2, 3, 7].map(key).into(),
+        strangers: 1,
+        within: Duration::from_mins(3),
+        checkpoint: Some(("owm-v0.1.0".into(), 1, Sha256::of(b"manifest").to_string())),
+    }
+}
+
 /// Two nodes are there, one is silent, one has to wait; one sub-model is held by nobody.
 fn sample() -> Glance {
     let model = model();
@@ -199,6 +215,7 @@ fn sample() -> Glance {
             failed,
             task(5, "cancelled"),
         ],
+        swarm: Some(swarm()),
     }
 }
 
@@ -216,6 +233,7 @@ fn empty() -> Glance {
         model: None,
         holdings: vec![],
         tasks: vec![],
+        swarm: None,
         ..sample()
     }
 }
