@@ -5,8 +5,8 @@ use owm_proto::{Envelope, Purpose, StrictEd25519};
 
 use super::{Service, hearing::Source};
 use crate::{
-    Documents, P2pError, Rules, assemble,
-    gossip::{IgnoreReason, Judged, Topic, Verdict},
+    Documents, P2pError, Rules,
+    gossip::{IgnoreReason, Judged, Topic, Verdict, scoring},
     news::NewestCheckpoint,
 };
 
@@ -53,7 +53,7 @@ impl Service {
         for topic in &wanted {
             let topic = IdentTopic::new(topics.name(*topic).to_string());
             // Both fail only for what the filter refuses, and it takes ours.
-            let _ = gossip.set_topic_params(topic.clone(), assemble::topic_scores());
+            let _ = gossip.set_topic_params(topic.clone(), scoring::topic_score_params());
             let _ = gossip.subscribe(&topic);
         }
         self.subscribed = wanted;
