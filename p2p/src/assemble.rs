@@ -33,8 +33,9 @@ use crate::{
 /// The longest that a message may be valid: for so long is it known by its hash.
 const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
 
-/// Topic name and protobuf around one gossip message.
-const FRAME_BYTES: usize = 1 << 10;
+/// Topic name and protobuf around one gossip message, and what may already have been read of the next one:
+/// gossipsub 0.50 measures all that is buffered (8 KiB a read) against its limit, and breaks the stream.
+const FRAME_BYTES: usize = 16 << 10;
 
 /// Topics that one peer may subscribe to: a coordinator's of 2,048 shards.
 const SUBSCRIPTIONS_MAX: usize = 2 * 2_048 + 1;

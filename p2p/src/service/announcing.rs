@@ -60,10 +60,12 @@ impl Service {
         self.topics = Some(topics);
         self.dht.changed();
         // What has been said in the old shard is said in the new one, and what waited for the documents now.
-        for kept in [&mut self.own.heartbeat, &mut self.own.capability] {
-            if let Some(kept) = kept {
-                kept.sent = false;
-            }
+        let own = &mut self.own;
+        for kept in [&mut own.heartbeat, &mut own.capability]
+            .into_iter()
+            .flatten()
+        {
+            kept.sent = false;
         }
         self.retry_announcements();
         self.dirty = true;
