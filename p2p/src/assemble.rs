@@ -236,3 +236,6 @@ fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryS
     let store = kad::store::MemoryStore::with_config(me, store);
     kad::Behaviour::with_config(me, store, config)
 }
+
+#[cfg(test)]
+mod tests;

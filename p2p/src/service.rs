@@ -11,8 +11,10 @@ mod dht;
 mod hearing;
 mod known;
 mod meeting;
+mod reaching;
 mod showing;
 mod telling;
+mod tending;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -108,9 +110,11 @@ pub(crate) struct Service {
     asked: HashMap<OutboundRequestId, PeerId>,
     /// When one peer was asked again last, on the clock's monotonic side.
     met_again: Duration,
+    meet_wait: Duration,
     ways: Driver,
     listeners: HashSet<ListenerId>,
     dht: dht::Dht,
+    reach: reaching::Reach,
     warnings: Vec<String>,
     dirty: bool,
     /// Not before, on the clock's monotonic side.
@@ -201,10 +205,12 @@ pub fn start_over(
         topics: None,
         peers: BTreeMap::new(),
         asked: HashMap::new(),
+        meet_wait: Duration::ZERO,
         met_again: start.clock.monotonic(),
         ways,
         listeners,
         dht: dht::Dht::default(),
+        reach: reaching::Reach::default(),
         warnings: Vec::new(),
         clock: start.clock,
         dirty: true,
@@ -253,6 +259,7 @@ fn listen(
 impl Service {
     async fn run(mut self) {
         self.apply_documents();
+        self.follow_reachability();
         let mut show = every(VIEW_EVERY);
         let mut upkeep = every(UPKEEP_EVERY);
         let stop = self.stop.clone();
@@ -314,10 +321,11 @@ impl Service {
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ListenerClosed {
                 listener_id,
-                reason: Err(error),
+                reason,
                 ..
-            } if self.listeners.remove(&listener_id) => {
-                self.warn(format!("a listening address was lost: {error}"));
+            } => self.on_listener_closed(listener_id, reason),
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.follow_reachability();
             }
             _ => self.dirty = true,
         }
@@ -331,6 +339,7 @@ impl Service {
             BehaviourEvent::Dht(event) => self.on_dht(event),
             BehaviourEvent::Open(OpenEvent::Identify(event)) => self.on_identify(event),
             BehaviourEvent::Open(OpenEvent::Mdns(event)) => self.on_mdns(event),
+            BehaviourEvent::Open(OpenEvent::Reach(event)) => self.on_tested(&event),
             BehaviourEvent::Open(_) => self.dirty = true,
         }
     }
@@ -342,6 +351,18 @@ impl Service {
         self.fetch_manifest();
         self.meet_again();
         self.dht_upkeep();
+        self.reserve();
+        self.trim();
+    }
+
+    fn on_listener_closed(&mut self, listener: ListenerId, reason: std::io::Result<()>) {
+        let own = self.listeners.remove(&listener);
+        if !self.on_circuit_closed(listener)
+            && own
+            && let Err(error) = reason
+        {
+            self.warn(format!("a listening address was lost: {error}"));
+        }
     }
 
     fn warn(&mut self, warning: String) {

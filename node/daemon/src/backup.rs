@@ -45,6 +45,9 @@ pub const KEPT: &[&str] = &[
     "network/genesis.json",
     "network/documents.pb",
     "models/newest.pb",
+    "newest-checkpoint.pb",
+    // A restored node finds its way back in, whoever is away.
+    "peers.json",
     // A pause outlives a restart, and a restore.
     "paused.json",
 ];

@@ -14,6 +14,7 @@ use crate::{
     facts::{Facts, Sources},
     orders::{OrderBook, OrderError, Pause},
     status::Status,
+    swarm::SwarmPicture,
     tasklog::{Earnings, TaskLog},
 };
 
@@ -63,6 +64,9 @@ pub struct StatusAnswer {
     pub status: Status,
     /// Its work.
     pub earnings: Option<Earnings>,
+    /// The swarm as it sees it; absent from an older node.
+    #[serde(default)]
+    pub swarm: Option<SwarmPicture>,
 }
 
 /// Serves until dropped. The socket of a former process is replaced: the folder's lock is ours.
@@ -83,7 +87,12 @@ async fn answer(line: &str, sources: &Sources, orders: OrderBook) -> Option<Repl
         Ask::Status => {
             let earnings = sources.log.run(TaskLog::earnings).await.ok();
             let status = sources.status.borrow().clone();
-            Reply::of(&StatusAnswer { status, earnings })
+            let swarm = Some(SwarmPicture::clone(&sources.swarm.borrow()));
+            Reply::of(&StatusAnswer {
+                status,
+                earnings,
+                swarm,
+            })
         }
         Ask::Facts => Reply::of(&sources.facts().await),
         Ask::Pause { for_ms } => {

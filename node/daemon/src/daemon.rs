@@ -8,11 +8,14 @@ mod effects;
 mod gauges;
 mod inputs;
 mod join;
+mod knowing;
+mod meeting;
 mod serve;
 
 use std::{sync::Arc, time::Duration};
 
 pub(crate) use calls::{JoinError, fetch_network};
+use meeting::Meeting;
 use owm_proto::{NodeKey, UnixMillis, invite::Invite, wire::coordinator::Capabilities};
 use owm_service::{
     Context, RunError,
@@ -40,10 +43,10 @@ use crate::{
     machine::{self, Machine},
     metrics::Metrics,
     models::{Fetcher, Keeper, KeeperSettings, Limits, Shelf},
-    network::Network,
+    network::Networks,
     orders::OrderBook,
     session::Phase,
-    status::Status,
+    status::{Origins, Status},
     tasklog::TaskLog,
 };
 
@@ -135,8 +138,11 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let folder = parts.home.path().to_owned();
     let sampling = machine::watch(shelf, folder, metrics.machine.clone(), sampled);
     let _sampling = AbortOnDrop(tokio::spawn(sampling));
+    let meeting = Meeting::prepare(&frame, &parts, &status).await?;
+    let swarm = meeting.start(&frame, &parts, &caps, &log, &metrics)?;
     let sources = Sources {
         status: shown,
+        swarm: swarm.picture(),
         log: log.clone(),
         activity: activity.clone(),
         machine,
@@ -145,25 +151,34 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     };
     let control = control::serve(&parts.home.control(), sources, orders.clone())?;
     let _control = AbortOnDrop(tokio::spawn(control));
-    let joining = join::join(&frame, &parts, &coordinator, &status, orders.follow());
-    let Some(network) = joining.await? else {
+    let joining = join::join(
+        &frame,
+        &parts,
+        &coordinator,
+        &meeting.book,
+        &status,
+        orders.follow(),
+    );
+    let Some(known) = joining.await? else {
+        swarm.stop().await;
         return Ok(());
     };
     let (hints, hint) = watch::channel(None);
     let (model_events, models) = mpsc::channel(MODEL_QUEUE);
-    let mut settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &network)?;
+    let networks = Networks::new(meeting.book.follow(), known);
+    let mut settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &networks)?;
     settings.metrics = Some(metrics.downloads.clone());
+    settings.heard = swarm.newest();
     let _keeper = AbortOnDrop(tokio::spawn(
         Keeper::new(settings, hint, model_events).run(),
     ));
-    let owner_binding = join::owner_binding(&parts.home)?;
     let setup = Setup {
         caps,
         log,
         unacked,
         coordinator,
-        network,
-        owner_binding,
+        networks,
+        owner_binding: join::owner_binding(&parts.home)?,
         checks,
         hints,
         models,
@@ -171,8 +186,11 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         orders,
         metrics,
         activity,
+        meeting,
     };
-    Daemon::new(&frame, &parts, setup).serve(&frame).await
+    let outcome = Daemon::new(&frame, &parts, setup).serve(&frame).await;
+    swarm.stop().await;
+    outcome
 }
 
 /// Ends a task with its owner.
@@ -209,20 +227,19 @@ fn keeper_settings(
     caps: &Caps,
     log: &TaskLog,
     coordinator: &Coordinator,
-    network: &Network,
+    networks: &Networks,
 ) -> Result<KeeperSettings, RunError> {
     let section = &parts.config.model;
     let wanted = section.sub_models.iter().map(|id| id.parse());
-    let web_seed = Some(network.web_seed.clone())
-        .filter(|url| !url.is_empty())
-        .or_else(|| parts.invite.web_seed.clone())
-        .unwrap_or_default();
     Ok(KeeperSettings {
         coordinator: coordinator.clone(),
-        network: network.clone(),
+        networks: networks.clone(),
+        heard: watch::channel(None).1,
+        invited_web_seed: parts.invite.web_seed.clone().unwrap_or_default(),
         fetcher: Fetcher {
             http: parts.dialer.http(),
-            web_seed,
+            // Whichever is known when it is needed.
+            web_seed: String::new(),
             shelf: Shelf::new(parts.home.models(), caps.disk),
             limits: Limits {
                 stall: section.stall.get(),
@@ -270,6 +287,8 @@ fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> St
         open: true,
         pause: None,
         model_damage: None,
+        member_until_ms: None,
+        origins: Origins::default(),
         hardware: parts.hardware.clone(),
     }
 }

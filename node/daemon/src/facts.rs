@@ -1,5 +1,7 @@
 //! Everything that `top` shows of a running node, gathered when it is asked for: `control` sends it.
-//! Must stay true: no prompt, no answer, no request id, no key of others in it.
+//! Must stay true: no prompt, no answer, no request id in it; of others only what the swarm knows of peers.
+
+use std::sync::Arc;
 
 use owm_proto::{Msat, UnixMillis};
 use owm_service::{
@@ -13,6 +15,7 @@ use crate::{
     activity::{Activity, Snapshot},
     machine::Machine,
     status::Status,
+    swarm::SwarmPicture,
     tasklog::{Earnings, FinishedTask, TaskLog, TaskLogError},
 };
 
@@ -27,6 +30,9 @@ pub struct Facts {
     pub at_ms: u64,
     /// The node.
     pub status: Status,
+    /// The swarm as it sees it; absent from an older node.
+    #[serde(default)]
+    pub swarm: Option<SwarmPicture>,
     /// What it computes.
     pub activity: Snapshot,
     /// What ended last, newest first.
@@ -50,6 +56,8 @@ pub struct Facts {
 pub struct Sources {
     /// The picture.
     pub status: watch::Receiver<Status>,
+    /// The swarm.
+    pub swarm: watch::Receiver<Arc<SwarmPicture>>,
     /// The books.
     pub log: TaskLog,
     /// What is computed.
@@ -81,6 +89,7 @@ impl Sources {
             at_ms,
             model_bytes: model_bytes(&status),
             status,
+            swarm: Some(SwarmPicture::clone(&self.swarm.borrow())),
             activity: self.activity.snapshot(self.clock.monotonic()),
             finished,
             earnings,

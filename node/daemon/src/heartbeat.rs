@@ -1,18 +1,19 @@
-//! The signed sign of life (spec §5, class state; §6). `daemon` sends it on the link or by a call.
+//! The signed sign of life (spec §5, class state; §6). `daemon` sends it on the link or by a call, `swarm`
+//! by gossip: one purpose, one sequence.
 //! Must stay true: the sequence is stored before the envelope leaves, so it never repeats.
 
 use std::time::Duration;
 
 use owm_proto::{
-    Envelope, NodeKey, Purpose, SessionId, UnixMillis, genesis::NetworkId, time::next_sequence,
+    Envelope, NodeKey, Purpose, SessionId, UnixMillis, genesis::NetworkId,
     wire::coordinator::HeartbeatBody,
 };
 use prost::Message as _;
 
 use crate::tasklog::{TaskLog, TaskLogError};
 
-/// How long it may be under way.
-const TIME: Duration = Duration::from_mins(5);
+/// How long it may be under way; by gossip three periods, if that is longer.
+pub const TIME: Duration = Duration::from_mins(5);
 /// The sequence's name in the log.
 const SEQUENCE: &str = "sequence owm/heartbeat/v1";
 
@@ -35,13 +36,13 @@ impl Beat {
         network: &NetworkId,
         log: &TaskLog,
         now: UnixMillis,
+        time: Duration,
     ) -> Result<Envelope, TaskLogError> {
         let issued_at = now.rounded_for_state();
-        let sequence = next_sequence(log.number(SEQUENCE)?, issued_at);
-        log.raise_number(SEQUENCE, sequence)?;
+        let sequence = log.take_sequence(SEQUENCE, issued_at)?;
         let body = HeartbeatBody {
             issued_at_ms: issued_at.0,
-            expires_at_ms: issued_at.after(TIME).0,
+            expires_at_ms: issued_at.after(time).0,
             sequence,
             session_id: self.session.0.to_vec(),
             running_tasks: self.running,
@@ -74,7 +75,7 @@ mod tests {
         let body = |now| {
             let envelope = beat
                 .clone()
-                .sign(&key, &network, &log, UnixMillis(now))
+                .sign(&key, &network, &log, UnixMillis(now), TIME)
                 .unwrap();
             let rule = SignerRule::Exactly(&key.public());
             let verified = envelope.verify(Purpose::Heartbeat, &network, rule).unwrap();

@@ -108,6 +108,16 @@ impl Home {
         self.0.join("network")
     }
 
+    /// The newest checkpoint with its manifest.
+    pub fn newest_checkpoint(&self) -> PathBuf {
+        self.0.join("newest-checkpoint.pb")
+    }
+
+    /// Peers of former runs.
+    pub fn peers(&self) -> PathBuf {
+        self.0.join("peers.json")
+    }
+
     /// The pause that holds, if one does.
     pub fn pause(&self) -> PathBuf {
         self.0.join("paused.json")

@@ -2,7 +2,10 @@
 //! health port shows. docs/metrics.md lists them (a test compares).
 //! Must stay true: no label has a foreign value.
 
+mod swarm;
+
 use owm_service::metrics::{ByWord, Counter, FloatCounter, FloatGauge, Gauge, Registry, Scope};
+pub use swarm::SwarmMetrics;
 
 /// How an attempt may end.
 const OUTCOMES: [&str; 6] = [
@@ -49,6 +52,8 @@ pub struct Metrics {
     pub downloads: Downloads,
     /// What is taken of the machine.
     pub machine: MachineMetrics,
+    /// The swarm.
+    pub swarm: SwarmMetrics,
     /// 1 while a model is loaded.
     pub model_loaded: Gauge,
 }
@@ -156,6 +161,7 @@ impl Metrics {
             ),
             downloads: Downloads::new(&scope),
             machine: MachineMetrics::new(&scope),
+            swarm: SwarmMetrics::new(registry),
             model_loaded: scope.gauge("model_loaded", "1 while a model is loaded, else 0"),
         };
         // There from the start: a series that appears with its first event has no rate for it.

@@ -9,6 +9,7 @@ mod download;
 mod keeper;
 mod manifest;
 mod shelf;
+mod teller;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,9 +1,13 @@
-//! What network this is: fetches genesis, delegations and revocations, verifies them against the
-//! invite, and keeps them for checking receipts offline. `daemon` and `cli` call it.
+//! What network this is: genesis, delegations and revocations, from the coordinator or any peer, verified
+//! against the invite and kept for starting and for checking receipts offline. `daemon` and `cli` call it.
 //! Must stay true: nothing is kept or used that does not verify.
+
+mod book;
 
 use std::{path::Path, time::Duration};
 
+pub use book::{Known, NetworkBook, Networks};
+use owm_p2p::Documents;
 use owm_proto::{
     Envelope, UnixMillis,
     envelope::EnvelopeError,
@@ -32,7 +36,7 @@ pub enum NetworkError {
     #[error("a root statement is malformed: {0}")]
     Statement(#[from] EnvelopeError),
     /// Too much of it.
-    #[error("the coordinator sent {0} root statements, more than {STATEMENTS_MAX}")]
+    #[error("there are {0} root statements, more than {STATEMENTS_MAX}")]
     TooMany(usize),
     /// The server's key is no instance key (any more).
     #[error(
@@ -106,6 +110,44 @@ impl Network {
             web_seed: documents.web_seed.clone(),
             documents,
         })
+    }
+
+    /// What a peer has served.
+    pub fn of_peer(documents: &Documents) -> Result<Self, NetworkError> {
+        let wire = |all: &[Envelope]| all.iter().map(Into::into).collect();
+        let response = GetNetworkResponse {
+            genesis: documents.genesis.clone(),
+            delegations: wire(&documents.delegations),
+            revocations: wire(&documents.revocations),
+            web_seed: documents.web_seed.clone(),
+            bootstrap: documents.bootstrap.as_ref().map(Into::into),
+            peers: Vec::new(),
+        };
+        Self::verify(Some(documents.trust().id()), response)
+    }
+
+    /// As the swarm takes and serves them.
+    pub fn to_documents(&self, now: UnixMillis) -> Result<Documents, NetworkError> {
+        let parse = |wire: &[SignedEnvelope]| {
+            let envelopes = wire.iter().cloned().map(Envelope::try_from);
+            envelopes.collect::<Result<Vec<_>, _>>()
+        };
+        let bootstrap = self.documents.bootstrap.clone();
+        Ok(Documents::verify(
+            Some(self.trust.id()),
+            self.documents.genesis.clone(),
+            parse(&self.documents.delegations)?,
+            parse(&self.documents.revocations)?,
+            // One that is malformed is as good as none.
+            bootstrap.and_then(|wire| Envelope::try_from(wire).ok()),
+            self.web_seed.clone(),
+            now,
+        )?)
+    }
+
+    /// Multiaddresses of peers, as the coordinator named them.
+    pub fn peers(&self) -> &[String] {
+        &self.documents.peers
     }
 
     /// That the invite's coordinator may speak for the network now.

@@ -1,5 +1,5 @@
 //! What a running node says about itself: the control socket shows it, `daemon` keeps it up to date.
-//! Must stay true: no prompt, no answer, no key, no address of others in it.
+//! Must stay true: no prompt, no answer, no key, no address of others in it (of peers, `swarm` tells).
 
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,12 @@ pub struct Status {
     /// What was wrong with the model's files on this disk, the last time something was.
     #[serde(default)]
     pub model_damage: Option<String>,
+    /// Until when the network counts this node as a member, Unix milliseconds, by its signed statement.
+    #[serde(default)]
+    pub member_until_ms: Option<u64>,
+    /// Where these facts come from.
+    #[serde(default)]
+    pub origins: Origins,
     /// Hardware, as found: one line each.
     pub hardware: Vec<String>,
 }
@@ -104,4 +110,52 @@ pub struct ModelStatus {
     pub timestamps: String,
     /// Where it computes.
     pub engine: Option<EngineDescription>,
+}
+
+/// Where a fact comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Kept on this disk by a former run.
+    Disk,
+    /// The coordinator's answer to a question.
+    Coordinator,
+    /// The coordinator's answer to the registration.
+    Registration,
+    /// The work stream.
+    Stream,
+    /// A peer, on connecting.
+    Peer,
+    /// Gossip.
+    Gossip,
+}
+
+impl Origin {
+    /// For people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Coordinator => "coordinator",
+            Self::Registration => "registration",
+            Self::Stream => "stream",
+            Self::Peer => "peer",
+            Self::Gossip => "gossip",
+        }
+    }
+}
+
+/// Where the facts of a [`Status`] come from; absent: not known yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origins {
+    /// The network's documents.
+    pub network: Option<Origin>,
+    /// `tier` and `stake_policy`.
+    pub tier: Option<Origin>,
+    /// `node_status`.
+    pub node_status: Option<Origin>,
+    /// `standing`.
+    pub standing: Option<Origin>,
+    /// The membership statement.
+    pub membership: Option<Origin>,
 }

@@ -2,6 +2,16 @@
 //! brings home what peers say. `daemon` starts it before anything else is known but the network's id.
 //! Must stay true: nothing here can end the process or keep it from starting.
 
+mod capability;
+mod checkpoint;
+mod listen;
+mod picture;
+mod remembered;
+mod runner;
+mod schedule;
+mod serving;
 mod settings;
 
+pub use picture::{NewestPicture, NodePicture, PeerPicture, SwarmPicture};
+pub use runner::{Identity, Setup, Swarm};
 pub use settings::{Settings, SettingsError};

@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use owm_proto::{Msat, Sha256, TaskId, UnixMillis};
+use owm_proto::{Msat, Sha256, TaskId, UnixMillis, time::next_sequence};
 pub use query::{Earnings, Entry};
 pub use recent::FinishedTask;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -267,6 +267,21 @@ impl TaskLog {
             |row| row.get(0),
         );
         Ok(found.optional()?)
+    }
+
+    /// The next sequence of a purpose, stored before it is told and never told twice, whoever asks at the
+    /// same time.
+    pub fn take_sequence(&self, name: &str, issued_at: UnixMillis) -> Result<u64, TaskLogError> {
+        let connection = self.lock();
+        let query = "SELECT value FROM number WHERE name = ?1";
+        let last = connection.query_row(query, params![name], |row| row.get(0));
+        let sequence = next_sequence(last.optional()?, issued_at);
+        connection.execute(
+            "INSERT INTO number (name, value) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            params![name, sequence],
+        )?;
+        Ok(sequence)
     }
 
     /// Remembers a number; it never falls.

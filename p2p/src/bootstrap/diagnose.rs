@@ -2,7 +2,7 @@
 //! The dialling plan and `join` put them into what the daemons show.
 //!
 //! libp2p boxes its transports' errors, so types are found by walking the chain where they can be named, and
-//! by their texts where generics hide them; the tests beside run against real failures, so an update of
+//! by their texts where generics hide them; `tests/swarm/joining.rs` runs against real failures, so an update of
 //! libp2p that changes either is noticed.
 
 use std::{error::Error, io, time::Duration};
@@ -358,6 +358,3 @@ pub fn clock(target: impl Into<String>, ours: UnixMillis, theirs: UnixMillis) ->
         ),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -27,6 +27,9 @@ use crate::{
 /// Time for one answer of a source, or one name.
 pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// A clock that stands still (in a test) must not make the loop spin.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+
 /// Connections tried at once for one name.
 const DIALS_PER_NAME: usize = 8;
 
@@ -376,9 +379,3 @@ impl Driver {
         self.clock.moment()
     }
 }
-
-/// A clock that stands still (in a test) must not make the loop spin.
-const MIN_PAUSE: Duration = Duration::from_millis(10);
-
-#[cfg(test)]
-mod tests;

@@ -273,17 +273,15 @@ impl Plan {
             return;
         };
         link.met = true;
-        for (address, source) in link.dialled.clone() {
+        let dialled = link.dialled.clone();
+        let mut targets = vec![Target::Peer(peer)];
+        for (address, source) in dialled {
             let origin = Origin::source(source);
             self.book.reached(peer, &address, &origin, now.wall);
             self.tally(source).reached(peer);
+            targets.push(Target::Address(address));
         }
-        let named = self
-            .candidates
-            .keys()
-            .filter(|(_, t)| *t == Target::Peer(peer));
-        let named: Vec<_> = named.map(|(source, _)| *source).collect();
-        for source in named {
+        for source in self.who_named(&targets) {
             self.tally(source).reached(peer);
         }
     }
@@ -361,8 +359,18 @@ impl Plan {
                 self.book
                     .failed(peer, address, failure.told.layer, now.wall);
             }
-            self.tally(order.source).fault(failure.told);
+            // All who gave this address learn of it: it is dialled once, not once for each of them.
+            let mut told = self.who_named(&targets);
+            told.insert(order.source);
+            for source in told {
+                self.tally(source).fault(failure.told.clone());
+            }
         }
+    }
+
+    fn who_named(&self, targets: &[Target]) -> BTreeSet<&'static str> {
+        let named = self.candidates.keys().filter(|(_, t)| targets.contains(t));
+        named.map(|(source, _)| *source).collect()
     }
 
     /// The order's addresses lead to ourselves.

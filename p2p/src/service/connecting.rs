@@ -21,8 +21,9 @@ use crate::{
     transport::is_loopback,
 };
 
-/// A connection that nothing needs stays for so long; gossip needs those of its mesh.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// A connection that nothing needs stays for so long; gossip needs those of its mesh. Long, so that the
+/// peers we want are not dialled again and again; who has too many lets them go (`tending`).
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Addresses of one peer that are believed from identify.
 const ADDRESSES_PER_PEER: usize = 8;
@@ -30,11 +31,19 @@ const ADDRESSES_PER_PEER: usize = 8;
 /// A connected peer.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    pub(super) links: BTreeMap<ConnectionId, Multiaddr>,
+    pub(super) links: BTreeMap<ConnectionId, Link>,
+    pub(super) since: Duration,
     pub(super) met: bool,
     pub(super) round_trip: Option<Duration>,
     pub(super) answers: u32,
     pub(super) answers_since: Duration,
+}
+
+/// One connection with it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) address: Multiaddr,
+    pub(super) dialled: bool,
 }
 
 impl Service {
@@ -61,9 +70,14 @@ impl Service {
             return;
         }
         let entry = self.peers.entry(peer).or_default();
-        entry
-            .links
-            .insert(connection, endpoint.get_remote_address().clone());
+        if entry.links.is_empty() {
+            entry.since = self.clock.monotonic();
+        }
+        let link = Link {
+            address: endpoint.get_remote_address().clone(),
+            dialled: endpoint.is_dialer(),
+        };
+        entry.links.insert(connection, link);
         let met = entry.met;
         if endpoint.is_dialer() && !met {
             self.ask(peer);
@@ -123,6 +137,7 @@ impl Service {
         // Nobody but this machine's peers is asked, so no AutoNAT is needed to know.
         if self.config.policy == crate::NetworkPolicy::LoopbackOnly && is_loopback(address) {
             self.swarm.add_external_address(address.clone());
+            self.follow_reachability();
         }
     }
 
@@ -141,13 +156,15 @@ impl Service {
             self.refuse_version(peer_id, &format!("it says it speaks {theirs:?}"));
             return;
         }
+        self.note_relay(peer_id, &info);
         let names = self.swarm.behaviour().dht.protocol_names();
         let serves_dht = info.protocols.iter().any(|name| names.contains(name));
         if !serves_dht {
             return;
         }
         let near = self.peers.get(&peer_id);
-        let near = near.is_some_and(|peer| peer.links.values().any(is_loopback));
+        let near =
+            near.is_some_and(|peer| peer.links.values().any(|link| is_loopback(&link.address)));
         let policy = self.config.policy;
         let usable = info.listen_addrs.into_iter();
         let usable =
@@ -156,7 +173,8 @@ impl Service {
         let at = self
             .peers
             .get(&peer_id)
-            .and_then(|peer| peer.links.values().next());
+            .and_then(|peer| peer.links.values().next())
+            .map(|link| &link.address);
         self.ways.heard(peer_id, &usable, peer_id, at);
         for address in usable {
             self.swarm

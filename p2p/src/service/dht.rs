@@ -19,8 +19,9 @@ use crate::gossip::Topics;
 /// Tells others again that we take part in our shard.
 const PROVIDE_EVERY: Duration = Duration::from_mins(20);
 
-/// Looks for peers of the shard so often while it has too few.
-const SEEK_EVERY: Duration = Duration::from_mins(1);
+/// Looks for peers of the shard so often while it has too few, at first and later: others tell of themselves
+/// at the same time as we.
+const SEEK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
 /// Looks whether the record is there and new, and puts it if it is not: so it outlives its publisher.
 const RECORD_EVERY: Duration = Duration::from_hours(1);
@@ -36,6 +37,7 @@ const SHARD_PEERS_WANTED: usize = 8;
 pub(super) struct Dht {
     next_provide: Duration,
     next_seek: Duration,
+    seek_wait: Duration,
     next_record: Duration,
     due: bool,
     providing: Option<RecordKey>,
@@ -76,6 +78,7 @@ impl Service {
             self.dht.next_provide = now + SOON;
             self.dht.next_record = now + SOON;
             self.dht.next_seek = now + SOON;
+            self.dht.seek_wait = SEEK_EVERY.0;
         }
         // Nobody to ask yet: nothing would be found, and nothing stays where it is put.
         let dht = &mut self.swarm.behaviour_mut().dht;
@@ -87,7 +90,8 @@ impl Service {
             self.provide(&topics);
         }
         if now >= self.dht.next_seek {
-            self.dht.next_seek = now + SEEK_EVERY;
+            self.dht.next_seek = now + self.dht.seek_wait;
+            self.dht.seek_wait = (self.dht.seek_wait * 2).min(SEEK_EVERY.1);
             self.seek(&topics);
         }
         if now >= self.dht.next_record {
@@ -249,22 +253,19 @@ impl Service {
     }
 
     fn on_providers(&mut self, providers: Vec<libp2p::PeerId>) {
-        let missing = SHARD_PEERS_WANTED.min(
-            self.config
-                .peers_wanted
-                .saturating_sub(self.peers.len())
-                .max(2),
-        );
+        // Also when there are peers enough: those of the shard carry what we need.
+        let missing = self.config.peers_wanted.saturating_sub(self.peers.len());
+        let missing = missing.clamp(2, SHARD_PEERS_WANTED);
         let me = *self.swarm.local_peer_id();
         let strangers = providers.into_iter();
         let strangers = strangers.filter(|peer| *peer != me && !self.peers.contains_key(peer));
-        let strangers: Vec<_> = strangers.take(missing).collect();
         // The DHT knows their addresses.
         let dial = |peer| {
-            DialOpts::peer_id(peer)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
+            let opts = DialOpts::peer_id(peer);
+            opts.condition(PeerCondition::DisconnectedAndNotDialing)
                 .build()
         };
-        self.dial(strangers.into_iter().map(dial).collect());
+        let dials = strangers.take(missing).map(dial).collect();
+        self.dial(dials);
     }
 }

@@ -5,14 +5,16 @@ use libp2p::{
     PeerId,
     gossipsub::{self, MessageAcceptance, MessageId},
 };
-use owm_proto::{Envelope, StrictEd25519, UnixMillis, genesis::GenesisError};
+use owm_proto::{
+    Envelope, PublicKey, StrictEd25519, UnixMillis, genesis::GenesisError, gossip::shard_of,
+};
 
 use super::{Service, known::Offered};
 use crate::{
     Limits, News, Rules,
-    gossip::{Heard, IgnoreReason, Judged, Verdict},
+    gossip::{Heard, IgnoreReason, Judged, Topic, Verdict, limits::StateKind},
     news::NewestCheckpoint,
-    peer::{self, Action, Consequence},
+    peer::{self, Action, Consequence, score::GRAYLIST_BELOW},
 };
 
 /// Who told us of the newest checkpoint, and when.
@@ -112,6 +114,35 @@ impl Service {
         let goes_on = !matches!(judged.verdict, Verdict::Reject(_));
         self.take(from, judged, fetch);
         goes_on
+    }
+
+    /// A newcomer's own capability: the others of our shard hear of it through us, for it may not be in
+    /// gossip's mesh yet.
+    pub(super) fn introduce(&mut self, from: PeerId, envelope: Envelope) {
+        let own = peer::public_key(&from) == Some(envelope.claimed_signer());
+        let bytes = envelope.to_stored();
+        let before = self.heard_of(&envelope);
+        if !own || !self.hear_told(from, envelope.clone()) || before == self.heard_of(&envelope) {
+            return;
+        }
+        let Some(topics) = self.topics else { return };
+        let shard = shard_of(&envelope.claimed_signer(), topics.shards);
+        let topic = Topic::Capability(shard);
+        if self.subscribed.contains(&topic) {
+            let topic = gossipsub::IdentTopic::new(topics.name(topic).to_string());
+            // Known already, or nobody to tell.
+            let _ = self.swarm.behaviour_mut().gossip.publish(topic, bytes);
+        }
+    }
+
+    /// The sequence of the last capability of an envelope's signer.
+    fn heard_of(&self, envelope: &Envelope) -> Option<u64> {
+        let known = self
+            .rules
+            .as_ref()?
+            .directory()
+            .known(&envelope.claimed_signer())?;
+        Some(known.said(StateKind::Capability)?.sequence)
     }
 
     /// A checkpoint with its manifest that was told in a Meet.
@@ -215,15 +246,37 @@ impl Service {
             }
             Consequence::CutOff(span) => {
                 tracing::info!(peer = %peer, action = action.as_str(), "cut off for {} s", span.as_secs());
-                behaviour.blocked.block_peer(peer);
-                self.banned.insert(peer, key);
-                self.counts.cut_off += 1;
+                self.cut_off(peer, key);
+            }
+        }
+    }
+
+    fn cut_off(&mut self, peer: PeerId, key: PublicKey) {
+        self.swarm.behaviour_mut().blocked.block_peer(peer);
+        self.banned.insert(peer, key);
+        self.counts.cut_off += 1;
+        self.dirty = true;
+    }
+
+    /// Cuts off whom gossip does not listen to any more: it would only hold a place.
+    fn cut_off_graylisted(&mut self) {
+        let at = self.clock.moment();
+        let gossip = &self.swarm.behaviour().gossip;
+        let score = |peer: &PeerId| gossip.peer_score(peer).unwrap_or_default();
+        let all = self.peers.keys();
+        let gray: Vec<PeerId> = all.filter(|p| score(p) < GRAYLIST_BELOW).copied().collect();
+        for peer in gray {
+            if let Some(key) = peer::public_key(&peer) {
+                let span = self.scores.bans.ban(at, &key);
+                tracing::info!(peer = %peer, "cut off for its gossip score, {} s", span.as_secs());
+                self.cut_off(peer, key);
             }
         }
     }
 
     /// Lets scores fade and bans end.
     pub(super) fn forgive(&mut self) {
+        self.cut_off_graylisted();
         let at = self.clock.moment();
         self.scores.tick(at);
         let behaviour = self.swarm.behaviour_mut();

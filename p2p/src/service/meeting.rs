@@ -20,8 +20,9 @@ use owm_proto::{
 use super::{Service, known::Offered};
 use crate::{error::FailedLayer, peer::Action};
 
-/// Asks one connected peer again so often: what gossip missed (a revocation, a checkpoint) comes this way.
-const AGAIN_EVERY: Duration = Duration::from_mins(1);
+/// Asks one connected peer again so often: what gossip missed (a revocation, a checkpoint, who announced
+/// itself before we were in the mesh) comes this way. Sooner at first, when most is missed.
+const AGAIN_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 
 /// Questions of one peer that are answered in a minute.
 const ANSWERS_PER_MINUTE: u32 = 12;
@@ -51,10 +52,12 @@ impl Service {
     /// Asks somebody from time to time.
     pub(super) fn meet_again(&mut self) {
         let now = self.clock.monotonic();
-        if now < self.met_again + AGAIN_EVERY || self.peers.is_empty() {
+        let wait = self.meet_wait.max(AGAIN_EVERY.0);
+        if now < self.met_again + wait || self.peers.is_empty() {
             return;
         }
         self.met_again = now;
+        self.meet_wait = (wait * 2).min(AGAIN_EVERY.1);
         let at = self.choose(self.peers.len());
         let peer = self.peers.keys().nth(at).copied();
         if let Some(peer) = peer {
@@ -155,7 +158,7 @@ impl Service {
     fn learn_from_request(&mut self, peer: PeerId, request: MeetRequest) {
         self.compare_clocks(peer, UnixMillis(request.now_ms));
         if let Ok(capability) = Envelope::from_wire(request.capability) {
-            self.hear_told(peer, capability);
+            self.introduce(peer, capability);
         }
         if let Ok(checkpoint) = Envelope::from_wire(request.checkpoint) {
             // If it is newer, this asks back for its manifest.

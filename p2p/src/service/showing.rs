@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use libp2p::{PeerId, multiaddr::Protocol};
+use libp2p::PeerId;
 use owm_proto::{PublicKey, gossip::Bootstrap};
 
-use super::Service;
+use super::{Service, reaching::is_relayed};
 use crate::{
-    NetworkPolicy, Rules, SwarmView,
+    Rules, SwarmView,
     membership::Standing,
     peer,
     view::{CheckpointView, NodeView, PeerView, Reachability},
@@ -59,16 +59,6 @@ impl Service {
         }
     }
 
-    fn reachability(&self) -> Reachability {
-        let direct = |a: &&libp2p::Multiaddr| !a.iter().any(|part| part == Protocol::P2pCircuit);
-        match self.swarm.external_addresses().find(direct) {
-            Some(_) => Reachability::Public,
-            None if self.config.policy == NetworkPolicy::OnionOnly => Reachability::Unknown,
-            None if self.swarm.external_addresses().next().is_some() => Reachability::Private,
-            None => Reachability::Unknown,
-        }
-    }
-
     fn is_member(&self, key: &PublicKey) -> bool {
         let standing = |rules: &Rules| rules.directory().standing(key, self.clock.wall());
         matches!(self.rules.as_ref().map(standing), Some(Standing::Member(_)))
@@ -83,11 +73,12 @@ impl Service {
     fn peer_views(&self) -> Vec<PeerView> {
         let gossip = &self.swarm.behaviour().gossip;
         let view = |(id, peer): (&PeerId, &super::Peer)| {
-            let address = peer.links.values().next()?.clone();
+            let direct = peer.links.values().find(|link| !is_relayed(&link.address));
+            let address = direct.or(peer.links.values().next())?.address.clone();
             let key = peer::public_key(id)?;
             Some(PeerView {
                 key,
-                relayed: address.iter().any(|part| part == Protocol::P2pCircuit),
+                relayed: is_relayed(&address),
                 address,
                 round_trip: peer.round_trip,
                 score: gossip.peer_score(id).unwrap_or_default(),

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use owm_p2p::{NetworkPolicy, News, SwarmConfig, view::Reachability};
 
+use owm_proto::NodeKey;
+use tokio::task::JoinSet;
+
 use crate::world::{Peer, QUIC, TCP, World, heartbeat_of};
 
 /// Eight peers that all know the first one only.
@@ -29,13 +32,18 @@ async fn eight_peers_hear_each_others_heartbeats_and_nobody_is_blamed_for_sharin
     for peer in &peers {
         let capability = world.capability(&peer.key, 1);
         peer.handle.announce(capability).await.unwrap();
-        let heartbeat = world.heartbeat(&peer.key, 1);
-        peer.handle.announce(heartbeat).await.unwrap();
     }
-    let keys: Vec<_> = peers.iter().map(|peer| peer.key.public()).collect();
-    for (at, peer) in peers.iter_mut().enumerate() {
+    for peer in &peers {
         peer.until("all eight nodes", |view| view.nodes.len() == 8)
             .await;
+    }
+    let keys: Vec<_> = peers.iter().map(|peer| peer.key.public()).collect();
+    let mut beats = JoinSet::new();
+    for (n, peer) in peers.iter().enumerate() {
+        let key = NodeKey::from_seed(&peer.key.to_seed());
+        beats.spawn(world.beat(key, peer.handle.clone(), n as u64));
+    }
+    for (at, peer) in peers.iter_mut().enumerate() {
         let mut missing: BTreeSet<_> = (0..8).filter(|n| *n != at).collect();
         while !missing.is_empty() {
             let heard = |news: &News| {
@@ -46,6 +54,7 @@ async fn eight_peers_hear_each_others_heartbeats_and_nobody_is_blamed_for_sharin
             missing.remove(&from);
         }
     }
+    beats.shutdown().await;
     // Seven of them share one address with the first.
     for peer in &peers {
         let view = peer.connected(1).await;

@@ -2,5 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod crowd;
+mod documents;
 mod gossip;
+mod hostile;
+mod joining;
+mod outside;
+mod ways;
 mod world;

@@ -151,16 +151,27 @@ impl World {
     }
 
     pub(crate) fn heartbeat(&self, key: &NodeKey, sequence: u64) -> Envelope {
-        let now = self.clock.wall().rounded_for_state();
-        let body = HeartbeatBody {
-            issued_at_ms: now.0,
-            expires_at_ms: now.after(Duration::from_mins(5)).0,
-            sequence: now.0 + sequence,
-            session_id: vec![1; 16],
-            running_tasks: 3,
-            loaded_sha256: Vec::new(),
-        };
-        Envelope::sign(key, Purpose::Heartbeat, &self.network, body.encode_to_vec())
+        heartbeat(&self.clock, &self.network, key, sequence)
+    }
+
+    /// A daemon's heartbeats, as often as a stranger may.
+    pub(crate) fn beat(
+        &self,
+        key: NodeKey,
+        handle: Handle,
+        from: u64,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let network = self.network;
+        let clock = self.clock.clone();
+        async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(5));
+            for sequence in from.. {
+                tick.tick().await;
+                let envelope = heartbeat(&clock, &network, &key, sequence);
+                // Refused for its rate, or stopped: the next one, or the end.
+                let _ = handle.announce(envelope).await;
+            }
+        }
     }
 
     pub(crate) fn capability(&self, key: &NodeKey, sequence: u64) -> Envelope {
@@ -277,7 +288,11 @@ impl Peer {
         };
         match tokio::time::timeout(PATIENCE, next).await {
             Ok(found) => found,
-            Err(_) => panic!("no news: {what}"),
+            Err(_) => panic!(
+                "no news: {what}; counts: {:?}; view: {:#?}",
+                self.handle.counts(),
+                self.handle.view().borrow()
+            ),
         }
     }
 
@@ -294,4 +309,22 @@ pub(crate) fn heartbeat_of(key: PublicKey) -> impl Fn(&News) -> Option<u64> {
         News::Heartbeat { node, body } if *node == key => Some(body.sequence),
         _ => None,
     }
+}
+
+fn heartbeat(
+    clock: &Arc<dyn Clock>,
+    network: &NetworkId,
+    key: &NodeKey,
+    sequence: u64,
+) -> Envelope {
+    let now = clock.wall().rounded_for_state();
+    let body = HeartbeatBody {
+        issued_at_ms: now.0,
+        expires_at_ms: now.after(Duration::from_mins(5)).0,
+        sequence: now.0 + sequence,
+        session_id: vec![1; 16],
+        running_tasks: 3,
+        loaded_sha256: Vec::new(),
+    };
+    Envelope::sign(key, Purpose::Heartbeat, network, body.encode_to_vec())
 }

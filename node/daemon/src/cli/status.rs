@@ -1,5 +1,7 @@
 //! `owm-node status`: asks the running node; if none runs, says so and shows the log's last facts.
 
+mod swarm;
+
 use clap::Args;
 use owm_proto::UnixMillis;
 use owm_service::{
@@ -12,7 +14,7 @@ use super::{ConfigArg, Output, block_on, pause::pause_line};
 use crate::{
     control::{self, ControlError, StatusAnswer},
     home::Home,
-    status::{ModelStatus, Status},
+    status::{ModelStatus, Origin, Status},
     tasklog::{Earnings, TaskLog},
 };
 
@@ -90,20 +92,31 @@ fn lines(answer: &StatusAnswer) -> Vec<String> {
         (Some(error), false) => format!("no work link: {error}"),
         (None, false) => "no work link yet".to_owned(),
     };
+    let from = |origin: Option<Origin>| match origin {
+        Some(origin) => format!(" (from {})", origin.as_str()),
+        None => String::new(),
+    };
+    let origins = &status.origins;
     let mut lines = vec![
         format!(
-            "node {} is {phase} (pid {}), status {}",
+            "node {} is {phase} (pid {}), status {}{}",
             &node_key[..8],
             status.pid,
-            text(&status.node_status)
+            text(&status.node_status),
+            from(origins.node_status)
         ),
-        format!("network {network}, coordinator {coordinator}: {link}"),
         format!(
-            "tier {}, stake: {}",
+            "network {network}{}, coordinator {coordinator}: {link}",
+            from(origins.network)
+        ),
+        format!(
+            "tier {}{}, stake: {}",
             text(&status.tier),
+            from(origins.tier),
             text(&status.stake_policy)
         ),
     ];
+    lines.extend(answer.swarm.iter().flat_map(swarm::lines));
     lines.extend(
         status
             .reasons

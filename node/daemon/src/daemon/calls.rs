@@ -11,9 +11,10 @@ use owm_proto::{
 use owm_service::clock::SharedClock;
 use prost::Message as _;
 
+use super::join;
 use crate::{
     link::{CallError, Coordinator, heartbeat_request},
-    network::{Network, NetworkError},
+    network::{Network, NetworkBook, NetworkError},
     tasklog::{LeaseKey, TaskLog},
 };
 
@@ -23,6 +24,8 @@ pub(super) enum CallDone {
     Registered(Result<Box<RegisterNodeResponse>, CallError>),
     Submitted(LeaseKey, Result<ResultAck, SubmitError>),
     Heartbeat(Result<HeartbeatResponse, CallError>),
+    /// The network's documents have been asked for; they are in the book.
+    Network(Result<(), JoinError>),
 }
 
 /// Why a result could not be handed in.
@@ -55,6 +58,20 @@ pub(crate) async fn fetch_network(
     let network = Network::verify(Some(invite.genesis), documents)?;
     network.check_instance(invite, UnixMillis(clock.now_ms()))?;
     Ok(network)
+}
+
+/// Asks the coordinator for what may have changed of the network's documents.
+pub(super) async fn refresh(
+    coordinator: Coordinator,
+    invite: Invite,
+    clock: SharedClock,
+    book: NetworkBook,
+) -> CallDone {
+    let asked = fetch_network(&coordinator, &invite, &clock).await;
+    CallDone::Network(match asked {
+        Ok(network) => join::learn(book, network).await,
+        Err(error) => Err(error),
+    })
 }
 
 /// Registers.

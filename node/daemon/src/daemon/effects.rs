@@ -9,7 +9,7 @@ use owm_proto::{
         work_up::Message,
     },
 };
-use owm_service::{RunError, failpoint};
+use owm_service::{RunError, failpoint, report::Chain};
 use rand::RngCore as _;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     CHUNK_SENT, LEASE_ACCEPTED,
     caps::ram_used,
-    heartbeat::Beat,
+    heartbeat::{self, Beat},
     roles::infer,
     session::{Effect, Ending, Event},
     tasklog::LeaseKey,
@@ -124,6 +124,10 @@ impl Daemon {
         let mut request_id = [0; 16];
         self.rng.fill_bytes(&mut request_id);
         let now = UnixMillis(self.clock.now_ms());
+        if let Err(error) = self.network.check_instance(&self.invite, now) {
+            tracing::warn!(error = %Chain(&error), "the coordinator is not spoken to");
+            return self.registration_failed(&error);
+        }
         let request = self
             .application
             .sign(&self.key, &self.network.trust, request_id, now);
@@ -132,6 +136,10 @@ impl Daemon {
     }
 
     fn connect(&mut self) {
+        let now = UnixMillis(self.clock.now_ms());
+        if let Err(error) = self.network.check_instance(&self.invite, now) {
+            return self.break_off(&error);
+        }
         let running = self.session.held().map(|key| RunningTask {
             task_id: key.task.to_string(),
             epoch: key.epoch,
@@ -162,7 +170,7 @@ impl Daemon {
         let now = UnixMillis(self.clock.now_ms());
         let signed = self
             .log
-            .run(move |log| beat.sign(&key, &network, log, now))
+            .run(move |log| beat.sign(&key, &network, log, now, heartbeat::TIME))
             .await?;
         let envelope = SignedEnvelope::from(&signed);
         if on_link {

@@ -22,7 +22,7 @@ use crate::{
     register::{self, Outcome},
     roles::infer::JobEvent,
     session::{Ending, Event, Registration},
-    status::{ModelStatus, StandingStatus},
+    status::{ModelStatus, Origin, StandingStatus},
     tasklog::Booking,
     work,
 };
@@ -37,6 +37,7 @@ pub(super) enum Input {
     Job(JobEvent),
     Call(CallDone),
     Model(ModelEvent),
+    Network,
     Orders,
     Tick,
     Stop,
@@ -51,6 +52,7 @@ impl Daemon {
             calls,
             models,
             ordered,
+            networks,
             ..
         } = self;
         let link_event = async {
@@ -65,6 +67,7 @@ impl Daemon {
             Some(event) = job_events.recv() => Input::Job(event),
             Some(event) = models.recv() => Input::Model(event),
             Ok(()) = ordered.changed() => Input::Orders,
+            () = networks.changed() => Input::Network,
             Some(Ok(done)) = calls.join_next(), if !calls.is_empty() => Input::Call(done),
             else => std::future::pending().await,
         }
@@ -79,6 +82,7 @@ impl Daemon {
             Input::Job(event) => self.take_job(event).await?,
             Input::Call(done) => self.take_call(done).await?,
             Input::Model(event) => self.take_model(event),
+            Input::Network => self.take_network(),
         }
         Ok(())
     }
@@ -134,6 +138,7 @@ impl Daemon {
                 self.picture.linked_since_ms = Some(self.clock.now_ms());
                 self.metrics.links.inc();
                 tracing::info!(coordinator = self.coordinator.target(), "work link stands");
+                self.refresh_network();
                 self.events.push_back(Event::LinkUp);
             }
             LinkEvent::Lost(error) => {
@@ -166,7 +171,7 @@ impl Daemon {
                 let ping = PING_SECS
                     .contains(&welcome.ping_secs)
                     .then(|| Duration::from_secs(welcome.ping_secs.into()));
-                self.picture.node_status = Some(short(&welcome.node_status));
+                self.set_node_status(&welcome.node_status, Origin::Stream);
                 self.hint(&welcome.newest_version);
                 self.events.push_back(Event::Welcome { ping });
             }
@@ -202,13 +207,19 @@ impl Daemon {
                     reliability_permille: standing.reliability_permille.min(1_000),
                     uptime_permille: standing.uptime_permille.min(1_000),
                 });
+                self.picture.origins.standing = Some(Origin::Stream);
             }
             Message::NodeStatus(status) => {
                 tracing::info!(node.status = %short(&status), "the coordinator changed this node's status");
-                self.picture.node_status = Some(short(&status));
+                self.set_node_status(&status, Origin::Stream);
             }
         }
         Ok(())
+    }
+
+    fn set_node_status(&mut self, status: &str, from: Origin) {
+        self.picture.node_status = Some(short(status));
+        self.picture.origins.node_status = Some(from);
     }
 
     fn hint(&mut self, version: &str) {
@@ -303,18 +314,20 @@ impl Daemon {
                 }
             }
             CallDone::Heartbeat(Ok(answer)) => {
-                self.picture.node_status = Some(short(&answer.status));
+                self.set_node_status(&answer.status, Origin::Coordinator);
                 self.hint(&answer.newest_version);
             }
             CallDone::Heartbeat(Err(error)) => {
                 tracing::debug!(error = %Chain(&error), "a heartbeat did not arrive");
             }
+            CallDone::Network(outcome) => self.refreshed(outcome),
         }
         Ok(())
     }
 
-    fn registration_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
+    pub(super) fn registration_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
         self.picture.link_error = Some(Chain(error).to_string());
+        self.refresh_network();
         // A renewal that fails leaves the membership as it is.
         if !self.registration_ended() {
             self.events
@@ -345,10 +358,11 @@ impl Daemon {
                 self.picture.node_id = Some(node_id);
                 self.picture.tier = tier.map(|tier| tier.to_string());
                 self.picture.stake_policy = Some(stake_policy);
+                self.picture.origins.tier = Some(Origin::Registration);
                 if let Some((said, envelope)) = membership.map(|both| *both) {
                     let (path, bytes) = (self.membership_file.clone(), envelope.to_stored());
                     tokio::task::spawn_blocking(move || write_atomically(&path, &bytes)).await??;
-                    self.membership = Some((said, envelope));
+                    self.admit(said, envelope, Origin::Registration);
                 }
                 Registration::Active { heartbeat }
             }

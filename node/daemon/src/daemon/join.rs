@@ -1,7 +1,12 @@
-//! The first thing a node does: find out whom it may believe. Goes on with what is on the disk while the
-//! coordinator is away.
+//! The first thing a node does: find out whom it may believe. The coordinator, a peer or the disk: whoever
+//! gives verified documents first is enough.
 
-use owm_proto::wire::coordinator::{RegisterNodeBody, SignedEnvelope};
+use std::{pin::Pin, sync::Arc};
+
+use owm_proto::{
+    genesis::NetworkId,
+    wire::coordinator::{RegisterNodeBody, SignedEnvelope},
+};
 use owm_service::{RunError, backoff::Backoff, report::Chain};
 use prost::Message as _;
 use tokio::sync::watch;
@@ -10,60 +15,90 @@ use super::{Frame, JoinError, Parts, fetch_network};
 use crate::{
     home::{Home, read_small},
     link::Coordinator,
-    network::{Network, NetworkError},
+    network::{Known, Network, NetworkBook, NetworkError},
     orders::Orders,
-    status::Status,
+    status::{Origin, Status},
 };
 
 /// Two envelopes around some hundred bytes.
 const OWNER_BINDING_BYTES_MAX: u64 = 64 << 10;
 
-/// Fetches and verifies the network's documents; `None`: told to stop or to drain meanwhile.
+/// A question under way.
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), JoinError>> + Send + 'a>>;
+
+/// Waits until the network is known; `None`: told to stop or to drain meanwhile.
 pub(super) async fn join(
     frame: &Frame,
     parts: &Parts,
     coordinator: &Coordinator,
+    book: &NetworkBook,
     status: &watch::Sender<Status>,
     mut orders: watch::Receiver<Orders>,
-) -> Result<Option<Network>, RunError> {
+) -> Result<Option<Arc<Known>>, RunError> {
     let section = &parts.config.coordinator;
     let mut backoff = Backoff::new(section.reconnect_min.get(), section.reconnect_max.get(), 2);
     let mut rng = frame.seed.rng("join");
+    let mut following = book.follow();
+    let mut asking: Asking<'_> = Box::pin(ask(coordinator, parts, frame, book));
     loop {
-        let error = match fetch_network(coordinator, &parts.invite, &frame.clock).await {
-            Ok(network) => {
-                network.store(&parts.home.network())?;
-                let name = &network.trust.genesis().name;
-                tracing::info!(network.name = %name, network.id = %network.trust.id(), "network verified");
-                return Ok(Some(network));
-            }
-            Err(JoinError::Network(error)) => return Err(RunError::failed(error)),
-            Err(JoinError::Call(error)) => Chain(&error).to_string(),
-        };
-        if let Some(network) = from_disk(parts) {
-            tracing::warn!(%error, "going on with the network documents on the disk");
-            return Ok(Some(network));
+        if let Some(known) = book.known() {
+            let (name, from) = (&known.network.trust.genesis().name, known.from.as_str());
+            tracing::info!(network.name = %name, network.id = %known.network.trust.id(), %from, "network verified");
+            return Ok(Some(known));
         }
-        let wait = backoff.next(&mut rng);
-        let wait_ms = wait.as_millis() as u64;
-        tracing::warn!(%error, wait_ms, "the network cannot be verified yet");
-        status.send_modify(|status| status.link_error = Some(error));
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            Ok(()) = following.changed() => {}
+            answer = &mut asking => match answer {
+                Ok(()) => {}
+                Err(JoinError::Network(error)) => return Err(RunError::failed(error)),
+                Err(JoinError::Call(error)) => {
+                    let error = Chain(&error).to_string();
+                    let wait = backoff.next(&mut rng);
+                    let wait_ms = wait.as_millis() as u64;
+                    tracing::warn!(%error, wait_ms, "the network cannot be verified yet");
+                    status.send_modify(|status| status.link_error = Some(error));
+                    asking = Box::pin(async move {
+                        tokio::time::sleep(wait).await;
+                        ask(coordinator, parts, frame, book).await
+                    });
+                }
+            },
             () = frame.lifecycle.shutdown_requested() => return Ok(None),
             Ok(_) = orders.wait_for(|orders| orders.drain.is_some()) => return Ok(None),
         }
     }
 }
 
-fn from_disk(parts: &Parts) -> Option<Network> {
-    match Network::load(&parts.home.network(), Some(parts.invite.genesis)) {
-        Ok(network) => Some(network),
-        Err(NetworkError::Missing { .. }) => None,
+/// Asks the coordinator once; what it says is in the book then.
+async fn ask(
+    coordinator: &Coordinator,
+    parts: &Parts,
+    frame: &Frame,
+    book: &NetworkBook,
+) -> Result<(), JoinError> {
+    let network = fetch_network(coordinator, &parts.invite, &frame.clock).await?;
+    learn(book.clone(), network).await
+}
+
+/// Puts the coordinator's documents into the book.
+pub(super) async fn learn(book: NetworkBook, network: Network) -> Result<(), JoinError> {
+    let learning = tokio::task::spawn_blocking(move || book.learn(network, Origin::Coordinator));
+    match learning.await {
+        Ok(learnt) => Ok(learnt.map(drop)?),
+        // The process stops.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Puts what the disk has into the book. Blocks.
+pub(super) fn from_disk(book: &NetworkBook, home: &Home, invited: NetworkId) {
+    let learnt = Network::load(&home.network(), Some(invited))
+        .and_then(|network| book.learn(network, Origin::Disk));
+    match learnt {
+        Ok(_) | Err(NetworkError::Missing { .. }) => {}
         Err(error) => {
             let error = Chain(&error).to_string();
             tracing::warn!(%error, "the network documents on the disk are not used");
-            None
         }
     }
 }

@@ -10,15 +10,17 @@ use std::{
 
 use owm_proto::{
     Envelope, NodeKey, SessionId, UnixMillis,
+    invite::Invite,
     statement::Membership,
     wire::coordinator::{Chunk, Lease, SignedEnvelope, TaskResult},
 };
 use owm_service::{CancellationToken, RunError, clock::SharedClock};
-use rand::RngCore as _;
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::{mpsc, watch};
 
-use super::{Checks, Frame, Parts, calls::CallDone, inputs::Input};
+use super::{
+    Checks, Frame, Parts, calls::CallDone, inputs::Input, knowing::show_network, meeting::Meeting,
+};
 use crate::{
     activity::Activity,
     caps::Caps,
@@ -26,7 +28,7 @@ use crate::{
     link::{Coordinator, WorkLink},
     metrics::Metrics,
     models::{LoadedModel, ModelEvent},
-    network::Network,
+    network::{Network, Networks},
     orders::{OrderBook, Orders},
     register::Application,
     renewal::Renewal,
@@ -50,7 +52,7 @@ pub(super) struct Setup {
     pub(super) log: TaskLog,
     pub(super) unacked: Vec<LeaseKey>,
     pub(super) coordinator: Coordinator,
-    pub(super) network: Network,
+    pub(super) networks: Networks,
     pub(super) owner_binding: Vec<SignedEnvelope>,
     pub(super) checks: Checks,
     pub(super) hints: watch::Sender<Option<String>>,
@@ -59,6 +61,7 @@ pub(super) struct Setup {
     pub(super) orders: OrderBook,
     pub(super) metrics: Metrics,
     pub(super) activity: Activity,
+    pub(super) meeting: Meeting,
 }
 
 /// A task under way here.
@@ -74,6 +77,11 @@ pub(super) struct Job {
 pub(super) struct Daemon {
     pub(super) key: Arc<NodeKey>,
     pub(super) network: Network,
+    pub(super) networks: Networks,
+    pub(super) invite: Invite,
+    pub(super) meeting: Meeting,
+    /// Whether the coordinator is being asked for the network's documents.
+    pub(super) refreshing: bool,
     pub(super) coordinator: Coordinator,
     pub(super) clock: SharedClock,
     pub(super) log: TaskLog,
@@ -114,15 +122,12 @@ pub(super) struct Daemon {
 
 impl Daemon {
     pub(super) fn new(frame: &Frame, parts: &Parts, setup: Setup) -> Self {
-        let mut rng = frame.seed.rng("daemon");
-        let mut session_id = [0; 16];
-        rng.fill_bytes(&mut session_id);
+        let rng = frame.seed.rng("daemon");
+        let known = setup.networks.now();
         let (job_tx, job_events) = mpsc::channel(JOB_QUEUE);
         let settings = settings(&parts.config);
         let mut picture = setup.status.borrow().clone();
-        picture
-            .network
-            .clone_from(&setup.network.trust.genesis().name);
+        show_network(&mut picture, &known);
         picture.link_error = None;
         let mut ordered = setup.orders.follow();
         // What was ordered while the network was asked for is news to the loop.
@@ -141,7 +146,7 @@ impl Daemon {
             },
             job_context: JobContext {
                 node: Arc::clone(&parts.key),
-                network: setup.network.trust.id(),
+                network: known.network.trust.id(),
                 clock: Arc::clone(&frame.clock),
                 log: setup.log.clone(),
                 activity: setup.activity,
@@ -150,7 +155,7 @@ impl Daemon {
             key: Arc::clone(&parts.key),
             clock: Arc::clone(&frame.clock),
             transport: parts.config.coordinator.transport,
-            session_id: SessionId(session_id),
+            session_id: setup.meeting.session,
             started_at: UnixMillis(picture.started_at_ms),
             session: Session::new(settings, frame.seed.rng("session"), setup.unacked),
             link: None,
@@ -176,7 +181,11 @@ impl Daemon {
             caps: setup.caps,
             log: setup.log,
             coordinator: setup.coordinator,
-            network: setup.network,
+            network: known.network.clone(),
+            networks: setup.networks,
+            invite: parts.invite.clone(),
+            meeting: setup.meeting,
+            refreshing: false,
         }
     }
 
@@ -185,6 +194,7 @@ impl Daemon {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let soft = frame.lifecycle.soft();
         let mut stopping = false;
+        self.begin();
         while self.over.is_none() {
             let input = tokio::select! {
                 () = soft.cancelled(), if !stopping => {

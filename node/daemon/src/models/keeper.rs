@@ -9,34 +9,32 @@ use std::{
     time::Duration,
 };
 
+use owm_p2p::NewestCheckpoint;
 use owm_proto::{
-    Sha256, SubModelId, UnixMillis, VersionId,
+    Sha256, SubModelId, UnixMillis,
     manifest::{Manifest, ManifestFile},
-    wire::coordinator::GetModelVersionRequest,
+    wire::coordinator::{GetModelVersionRequest, GetModelVersionResponse},
 };
 use owm_service::{
-    backoff::Backoff, clock::SharedClock, metrics::Counter, progress::Progress, report::Chain,
-    rng::Seed,
+    backoff::Backoff, clock::SharedClock, progress::Progress, report::Chain, rng::Seed,
 };
 use tokio::sync::{mpsc, watch};
 
 use super::{
     DownloadError, Fetcher, LoadedModel, LoadedSubModel, ManifestRefused, ModelEvent, NoneWanted,
-    SEQUENCE, ShelfError, SignedManifest, files_of, shelf::sub_model_files, wanted,
+    SEQUENCE, ShelfError, SignedManifest, files_of, shelf::sub_model_files, teller::Teller, wanted,
 };
 use crate::{
     engine::{EngineLoader, InferenceEngine, LoadError},
     home::Lock,
     link::{CallError, Coordinator},
     metrics::Downloads,
-    network::Network,
+    network::Networks,
     tasklog::{TaskLog, TaskLogError},
 };
 
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Between two lines in the log while something is fetched.
-const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 /// Between two looks whether another process has finished with the shelf.
 const LOCK_EVERY: Duration = Duration::from_millis(500);
 /// Memory a loaded model takes at most, per byte of its files: f16 weights become f32.
@@ -47,9 +45,13 @@ pub(crate) const RAM_PER_BYTE: u64 = 2;
 pub struct KeeperSettings {
     /// Asks for manifests.
     pub coordinator: Coordinator,
-    /// Verifies them.
-    pub network: Network,
-    /// Fetches files.
+    /// Verifies them, and says where files are.
+    pub networks: Networks,
+    /// The newest checkpoint that peers know, verified.
+    pub heard: watch::Receiver<Option<Arc<NewestCheckpoint>>>,
+    /// The invite's web seed; used while the network names none.
+    pub invited_web_seed: String,
+    /// Fetches files; its web seed is whichever is known when it is needed.
     pub fetcher: Fetcher,
     /// Loads them.
     pub loader: Arc<dyn EngineLoader>,
@@ -122,7 +124,7 @@ impl Keeper {
             match self.bring_up_to_date(hint.as_deref()).await {
                 Ok(()) => {
                     backoff.reset();
-                    if self.newest.changed().await.is_err() {
+                    if !self.something_new().await {
                         return;
                     }
                 }
@@ -138,17 +140,26 @@ impl Keeper {
                     self.tell(ModelEvent::Failed(error)).await;
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        changed = self.newest.changed() => if changed.is_err() { return },
+                        is_there = self.something_new() => if !is_there { return },
                     }
                 }
             }
         }
     }
 
+    /// Waits for a hint, from the coordinator or from peers; `false`: nobody hints any more.
+    async fn something_new(&mut self) -> bool {
+        tokio::select! {
+            changed = self.newest.changed() => changed.is_ok(),
+            Ok(()) = self.settings.heard.changed() => true,
+        }
+    }
+
     /// A version that is on the disk is loaded without asking anyone.
     async fn start_with_what_is_there(&mut self) {
         let path = self.settings.fetcher.shelf.newest();
-        let kept = SignedManifest::load(&path, &self.settings.network.trust);
+        let network = self.settings.networks.now();
+        let kept = SignedManifest::load(&path, &network.network.trust);
         let signed = match kept {
             Ok(Some(signed)) => signed,
             Ok(None) => return,
@@ -212,21 +223,53 @@ impl Keeper {
         self.load(&signed).await
     }
 
-    /// The newest version's manifest, verified. A hint is only a reason to ask.
+    /// The newest version's manifest, verified: the coordinator's, or what peers know if that is newer or
+    /// the coordinator is away. A hint is only a reason to ask.
     async fn ask(&self) -> Result<SignedManifest, KeeperError> {
+        let known = self.known().await?;
+        let heard = self.heard(known);
+        match (self.ask_coordinator(known).await, heard) {
+            (Ok(said), Some(heard)) if heard.manifest.sequence > said.manifest.sequence => {
+                Ok(heard)
+            }
+            (Ok(said), _) => Ok(said),
+            (Err(KeeperError::Call(error)), Some(heard)) => {
+                tracing::info!(error = %Chain(&error), "the coordinator is away; going by the newest checkpoint of the swarm");
+                Ok(heard)
+            }
+            // The coordinator is behind the swarm.
+            (Err(KeeperError::Manifest(ManifestRefused::Older { .. })), Some(heard)) => Ok(heard),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn ask_coordinator(&self, known: Option<u64>) -> Result<SignedManifest, KeeperError> {
         // Empty asks for the newest.
         let request = GetModelVersionRequest {
             version: String::new(),
         };
         let answer = self.settings.coordinator.get_model_version(request).await?;
-        let (known, now) = (self.known().await?, self.settings.clock.now_ms());
-        let trust = &self.settings.network.trust;
-        Ok(SignedManifest::verify(
-            answer,
-            trust,
-            UnixMillis(now),
-            known,
-        )?)
+        Ok(self.verified(answer, known)?)
+    }
+
+    /// What peers know, if a release key that holds now has signed it and it is no step back.
+    fn heard(&self, known: Option<u64>) -> Option<SignedManifest> {
+        let heard = self.settings.heard.borrow().clone()?;
+        let wire = GetModelVersionResponse {
+            manifest: Some((&heard.manifest_envelope).into()),
+            note: String::new(),
+        };
+        self.verified(wire, known).ok()
+    }
+
+    fn verified(
+        &self,
+        wire: GetModelVersionResponse,
+        known: Option<u64>,
+    ) -> Result<SignedManifest, ManifestRefused> {
+        let now = UnixMillis(self.settings.clock.now_ms());
+        let network = self.settings.networks.now();
+        SignedManifest::verify(wire, &network.network.trust, now, known)
     }
 
     /// The highest sequence this node has had.
@@ -285,8 +328,9 @@ impl Keeper {
         {
             return Ok(());
         }
-        if self.settings.fetcher.web_seed.is_empty() {
-            let text = "the coordinator names no web seed to fetch models from";
+        let fetcher = self.fetcher();
+        if fetcher.web_seed.is_empty() {
+            let text = "nobody has named a web seed to fetch models from";
             return Err(KeeperError::Refused(text.into()));
         }
         let total: u64 = files.iter().map(|file| file.size).sum();
@@ -300,15 +344,21 @@ impl Keeper {
         for file in files {
             let mut teller = Teller::new(&self.settings.clock, &bar, version, before, total);
             teller.fetched = self.settings.metrics.as_ref().map(|m| &m.bytes);
-            self.settings
-                .fetcher
-                .fetch(file, &|got| teller.got(got))
-                .await?;
+            fetcher.fetch(file, &|got| teller.got(got)).await?;
             before += file.size;
         }
         bar.clear();
         tracing::info!(model.version = %version, bytes = total, "model fetched and verified");
         Ok(())
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        let named = self.settings.networks.now().network.web_seed.clone();
+        let named = Some(named).filter(|url| !url.is_empty());
+        Fetcher {
+            web_seed: named.unwrap_or_else(|| self.settings.invited_web_seed.clone()),
+            ..self.settings.fetcher.clone()
+        }
     }
 
     async fn load(&mut self, signed: &SignedManifest) -> Result<(), KeeperError> {
@@ -398,56 +448,5 @@ fn announce(loaded: &LoadedModel) {
     );
     if !loaded.note.is_empty() {
         tracing::info!(model.version = %loaded.version, "about this model: {}", loaded.note);
-    }
-}
-
-/// Tells a person how far a download is: a bar, and a line in the log every few seconds.
-struct Teller<'a> {
-    clock: &'a SharedClock,
-    bar: &'a Progress,
-    version: &'a VersionId,
-    before: u64,
-    total: u64,
-    said_ms: std::sync::atomic::AtomicU64,
-    /// Counts bytes that came now, not those that were there.
-    fetched: Option<&'a Counter>,
-    got: std::sync::atomic::AtomicU64,
-}
-
-impl<'a> Teller<'a> {
-    fn new(
-        clock: &'a SharedClock,
-        bar: &'a Progress,
-        version: &'a VersionId,
-        before: u64,
-        total: u64,
-    ) -> Self {
-        let said_ms = std::sync::atomic::AtomicU64::new(clock.monotonic().as_millis() as u64);
-        Self {
-            clock,
-            bar,
-            version,
-            before,
-            total,
-            said_ms,
-            fetched: None,
-            got: std::sync::atomic::AtomicU64::new(u64::MAX),
-        }
-    }
-
-    fn got(&self, got: u64) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let done = self.before + got;
-        let former = self.got.swap(got, Relaxed);
-        if let Some(fetched) = self.fetched {
-            fetched.inc_by(got.saturating_sub(former));
-        }
-        self.bar.set(done);
-        let now = self.clock.monotonic().as_millis() as u64;
-        if now.saturating_sub(self.said_ms.load(Relaxed)) >= PROGRESS_EVERY.as_millis() as u64 {
-            self.said_ms.store(now, Relaxed);
-            let percent = done.saturating_mul(100) / self.total.max(1);
-            tracing::info!(model.version = %self.version, bytes = done, of = self.total, percent, "fetching");
-        }
     }
 }

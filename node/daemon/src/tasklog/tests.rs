@@ -156,3 +156,21 @@ fn a_snapshot_of_an_open_log_holds_what_is_committed_and_nothing_deleted() {
     let none = TaskLog::snapshot(&folder.path().join("none"), &folder.path().join("x"));
     assert!(none.is_err() && !folder.path().join("none").exists());
 }
+
+#[test]
+fn sequences_that_are_taken_at_the_same_time_are_all_different() {
+    let log = TaskLog::in_memory().unwrap();
+    let taken: Vec<u64> = std::thread::scope(|scope| {
+        let take = |_| {
+            let log = &log;
+            scope.spawn(move || log.take_sequence("sequence x", UnixMillis(60_000)).unwrap())
+        };
+        let threads: Vec<_> = (0..8).map(take).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let expected = (60_000..60_008).collect::<std::collections::BTreeSet<u64>>();
+    assert_eq!(
+        taken.into_iter().collect::<std::collections::BTreeSet<_>>(),
+        expected
+    );
+}

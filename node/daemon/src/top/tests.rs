@@ -64,6 +64,8 @@ fn status() -> Status {
         running: 1,
         unacknowledged: 1,
         open: true,
+        member_until_ms: None,
+        origins: crate::status::Origins::default(),
         hardware: vec![],
     }
 }
@@ -92,6 +94,12 @@ fn facts() -> Facts {
     Facts {
         at_ms: NOW,
         status: status(),
+        swarm: Some(crate::swarm::SwarmPicture {
+            running: true,
+            peers_connected: 7,
+            nodes_known: 12,
+            ..Default::default()
+        }),
         activity: Snapshot {
             running: vec![RunningTask {
                 task_id: "0a1b2c3d-0000-4000-8000-000000000000".into(),

@@ -63,7 +63,7 @@ pub(super) fn draw_facts(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     });
     let [title, first, second, tasks, finished, warned] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(6),
+        Constraint::Length(7),
         Constraint::Length(4),
         Constraint::Length(2 + running.min(RUNNING_ROWS_MAX)),
         Constraint::Min(2),
@@ -172,7 +172,22 @@ fn coordinator_lines(facts: &Facts) -> Vec<Line<'_>> {
         Line::raw(format!("{ping}  clock {offset}")),
         Line::raw(format!("status {standing}, tier {tier}")),
         rates,
+        swarm_line(facts),
     ]
+}
+
+fn swarm_line(facts: &Facts) -> Line<'_> {
+    match &facts.swarm {
+        Some(swarm) if !swarm.running => {
+            Line::styled(format!("swarm {}", swarm.summary()), CAREFUL)
+        }
+        Some(swarm) => {
+            let (peers, nodes) = (swarm.peers_connected, swarm.nodes_known);
+            let style = if peers == 0 { CAREFUL } else { Style::new() };
+            Line::styled(format!("swarm {peers} peers, {nodes} nodes known"), style)
+        }
+        None => Line::styled("swarm ?", DIM),
+    }
 }
 
 /// Thousandths as a percentage.

@@ -36,6 +36,8 @@ fn status() -> Status {
         running: 0,
         unacknowledged: 0,
         open: true,
+        member_until_ms: None,
+        origins: crate::status::Origins::default(),
         hardware: vec![],
     }
 }

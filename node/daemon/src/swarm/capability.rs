@@ -1,0 +1,226 @@
+//! What this node is, signed for its peers (spec §5, class state; §7): what it has, does and holds.
+//! `announce` sends it. Pure but for the sequence.
+//! Must stay true: the sequence is stored before the envelope leaves, so it never repeats.
+
+use std::{net::IpAddr, time::Duration};
+
+use owm_p2p::{Multiaddr, multiaddr::Protocol, view::Reachability};
+use owm_proto::{
+    Envelope, NodeKey, Purpose, SessionId, Sha256, UnixMillis,
+    genesis::NetworkId,
+    limits::{ADDRESSES_MAX, HOLDS_MAX},
+    wire::{coordinator::Capabilities, gossip::CapabilityBody},
+};
+use prost::Message as _;
+
+use crate::tasklog::{TaskLog, TaskLogError};
+
+/// The sequence's name in the log.
+const SEQUENCE: &str = "sequence owm/capability/v1";
+/// It is believed for at least so long, and for three periods.
+const TIME_MIN: Duration = Duration::from_mins(5);
+
+/// What is said of this node.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Portrait {
+    /// This process.
+    pub session: SessionId,
+    /// What the machine has, within the operator's caps.
+    pub capabilities: Capabilities,
+    /// `infer`, if it takes questions.
+    pub roles: Vec<String>,
+    /// Where it can be reached.
+    pub addresses: Vec<Multiaddr>,
+    /// Complete files.
+    pub holds: Vec<Sha256>,
+    /// Of the newest checkpoint it has verified, 0: none.
+    pub checkpoint_sequence: u64,
+    /// What the coordinator has signed for it.
+    pub membership: Option<Envelope>,
+    /// Whether it carries connections for peers behind NAT.
+    pub relay: bool,
+}
+
+impl Portrait {
+    /// Takes the next sequence and signs. Blocks on the log.
+    pub(super) fn sign(
+        self,
+        key: &NodeKey,
+        network: &NetworkId,
+        log: &TaskLog,
+        now: UnixMillis,
+        period: Duration,
+    ) -> Result<Envelope, TaskLogError> {
+        let issued_at = now.rounded_for_state();
+        let sequence = log.take_sequence(SEQUENCE, issued_at)?;
+        let holds = self.holds.iter().take(HOLDS_MAX);
+        let addresses = self.addresses.iter().take(ADDRESSES_MAX);
+        let body = CapabilityBody {
+            issued_at_ms: issued_at.0,
+            expires_at_ms: issued_at.after((period * 3).max(TIME_MIN)).0,
+            sequence,
+            session_id: self.session.0.to_vec(),
+            software_version: crate::VERSION.to_owned(),
+            capabilities: Some(self.capabilities),
+            roles: self.roles,
+            addresses: addresses.map(Multiaddr::to_vec).collect(),
+            holds: holds.map(|sha256| sha256.as_bytes().to_vec()).collect(),
+            checkpoint_sequence: self.checkpoint_sequence,
+            membership: self.membership.as_ref().map(Into::into),
+            relay: self.relay,
+        };
+        let payload = body.encode_to_vec();
+        Ok(Envelope::sign(key, Purpose::Capability, network, payload))
+    }
+}
+
+/// Which addresses peers are told: those known to be reachable from outside and public ones of this machine; those
+/// of the local network only where nothing else is known, and none of them behind a NAT, where nobody could use
+/// them. On loopback, all.
+pub(super) fn told(
+    listening: &[Multiaddr],
+    external: &[Multiaddr],
+    reachability: Reachability,
+    is_loopback_net: bool,
+) -> Vec<Multiaddr> {
+    let mut told: Vec<Multiaddr> = Vec::new();
+    let mut add = |address: &Multiaddr| {
+        let bare = without_own_peer(address);
+        if !told.contains(&bare) && told.len() < ADDRESSES_MAX {
+            told.push(bare);
+        }
+    };
+    let is_there = |address: &&Multiaddr, reach: Reach| reach_of(address) == Some(reach);
+    if is_loopback_net {
+        external.iter().chain(listening).for_each(&mut add);
+        return told;
+    }
+    external.iter().for_each(&mut add);
+    let public = listening.iter().filter(|a| is_there(a, Reach::World));
+    public.for_each(&mut add);
+    if told.is_empty() && reachability != Reachability::Private {
+        let local = listening.iter().filter(|a| is_there(a, Reach::Lan));
+        local.for_each(|address| {
+            let bare = without_own_peer(address);
+            if told.len() < ADDRESSES_MAX {
+                told.push(bare);
+            }
+        });
+    }
+    told
+}
+
+/// From where an address can be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    World,
+    Lan,
+}
+
+/// `None`: from this machine only, or not at all.
+fn reach_of(address: &Multiaddr) -> Option<Reach> {
+    let ip = match address.iter().next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => IpAddr::from(ip),
+        _ => return Some(Reach::World),
+    };
+    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+        return None;
+    }
+    let is_private = match ip.to_canonical() {
+        // 100.64.0.0/10: behind a provider's NAT.
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    Some(if is_private { Reach::Lan } else { Reach::World })
+}
+
+/// Without the `/p2p/<us>` at its end; a relay's name inside stays.
+fn without_own_peer(address: &Multiaddr) -> Multiaddr {
+    let mut bare = address.clone();
+    if matches!(bare.iter().last(), Some(Protocol::P2p(_))) {
+        bare.pop();
+    }
+    bare
+}
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::SignerRule;
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<Multiaddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_home_network_is_told_to_nobody_who_could_not_use_it() {
+        let [public, lan, own] = [
+            "/ip4/198.51.100.7/tcp/4001",
+            "/ip4/192.168.1.5/tcp/4001",
+            "/ip4/127.0.0.1/tcp/4001",
+        ];
+        let check = |listening: &[&str], external: &[&str], reachability, expected: &[&str]| {
+            let (listening, external) = (addresses(listening), addresses(external));
+            let told = told(&listening, &external, reachability, false);
+            assert_eq!(told, addresses(expected));
+        };
+        let all = [own, lan, public];
+        check(&all, &[], Reachability::Unknown, &[public]);
+        check(&[own, lan], &[public], Reachability::Public, &[public]);
+        check(&[own, lan], &[], Reachability::Unknown, &[lan]);
+        check(&[own, lan], &[], Reachability::Private, &[]);
+        let cgnat = "/ip4/100.64.3.4/tcp/4001";
+        check(&[cgnat], &[public], Reachability::Unknown, &[public]);
+        let own = addresses(&[own]);
+        assert_eq!(told(&own, &[], Reachability::Unknown, true), own);
+    }
+
+    #[test]
+    fn the_own_name_is_left_out_of_an_address_and_a_relays_is_not() {
+        let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let relayed = format!("/ip4/198.51.100.7/tcp/4001/p2p/{peer}/p2p-circuit");
+        let texts = [
+            format!("{relayed}/p2p/{peer}"),
+            format!("/ip4/198.51.100.8/tcp/1/p2p/{peer}"),
+        ];
+        let external: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        let told = told(&[], &external, Reachability::Private, false);
+        assert_eq!(told, addresses(&[&relayed, "/ip4/198.51.100.8/tcp/1"]));
+    }
+
+    #[test]
+    fn a_portrait_is_signed_under_rising_sequences_and_rounded_times() {
+        let (key, log) = (NodeKey::from_seed(&[1; 32]), TaskLog::in_memory().unwrap());
+        let network = NetworkId(Sha256::of(b"n"));
+        let portrait = Portrait {
+            session: SessionId([1; 16]),
+            capabilities: Capabilities::default(),
+            roles: vec!["infer".into()],
+            addresses: addresses(&["/ip4/198.51.100.7/tcp/4001"]),
+            holds: vec![Sha256::of(b"file")],
+            checkpoint_sequence: 3,
+            membership: None,
+            relay: true,
+        };
+        let body = |now| {
+            let period = Duration::from_mins(10);
+            let portrait = portrait.clone();
+            let signed = portrait.sign(&key, &network, &log, UnixMillis(now), period);
+            let rule = SignerRule::Exactly(&key.public());
+            let envelope = signed.unwrap();
+            let verified = envelope
+                .verify(Purpose::Capability, &network, rule)
+                .unwrap();
+            verified.protobuf::<CapabilityBody>().unwrap()
+        };
+        let (one, two) = (body(120_500), body(121_000));
+        assert_eq!((one.issued_at_ms, one.expires_at_ms), (120_000, 1_920_000));
+        assert_eq!((one.sequence, two.sequence), (120_000, 120_001));
+        assert_eq!(one.holds, [Sha256::of(b"file").as_bytes().to_vec()]);
+    }
+}
