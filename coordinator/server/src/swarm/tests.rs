@@ -89,6 +89,7 @@ impl Site {
         })
         .unwrap();
         let name = format!("peer{n}");
+        let running = Box::pin(running);
         self.lifecycle.spawn(&name, async move {
             running.await;
             Ok::<(), Infallible>(())
