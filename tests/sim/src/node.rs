@@ -215,7 +215,7 @@ impl Node {
         if let Some(action) = judged.action {
             self.book(at, from, action, outcome);
         }
-        if let Some(Notice::Contradiction(seen)) = judged.notice.as_deref() {
+        if let Some(Notice::Contradiction(seen)) = &judged.notice {
             let seen = (seen.key, seen.purpose, seen.sequence);
             outcome.contradictions.push(seen);
         }
@@ -261,16 +261,11 @@ impl Node {
         let newer = self.newest.as_ref();
         let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
         let count = ask.nodes_max.min(MEET_NODES) as usize;
-        let known = self.rules.directory().capabilities(at, count, MEET_BYTES);
+        let known = self.rules.introductions(at, count, MEET_BYTES);
         let answer = MeetResponse {
             checkpoint: newer.map(|newest| (&newest.envelope).into()),
             manifest: newer.map(|newest| (&newest.manifest_envelope).into()),
-            capabilities: self
-                .own_capability
-                .iter()
-                .chain(&known)
-                .map(Into::into)
-                .collect(),
+            capabilities: known.iter().map(Into::into).collect(),
             software_version: "0.1.0".into(),
             now_ms: at.wall.0 / 1_000 * 1_000,
             ..MeetResponse::default()
