@@ -37,7 +37,7 @@ test-long: ## as test, with the tests marked as long
 	@deploy/setup.sh test
 	@OWM_TEST_LONG=1 deploy/test.sh
 
-bench: setup build ## questions to the real model, then load on a coordinator; see docs/benchmarks.md
+bench: setup build ## questions to the real model, then load on a coordinator, then gossip; see docs/benchmarks.md
 	@deploy/bench.sh
 
 sim: ## what a node of a shard of 100 and of 1,250 costs, simulated; see docs/scale.md

@@ -33,6 +33,20 @@ use crate::{
 /// The longest that a message may be valid: for so long is it known by its hash.
 const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
 
+/// Fewest, wanted and most peers that every message is sent to at once. A random graph of degree four and more
+/// holds together at a thousand nodes per shard, and whoever is missed learns of the message by gossip within
+/// a second, which is soon enough for heartbeats. Each peer less is a copy less of every message: libp2p's
+/// 5, 6, 12 cost half as many bytes again (docs/benchmarks.md).
+const MESH: (usize, usize, usize) = (4, 5, 8);
+
+/// Peers outside the mesh that are told the hashes of the last three seconds' messages, at least; a quarter of
+/// them if that is more.
+const GOSSIP_PEERS_MIN: usize = 4;
+
+/// Who promised a message has so long to send it before that counts against it: Tor's round trips, and
+/// machines whose cores are busy, need more than libp2p's 3 s.
+const IWANT_TIME: Duration = Duration::from_secs(10);
+
 /// Topic name and protobuf around one gossip message, and what may already have been read of the next one:
 /// gossipsub 0.50 measures all that is buffered (8 KiB a read) against its limit, and breaks the stream.
 const FRAME_BYTES: usize = 16 << 10;
@@ -45,6 +59,10 @@ const PENDING_MAX: u32 = 64;
 
 /// Connections with one peer: one each way, and one that replaces a relayed one.
 const CONNECTIONS_PER_PEER: u32 = 3;
+
+/// Between two walks through the DHT that keep its table fresh: one costs a connection with nearly everybody
+/// in a small network, and some hundred in a large one.
+const KAD_WALK_EVERY: Duration = Duration::from_mins(30);
 
 /// Values in the DHT are signed envelopes of a few hundred bytes.
 const RECORD_BYTES_MAX: usize = 4 << 10;
@@ -141,6 +159,11 @@ fn gossip(config: &SwarmConfig, network: &NetworkId) -> Result<Gossip, P2pError>
         .max_transmit_size(GOSSIP_MESSAGE_BYTES_MAX + FRAME_BYTES)
         .duplicate_cache_time(DUPLICATE_CACHE)
         .flood_publish(false)
+        .mesh_n_low(MESH.0)
+        .mesh_n(MESH.1)
+        .mesh_n_high(MESH.2)
+        .gossip_lazy(GOSSIP_PEERS_MIN)
+        .iwant_followup_time(IWANT_TIME)
         .build()
         .map_err(|error| refused(&error))?;
     let topics = Topics {
@@ -172,7 +195,9 @@ fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryS
         .disjoint_query_paths(true)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
-        .set_caching(kad::Caching::Disabled);
+        .set_caching(kad::Caching::Disabled)
+        // The table is for bootstrap only, and every new peer in it starts a walk already.
+        .set_periodic_bootstrap_interval(Some(KAD_WALK_EVERY));
     let store = kad::store::MemoryStoreConfig {
         max_records: RECORDS_MAX,
         max_value_bytes: RECORD_BYTES_MAX,
