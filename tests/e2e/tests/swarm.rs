@@ -10,6 +10,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use owm_devnet::{Devnet, Model, node::Node, ports::Port, process::POLL};
+use owm_e2e::flood;
 use owm_proto::invite::Invite;
 use owm_service::clock::{Clock as _, SystemClock};
 use serde_json::Value;
@@ -334,5 +335,83 @@ async fn a_node_with_a_wrong_clock_is_told_so_and_joins_once_it_is_right() {
         nodes.iter().filter(fresh).count() == two.len()
     })
     .await;
+    net.stop().await.unwrap();
+}
+
+/// Names under which each liar comes, one after the other.
+const LIVES: u8 = 5;
+/// Liars at the same time.
+const LIARS: u8 = 4;
+/// Pieces of nonsense from each name.
+const NONSENSE: usize = 5_000;
+
+/// Lets liars shout at `target` until they have used up their names; messages told, and how often one was cut
+/// off.
+async fn lies(target: String, invite: &str) -> (usize, usize) {
+    let network = invite.parse::<Invite>().unwrap().genesis;
+    let mut liars = tokio::task::JoinSet::new();
+    for liar in 0..LIARS {
+        let target: libp2p::Multiaddr = target.parse().unwrap();
+        liars.spawn(async move {
+            let (mut messages, mut cut_off) = (0, 0);
+            for life in 0..LIVES {
+                let mut seed = [0x66; 32];
+                (seed[0], seed[1]) = (liar, life);
+                // One that can't get in any more has told nothing.
+                let told = flood::shout(seed, target.clone(), network, NONSENSE).await;
+                let told = told.unwrap_or_default();
+                messages += told.messages;
+                cut_off += usize::from(told.cut_off);
+            }
+            (messages, cut_off)
+        });
+    }
+    let mut all = (0, 0);
+    while let Some(told) = liars.join_next().await {
+        let (messages, cut_off) = told.unwrap();
+        all = (all.0 + messages, all.1 + cut_off);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liars_that_flood_a_node_stop_neither_answers_nor_heartbeats() {
+    let mut net = network(3).await;
+    let all = keys(&net).await;
+    all_know(&net, &all).await;
+    let listening = swarm(&net.nodes_ref()[0]).await["listening"].clone();
+    let mut tcp = listening
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str);
+    let target = tcp
+        .find(|address| address.contains("/tcp/"))
+        .unwrap()
+        .to_owned();
+    let invite = net.invite().to_owned();
+    let flood = tokio::spawn(async move { lies(target, &invite).await });
+    let api = net.api();
+    for _ in 0..5 {
+        api.query("Is anybody there?").await.unwrap();
+    }
+    let (messages, cut_off) = flood.await.unwrap();
+    println!("{messages} lies told, {cut_off} times cut off");
+    assert!(messages > NONSENSE && cut_off > 0);
+    let since_ms = SystemClock::new().now_ms();
+    for node in net.nodes_ref() {
+        until("everybody's heartbeat after the flood", LIMIT, async || {
+            let nodes = swarm(node).await["nodes"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let fresh = nodes
+                .iter()
+                .filter(|node| node["heard_at_ms"].as_u64() >= Some(since_ms));
+            fresh.count() == all.len()
+        })
+        .await;
+    }
+    api.query("And now?").await.unwrap();
     net.stop().await.unwrap();
 }
