@@ -277,6 +277,18 @@ impl Peer {
         }
     }
 
+    /// Waits until it has counted something: counts are shown with the views.
+    pub(crate) async fn counted(&self, what: &str, enough: impl Fn(&owm_p2p::Counts) -> bool) {
+        let mut view = self.handle.view();
+        let counted = async {
+            while !enough(&self.handle.counts()) {
+                view.changed().await.expect("the swarm runs");
+            }
+        };
+        let counted = tokio::time::timeout(PATIENCE, counted).await;
+        assert!(counted.is_ok(), "{what}: {:?}", self.handle.counts());
+    }
+
     pub(crate) async fn connected(&self, n: usize) -> Arc<SwarmView> {
         self.until("so many peers", |view| view.peers.len() >= n)
             .await
