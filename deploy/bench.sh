@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The end of `make bench`: what docs/benchmarks.md reports, printed. First questions to the real model
-# (skipped where its weights can't be had), then load on a coordinator (`bench-net`, an optimised build).
+# (skipped where its weights can't be had), then load on a coordinator and gossip among peers
+# (`bench-net`, an optimised build).
 # `OWM_BENCH=load,storm` runs only those scenarios of the second part.
 set -euo pipefail
 cd "$(dirname "$0")/.."

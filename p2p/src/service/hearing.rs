@@ -17,6 +17,10 @@ use crate::{
     peer::{self, Action, Consequence, score::GRAYLIST_BELOW},
 };
 
+/// Above this an application score is not told to gossipsub, which has no peer below zero in its mesh: a Meet
+/// that a busy machine did not answer in time (−1) must not cost it its gossip for hours.
+const SCORE_NOTICED: f64 = -5.0;
+
 /// Who told us of the newest checkpoint, and when.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
@@ -118,11 +122,11 @@ impl Service {
 
     /// A newcomer's own capability: the others of our shard hear of it through us, for it may not be in
     /// gossip's mesh yet.
-    pub(super) fn introduce(&mut self, from: PeerId, envelope: Envelope) {
+    pub(super) fn introduce(&mut self, from: PeerId, envelope: &Envelope) {
         let own = peer::public_key(&from) == Some(envelope.claimed_signer());
         let bytes = envelope.to_stored();
-        let before = self.heard_of(&envelope);
-        if !own || !self.hear_told(from, envelope.clone()) || before == self.heard_of(&envelope) {
+        let before = self.heard_of(envelope);
+        if !own || !self.hear_told(from, envelope.clone()) || before == self.heard_of(envelope) {
             return;
         }
         let Some(topics) = self.topics else { return };
@@ -242,7 +246,9 @@ impl Service {
         let behaviour = self.swarm.behaviour_mut();
         match consequence {
             Consequence::Score(score) => {
-                behaviour.gossip.set_application_score(&peer, score);
+                behaviour
+                    .gossip
+                    .set_application_score(&peer, noticed(score));
             }
             Consequence::CutOff(span) => {
                 tracing::info!(peer = %peer, action = action.as_str(), "cut off for {} s", span.as_secs());
@@ -282,7 +288,9 @@ impl Service {
         let behaviour = self.swarm.behaviour_mut();
         for (key, score) in self.scores.all(at) {
             if let Some(peer) = peer::peer_id(&key) {
-                behaviour.gossip.set_application_score(&peer, score);
+                behaviour
+                    .gossip
+                    .set_application_score(&peer, noticed(score));
             }
         }
         let (bans, blocked) = (&self.scores.bans, &self.config.blocked);
@@ -303,4 +311,9 @@ impl Service {
             self.dirty = true;
         }
     }
+}
+
+/// What gossipsub is told of a score.
+fn noticed(score: f64) -> f64 {
+    if score > SCORE_NOTICED { 0.0 } else { score }
 }

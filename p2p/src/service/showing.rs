@@ -1,6 +1,6 @@
 //! The view: a snapshot for people and pages, at most four times a second and only when something changed.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use libp2p::PeerId;
 use owm_proto::{PublicKey, gossip::Bootstrap};
@@ -53,7 +53,11 @@ impl Service {
             peers: self.peer_views(),
             nodes: self.node_views(),
             checkpoint: self.checkpoint_view(),
-            parameters: self.known.parameters(self.clock.wall()),
+            // As the rules have verified them; asking the documents checks their signature each time.
+            parameters: self
+                .rules
+                .as_ref()
+                .map_or_else(Bootstrap::before_any, |rules| rules.parameters().clone()),
             sources: self.ways.views(),
             warnings: self.all_warnings(),
         }
@@ -92,10 +96,11 @@ impl Service {
         let Some(rules) = &self.rules else {
             return Vec::new();
         };
+        // Not node by node: a PeerId made of a key is checked to be a point of the curve.
+        let connected: HashSet<_> = self.peers.keys().filter_map(peer::public_key).collect();
         let mut nodes = rules.directory().nodes(self.clock.moment());
         for node in &mut nodes {
-            let peer = peer::peer_id(&node.key);
-            node.connected = peer.is_some_and(|peer| self.peers.contains_key(&peer));
+            node.connected = connected.contains(&node.key);
         }
         nodes
     }

@@ -74,7 +74,13 @@ impl World {
     }
 
     fn is_member(&self, peer: Peer) -> bool {
-        matches!(self.actor(peer).kind, Kind::Honest { member: true, .. })
+        matches!(
+            self.actor(peer).kind,
+            Kind::Honest {
+                membership: Some(_),
+                ..
+            }
+        )
     }
 
     fn check_checkpoint(&mut self, peer: Peer) {

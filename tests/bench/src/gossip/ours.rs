@@ -14,7 +14,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 
 use crate::gossip::{
-    peer::{self, Heard, ORDERS, Order, Peer},
+    peer::{self, Heard, Links, ORDERS, Order, Peer},
     wire::{self, Meter},
     world::World,
 };
@@ -112,7 +112,12 @@ impl Signer {
                 drop(self.handle.announce(envelope).await);
             }
             Order::Connections(answer) => {
-                drop(answer.send(self.handle.view().borrow().peers.len()));
+                let view = self.handle.view();
+                let links = Links {
+                    connections: view.borrow().peers.len(),
+                    shunned: view.borrow().peers.iter().filter(|p| p.score < 0.0).count(),
+                };
+                drop(answer.send(links));
             }
         }
     }

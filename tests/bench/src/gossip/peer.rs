@@ -30,7 +30,16 @@ pub(crate) enum Order {
     /// Sign this body and publish it.
     Publish(HeartbeatBody),
     /// How many peers are connected?
-    Connections(oneshot::Sender<usize>),
+    Connections(oneshot::Sender<Links>),
+}
+
+/// A peer's connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Links {
+    /// Peers that it is connected with.
+    pub(crate) connections: usize,
+    /// Of these, how many its scoring keeps out of the mesh; among honest peers there should be none.
+    pub(crate) shunned: usize,
 }
 
 /// A message has reached a peer's application.
@@ -55,7 +64,7 @@ impl Peer {
         Ok(self.orders.send(order).await?)
     }
 
-    pub(crate) async fn connections(&self) -> Result<usize> {
+    pub(crate) async fn links(&self) -> Result<Links> {
         let (answer, answered) = oneshot::channel();
         self.tell(Order::Connections(answer)).await?;
         Ok(answered.await?)

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     gossip::{
         graph, ours,
-        peer::{self, Heard, Order, Peer},
+        peer::{self, Heard, Links, Order, Peer},
         vanilla,
         wire::Meter,
         world::World,
@@ -28,8 +28,17 @@ use crate::{
     report::Latencies,
 };
 
-/// Gossipsub grafts its mesh from the fifth second on, once a second: ten leave it settled.
-const WARM_UP: Duration = Duration::from_secs(10);
+/// Gossipsub grafts its mesh from the fifth second on, once a second.
+const WARM_UP: Duration = Duration::from_secs(8);
+
+/// A network is settled when its peers have sent less than so many bytes each...
+const CALM_BYTES: u64 = 500;
+
+/// ... in each of so many seconds,
+const CALM_SECONDS: u32 = 3;
+
+/// or after so long at the latest.
+const SETTLE_MAX: Duration = Duration::from_mins(2);
 
 /// Time to tell of the last message by gossip, three rounds of it, and one more.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -73,7 +82,7 @@ impl Setup {
             messages_per_second: RATE,
             messages: u64::from(RATE * seconds),
             warm_up: WARM_UP,
-            idle: Duration::from_secs(5),
+            idle: Duration::from_secs(3),
         }
     }
 }
@@ -86,6 +95,9 @@ pub(crate) struct Outcome {
     pub(crate) delivered: u64,
     pub(crate) due: u64,
     pub(crate) connections_per_peer: f64,
+    pub(crate) shunned_per_peer: f64,
+    /// From the first peer's start until the network said next to nothing any more.
+    pub(crate) settled_after_seconds: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) bytes_per_message_and_peer: f64,
@@ -97,18 +109,21 @@ pub(crate) struct Outcome {
 
 /// Runs it.
 pub(crate) async fn measure(setup: Setup) -> Result<Outcome> {
+    let started = Instant::now();
     let resident = || process::rss_bytes(std::process::id().cast_signed());
     let before = resident();
     let meter = Arc::new(Meter::default());
     let (heard, mut hearing) = mpsc::channel(HEARD);
     let network = Network::start(&setup, &meter, &heard).await?;
     sleep(setup.warm_up).await;
+    settle(&setup, &meter).await;
+    let settled_after_seconds = started.elapsed().as_secs_f64();
     let (begun, start) = (Instant::now(), Costs::now(&meter)?);
     sleep(setup.idle).await;
     let idle = Costs::now(&meter)?.since(start);
     let idle_seconds = begun.elapsed().as_secs_f64();
     let memory = resident().saturating_sub(before);
-    let connections = network.connections().await?;
+    let links = network.links().await?;
     let (begun, start) = (Instant::now(), Costs::now(&meter)?);
     let sent = network.publish(&setup).await?;
     sleep(DRAIN).await;
@@ -129,7 +144,9 @@ pub(crate) async fn measure(setup: Setup) -> Result<Outcome> {
     Ok(Outcome {
         delivered: latencies.len() as u64,
         due: setup.messages * (setup.peers as u64 - 1),
-        connections_per_peer: connections as f64 / peers,
+        connections_per_peer: links.connections as f64 / peers,
+        shunned_per_peer: links.shunned as f64 / peers,
+        settled_after_seconds,
         p50_ms: latencies.quantile_ms(0.5),
         p99_ms: latencies.quantile_ms(0.99),
         bytes_per_message_and_peer: per_message(load.bytes, idle.bytes),
@@ -139,6 +156,18 @@ pub(crate) async fn measure(setup: Setup) -> Result<Outcome> {
         memory_mb_per_peer: memory as f64 / 1e6 / peers,
         setup,
     })
+}
+
+/// Waits until peers that find each other have done so, which is no part of what a message costs.
+async fn settle(setup: &Setup, meter: &Meter) {
+    let (begun, mut calm) = (Instant::now(), 0);
+    while calm < CALM_SECONDS && begun.elapsed() < SETTLE_MAX {
+        let before = meter.written();
+        sleep(Duration::from_secs(1)).await;
+        let bytes = meter.written() - before;
+        let is_calm = bytes < CALM_BYTES * setup.peers as u64;
+        calm = if is_calm { calm + 1 } else { 0 };
+    }
 }
 
 /// What has been used so far, or between two moments.
@@ -202,7 +231,7 @@ impl Network {
 
     async fn all_connected(&self, wanted: &[usize]) -> Result<()> {
         for (peer, &wanted) in self.peers.iter().zip(wanted) {
-            while peer.connections().await? < wanted {
+            while peer.links().await?.connections < wanted {
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -210,12 +239,14 @@ impl Network {
     }
 
     /// Of all peers together.
-    async fn connections(&self) -> Result<usize> {
-        let mut count = 0;
+    async fn links(&self) -> Result<Links> {
+        let mut all = Links::default();
         for peer in &self.peers {
-            count += peer.connections().await?;
+            let its = peer.links().await?;
+            all.connections += its.connections;
+            all.shunned += its.shunned;
         }
-        Ok(count)
+        Ok(all)
     }
 
     /// Publishes at fixed moments, the peers in turn; when each was handed over.

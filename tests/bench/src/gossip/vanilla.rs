@@ -14,7 +14,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 
 use crate::gossip::{
-    peer::{self, Heard, ORDERS, Order, Peer},
+    peer::{self, Heard, Links, ORDERS, Order, Peer},
     wire::{self, Meter},
     world::World,
 };
@@ -94,7 +94,11 @@ fn obey(swarm: &mut Swarm<gossipsub::Behaviour>, topic: &gossipsub::IdentTopic, 
             drop(published);
         }
         Order::Connections(answer) => {
-            drop(answer.send(swarm.connected_peers().count()));
+            let links = Links {
+                connections: swarm.connected_peers().count(),
+                shunned: 0,
+            };
+            drop(answer.send(links));
         }
     }
 }
