@@ -417,7 +417,6 @@ impl World {
 
     /// One of two things said under one sequence has been judged: whoever holds the other must see it.
     fn heard_split(&mut self, peer: Peer, message: &Message, outcome: &Outcome) {
-        use owm_p2p::gossip::IgnoreReason::{Equivocation, TooManyOfKey, TooManyOfPeer};
         let Some(split) = self.truth.split_of(message.id) else {
             return;
         };
@@ -436,16 +435,13 @@ impl World {
             let last = self.watch.last(peer, actor.life, &key, purpose);
             (last == Some(sequence), true)
         };
-        let seen = matches!(outcome.verdict, Some(Verdict::Ignore(Equivocation)));
-        let limited = matches!(
+        // Other rules may come first: its time is over, its topic is wrong, its sender says too much.
+        let missed = matches!(outcome.verdict, Some(Verdict::Ignore(IgnoreReason::Stale)));
+        let seen = matches!(
             outcome.verdict,
-            None | Some(Verdict::Accept | Verdict::Ignore(TooManyOfKey | TooManyOfPeer))
+            Some(Verdict::Ignore(IgnoreReason::Equivocation))
         );
-        let same = matches!(
-            outcome.verdict,
-            Some(Verdict::Ignore(IgnoreReason::Duplicate))
-        );
-        if held && !limited && !same && !(seen && warned) {
+        if held && (missed || (seen && !warned)) {
             let (verdict, key) = (outcome.verdict, key.short());
             let what = format_args!("{} on {purpose} {sequence} of {key}: {verdict:?}", peer.0);
             self.watch
