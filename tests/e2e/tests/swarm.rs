@@ -376,7 +376,7 @@ async fn lies(target: String, invite: &str) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn liars_that_flood_a_node_stop_neither_answers_nor_heartbeats() {
-    let mut net = network(3).await;
+    let net = network(3).await;
     let all = keys(&net).await;
     all_know(&net, &all).await;
     let listening = swarm(&net.nodes_ref()[0]).await["listening"].clone();
