@@ -240,11 +240,11 @@ async fn one_living_way_in_is_enough_and_the_dead_ones_are_told() {
         "in through one of five ways after {:.1} s",
         took.as_secs_f64()
     );
-    // Who failed, and on which layer, stands in its status.
+    // Who failed, and on which layer, stands in its status (a devnet resolves no names but its own).
     for (name, layer) in [
         ("invite", "transport"),
         ("static", "transport"),
-        ("dns", "name"),
+        ("dns", "policy"),
     ] {
         until("the failures to be told", LIMIT, async || {
             let swarm = swarm(node).await;
