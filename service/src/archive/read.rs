@@ -305,6 +305,21 @@ impl<R: Read> Read for DigestRead<R> {
     }
 }
 
+/// Whether something is mounted on `path`: a bind mount of the same file system has its parent's device.
+/// `false` where the system does not tell.
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read("/proc/self/mounts").unwrap_or_default();
+    let mut escaped = Vec::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").bytes()),
+            byte => escaped.push(*byte),
+        }
+    }
+    let mut lines = mounts.split(|byte| *byte == b'\n');
+    lines.any(|line| line.split(|byte| *byte == b' ').nth(1) == Some(&escaped))
+}
+
 /// A folder in the making, beside the one it will be; gone unless it is committed.
 #[derive(Debug)]
 pub struct Staging {
@@ -328,7 +343,7 @@ impl Staging {
                 return cannot("the root folder");
             };
             let above = fs::metadata(parent).map_err(ArchiveError::io(parent))?;
-            if found.is_dir() && found.dev() != above.dev() {
+            if found.is_dir() && (found.dev() != above.dev() || is_mounted(target)) {
                 return cannot("a mount point");
             }
         }
