@@ -1,8 +1,9 @@
 //! A run: the peers of a scenario, their agenda, and the order in which everything happens. `world::links`
-//! connects and sends, `world::acts` is what peers do and what befalls them. Must stay true: nothing here
+//! connects and sends, `world::acts` is what peers do and what befalls them, `world::hears` what they hear. Must stay true: nothing here
 //! depends on anything but the scenario.
 
 mod acts;
+mod hears;
 mod links;
 
 use std::{
