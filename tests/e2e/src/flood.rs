@@ -68,7 +68,8 @@ pub async fn shout(
     let to: PeerId = to.context("the target has no name")?;
     swarm.dial(target)?;
     let (mut told, mut listens) = (Told::default(), false);
-    while told.messages < messages {
+    // What is handed over is only queued: it is sent while events are waited for.
+    loop {
         while listens && told.messages < messages {
             let mut nonsense = vec![0x5a; MESSAGE_BYTES];
             nonsense[..32].copy_from_slice(&seed);

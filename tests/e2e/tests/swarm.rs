@@ -240,11 +240,11 @@ async fn one_living_way_in_is_enough_and_the_dead_ones_are_told() {
         "in through one of five ways after {:.1} s",
         took.as_secs_f64()
     );
-    // Who failed, and on which layer, stands in its status.
+    // Who failed, and on which layer, stands in its status (a devnet resolves no names but its own).
     for (name, layer) in [
         ("invite", "transport"),
         ("static", "transport"),
-        ("dns", "name"),
+        ("dns", "policy"),
     ] {
         until("the failures to be told", LIMIT, async || {
             let swarm = swarm(node).await;
@@ -376,7 +376,7 @@ async fn lies(target: String, invite: &str) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn liars_that_flood_a_node_stop_neither_answers_nor_heartbeats() {
-    let mut net = network(3).await;
+    let net = network(3).await;
     let all = keys(&net).await;
     all_know(&net, &all).await;
     let listening = swarm(&net.nodes_ref()[0]).await["listening"].clone();

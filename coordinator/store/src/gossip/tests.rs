@@ -289,7 +289,9 @@ async fn thousands_go_in_one_statement_and_two_coordinators_double_nothing(pool:
     let mut backwards: Vec<Heard> = batch.clone();
     backwards.reverse();
     let later = NOW.after(std::time::Duration::from_mins(1));
-    backwards.iter_mut().for_each(|h| h.at = later);
+    for heard in &mut backwards {
+        heard.at = later;
+    }
     let (one, two) = tokio::join!(fold(&store, &batch), fold(&store, &backwards));
     assert_eq!(one.fresh + two.fresh, u64::from(NODES), "{one:?} {two:?}");
     let minutes: i64 = sqlx::query_scalar("SELECT count(*) FROM node_minutes")

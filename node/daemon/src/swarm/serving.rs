@@ -58,15 +58,14 @@ impl Runner {
                 _ = tick.tick() => self.tick().await,
                 Ok(()) = self.known.changed() => self.take_known().await,
                 Ok(()) = self.view.changed() => self.show(),
-                item = news.recv() => match item {
-                    Some(item) => self.take(item).await,
-                    None => {
-                        let why = "the swarm's task has ended; restart the node";
-                        tracing::error!("{why}");
-                        self.shown.send_replace(Arc::new(SwarmPicture::off(why)));
-                        stop.cancelled().await;
-                        break;
-                    }
+                item = news.recv() => if let Some(item) = item {
+                    self.take(item).await;
+                } else {
+                    let why = "the swarm's task has ended; restart the node";
+                    tracing::error!("{why}");
+                    self.shown.send_replace(Arc::new(SwarmPicture::off(why)));
+                    stop.cancelled().await;
+                    break;
                 },
             }
         }

@@ -85,7 +85,7 @@ impl Peer {
         address.with(Protocol::P2p(self.handle.peer()))
     }
 
-    pub(crate) fn key(&self) -> PublicKey {
+    pub(crate) fn key() -> PublicKey {
         key().public()
     }
 

@@ -60,10 +60,8 @@ async fn says(folder: &Path, mut is_it: impl FnMut(&StatusAnswer) -> bool) -> St
             tokio::task::yield_now().await;
         }
     };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("the status does not say so: {last}"),
-    }
+    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    asked.unwrap_or_else(|_| panic!("the status does not say so: {last}"))
 }
 
 async fn stop(node: Node) {
@@ -186,7 +184,7 @@ async fn damaged_remembered_peers_are_forgotten_and_written_anew() {
         swarm
             .nodes
             .iter()
-            .any(|node| node.key == peer.key().to_string() && node.connected)
+            .any(|node| node.key == Peer::key().to_string() && node.connected)
     })
     .await;
     stop(node).await;
