@@ -21,7 +21,7 @@ impl World {
     pub(super) fn honest_kind(&self, member: Option<PublicKey>) -> Kind {
         Kind::Honest {
             node: None,
-            store: Store::default(),
+            store: Box::default(),
             membership: member.map(|key| self.lore.membership(&key)),
         }
     }
@@ -79,7 +79,7 @@ impl World {
         if let Kind::Honest { store, .. } = &mut self.actor_mut(peer).kind
             && !keeps_store
         {
-            *store = Store::default();
+            **store = Store::default();
         }
         self.join(peer, out);
     }
