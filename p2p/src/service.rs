@@ -6,6 +6,7 @@
 //! Must stay true: every queue here is bounded; nothing unverified becomes news or is served on.
 
 mod announcing;
+mod catching;
 mod connecting;
 mod dht;
 mod hearing;
@@ -111,6 +112,7 @@ pub(crate) struct Service {
     /// When one peer was asked again last, on the clock's monotonic side.
     met_again: Duration,
     meet_wait: Duration,
+    catching: catching::Catching,
     ways: Driver,
     listeners: HashSet<ListenerId>,
     dht: dht::Dht,
@@ -206,6 +208,7 @@ pub fn start_over(
         peers: BTreeMap::new(),
         asked: HashMap::new(),
         meet_wait: Duration::ZERO,
+        catching: catching::Catching::default(),
         met_again: start.clock.monotonic(),
         ways,
         listeners,
@@ -357,7 +360,7 @@ impl Service {
         self.tick_rules();
         self.forgive();
         self.retry_announcements();
-        self.fetch_manifest();
+        self.catch_up();
         self.meet_again();
         self.dht_upkeep();
         self.reserve();

@@ -193,6 +193,7 @@ impl Joining {
             now_ms: now.0 - now.0 % 1_000,
             capability: None,
             checkpoint: None,
+            statements_sha256: Vec::new(),
         };
         let id = self.swarm.behaviour_mut().send_request(&peer, request);
         self.asked.insert(id, peer);

@@ -1,6 +1,7 @@
 //! What a peer has earned: each fault has a name and a price, prices add up and fade. `service` hands the sum
 //! to gossipsub as its application score, and cuts off whom [`Scores::note`] tells it to. Must stay true: only
-//! what the peer itself could have avoided has a price; bounded memory; monotonic time only.
+//! what the peer itself could have avoided has a price; bounded memory; monotonic time only. Small debts
+//! (`service::hearing::SCORE_NOTICED`) are not told to gossipsub: it drops whoever is below zero from its mesh.
 
 use std::time::Duration;
 

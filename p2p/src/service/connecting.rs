@@ -37,6 +37,8 @@ pub(super) struct Peer {
     pub(super) round_trip: Option<Duration>,
     pub(super) answers: u32,
     pub(super) answers_since: Duration,
+    /// When it was asked last by `catching`.
+    pub(super) caught_up: Option<Duration>,
 }
 
 /// One connection with it.

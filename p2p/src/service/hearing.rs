@@ -6,15 +6,16 @@ use libp2p::{
     gossipsub::{self, MessageAcceptance, MessageId},
 };
 use owm_proto::{
-    Envelope, PublicKey, StrictEd25519, UnixMillis, genesis::GenesisError, gossip::shard_of,
+    Envelope, PublicKey, Purpose, StrictEd25519, UnixMillis, genesis::GenesisError,
+    gossip::shard_of,
 };
 
 use super::{Service, known::Offered};
 use crate::{
-    Limits, News, Rules,
-    gossip::{Heard, IgnoreReason, Judged, Topic, Verdict, limits::StateKind},
+    Limits, Moment, News, Rules,
+    gossip::{Heard, IgnoreReason, Judged, Notice, Topic, Verdict, limits::StateKind},
     news::NewestCheckpoint,
-    peer::{self, Action, Consequence, score::GRAYLIST_BELOW},
+    peer::{self, Action, Consequence, Scores, score::GRAYLIST_BELOW},
 };
 
 /// Above this an application score is not told to gossipsub, which has no peer below zero in its mesh: a Meet
@@ -90,14 +91,17 @@ impl Service {
     /// What follows from a judgement, besides forwarding; `fetch`: a checkpoint came without its manifest.
     fn take(&mut self, from: PeerId, judged: Judged, fetch: bool) {
         if let Some(notice) = judged.notice {
-            tracing::warn!(peer = %from, "{notice}");
+            note(from, &notice);
         }
         if let Some(action) = judged.action {
             self.blame(from, action);
         }
         match judged.news {
             Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
-            Some(Heard::Capability { node, body }) => self.tell(News::Capability { node, body }),
+            Some(Heard::Capability { node, body }) => {
+                self.compare_checkpoints(from, &node, &body);
+                self.tell(News::Capability { node, body });
+            }
             // Its manifest is with who told us; it is news once it is here.
             Some(Heard::Checkpoint(_)) if fetch => self.ask(from),
             Some(Heard::Checkpoint(_)) | None => {}
@@ -190,24 +194,13 @@ impl Service {
         }
     }
 
-    /// Looks for the manifest of a checkpoint that has been announced, with one more peer each time.
-    pub(super) fn fetch_manifest(&mut self) {
-        let announced = self.rules.as_ref().and_then(Rules::checkpoint);
-        let wanted = announced.is_some_and(|a| a.checkpoint.sequence > self.known.sequence());
-        if wanted && !self.peers.is_empty() {
-            let at = self.choose(self.peers.len());
-            if let Some(peer) = self.peers.keys().nth(at).copied() {
-                self.ask(peer);
-            }
-        }
-    }
-
     /// Adds documents of whoever; tells the daemon and subscribes anew if they are newer.
     pub(super) fn merge_documents(&mut self, offered: Offered) -> Result<(), GenesisError> {
         if !self.known.merge(offered, self.clock.wall())? {
             return Ok(());
         }
         self.apply_documents();
+        self.spread_statements();
         if let Some(documents) = self.known.documents().cloned() {
             self.tell(News::Documents(Box::new(documents)));
         }
@@ -286,12 +279,8 @@ impl Service {
         let at = self.clock.moment();
         self.scores.tick(at);
         let behaviour = self.swarm.behaviour_mut();
-        for (key, score) in self.scores.all(at) {
-            if let Some(peer) = peer::peer_id(&key) {
-                behaviour
-                    .gossip
-                    .set_application_score(&peer, noticed(score));
-            }
+        for (peer, score) in told(&self.scores, at, self.peers.keys()) {
+            behaviour.gossip.set_application_score(&peer, score);
         }
         let (bans, blocked) = (&self.scores.bans, &self.config.blocked);
         self.banned.retain(|peer, key| {
@@ -316,4 +305,74 @@ impl Service {
 /// What gossipsub is told of a score.
 fn noticed(score: f64) -> f64 {
     if score > SCORE_NOTICED { 0.0 } else { score }
+}
+
+/// What gossipsub is told of all who are connected: also of who is at zero, for it may have been told worse
+/// before its score faded away, or before it was cut off.
+fn told<'a>(
+    scores: &Scores,
+    at: Moment,
+    connected: impl Iterator<Item = &'a PeerId>,
+) -> Vec<(PeerId, f64)> {
+    let score = |peer| peer::public_key(peer).map(|key| noticed(scores.score(at, &key)));
+    connected
+        .filter_map(|peer| Some((*peer, score(peer)?)))
+        .collect()
+}
+
+/// For people. Any key can contradict itself, once for each sequence: only what a release key does is worth a
+/// warning, or whoever wants to could fill the logs.
+fn note(from: PeerId, notice: &Notice) {
+    match notice {
+        Notice::Contradiction(two) if two.purpose != Purpose::Checkpoint => {
+            tracing::debug!(peer = %from, "{notice}");
+        }
+        _ => tracing::warn!(peer = %from, "{notice}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use owm_proto::NodeKey;
+
+    use super::*;
+
+    fn at(secs: u64) -> Moment {
+        Moment {
+            monotonic: Duration::from_secs(secs),
+            ..Moment::default()
+        }
+    }
+
+    #[test]
+    fn who_did_not_answer_once_or_twice_stays_in_the_mesh_and_who_lied_does_not() {
+        let mut scores = Scores::default();
+        let key = NodeKey::from_seed(&[7; 32]).public();
+        let peer = peer::peer_id(&key).unwrap();
+        for _ in 0..4 {
+            let _ = scores.note(at(0), &key, Action::NoAnswer);
+        }
+        assert_eq!(told(&scores, at(0), [peer].iter()), [(peer, 0.0)]);
+        let _ = scores.note(at(0), &key, Action::Protocol);
+        assert_eq!(told(&scores, at(0), [peer].iter()), [(peer, -14.0)]);
+    }
+
+    #[test]
+    fn whose_score_is_forgotten_and_whose_ban_is_over_is_told_to_be_at_zero() {
+        let mut scores = Scores::default();
+        let [liar, banned] = [7, 8].map(|n| NodeKey::from_seed(&[n; 32]).public());
+        let peers = [liar, banned].map(|key| peer::peer_id(&key).unwrap());
+        let _ = scores.note(at(0), &liar, Action::BadMeet);
+        while !scores.bans.is_banned(at(0), &banned) {
+            let _ = scores.note(at(0), &banned, Action::BadMeet);
+        }
+        assert!(told(&scores, at(1), peers.iter())[0].1 < -19.0);
+        // Asleep for a day: all of it fades in one step.
+        scores.tick(at(86_400));
+        assert!(scores.is_empty());
+        let zero = peers.map(|peer| (peer, 0.0));
+        assert_eq!(told(&scores, at(86_400), peers.iter()), zero);
+    }
 }

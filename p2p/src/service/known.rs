@@ -7,7 +7,7 @@ use owm_proto::{
     Envelope, Sha256, SignerRule, UnixMillis,
     envelope::Purpose,
     genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
-    gossip::{Bootstrap, Checkpoint},
+    gossip::Checkpoint,
     manifest::Manifest,
     statement::Statement as _,
 };
@@ -65,9 +65,18 @@ impl Known {
         self.newest().map_or(0, |newest| newest.checkpoint.sequence)
     }
 
-    pub(super) fn parameters(&self, now: UnixMillis) -> Bootstrap {
-        let known = self.documents();
-        known.map_or_else(Bootstrap::before_any, |known| known.parameters(now))
+    /// Tells our statements from others': over their ids, in any order. Empty before there are documents.
+    pub(super) fn statements_sha256(&self) -> Vec<u8> {
+        let Some(ours) = self.documents() else {
+            return Vec::new();
+        };
+        let statements = ours.delegations.iter().chain(&ours.revocations);
+        let ids: BTreeSet<Sha256> = statements
+            .chain(&ours.bootstrap)
+            .map(Envelope::id)
+            .collect();
+        let ids: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+        Sha256::of(&ids).as_bytes().to_vec()
     }
 
     /// Adds what is new in `offered`; whether anything was.
@@ -110,14 +119,19 @@ impl Known {
         Ok(newer)
     }
 
-    /// The bootstrap statement that was issued last, of `merged` and ours.
+    /// The bootstrap statement that was issued last, of `merged` and ours; of two issued at once the one with
+    /// the higher id, so that all peers end with the same.
     fn with_latest_bootstrap(&self, mut merged: Documents, now: UnixMillis) -> Documents {
-        let offered = merged.parameters(now).issued_at_ms;
+        let rank = |documents: &Documents| {
+            let id = documents.bootstrap.as_ref().map(Envelope::id);
+            (documents.parameters(now).issued_at_ms, id)
+        };
+        let offered = rank(&merged);
         let Some(ours) = self.documents().and_then(|d| d.bootstrap.clone()) else {
             return merged;
         };
         let theirs = merged.bootstrap.replace(ours);
-        if theirs.is_some() && offered > merged.parameters(now).issued_at_ms {
+        if theirs.is_some() && offered > rank(&merged) {
             merged.bootstrap = theirs;
         }
         merged

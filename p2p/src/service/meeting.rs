@@ -33,17 +33,28 @@ const ANSWER_MARGIN: usize = 64 << 10;
 impl Service {
     /// Asks a connected peer, unless it is being asked.
     pub(super) fn ask(&mut self, peer: PeerId) {
+        self.ask_for(peer, MEET_NODES_MAX as u32);
+    }
+
+    /// Asks for checkpoint and documents only: some hundred bytes if there is nothing newer.
+    pub(super) fn ask_briefly(&mut self, peer: PeerId) {
+        self.ask_for(peer, 0);
+    }
+
+    fn ask_for(&mut self, peer: PeerId, nodes_max: u32) {
         if self.asked.values().any(|asked| *asked == peer) {
             return;
         }
+        let introduced = self.own.capability().filter(|_| nodes_max > 0);
         let request = MeetRequest {
             checkpoint_sequence: self.known.sequence(),
             documents: true,
-            nodes_max: MEET_NODES_MAX as u32,
+            nodes_max,
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
             now_ms: rounded(self.clock.wall()),
-            capability: self.own.capability().map(SignedEnvelope::from),
+            capability: introduced.map(SignedEnvelope::from),
             checkpoint: self.known.newest().map(|newest| (&newest.envelope).into()),
+            statements_sha256: self.known.statements_sha256(),
         };
         let id = self.swarm.behaviour_mut().meet.send_request(&peer, request);
         self.asked.insert(id, peer);
@@ -59,9 +70,14 @@ impl Service {
         self.met_again = now;
         self.meet_wait = (wait * 2).min(AGAIN_EVERY.1);
         let at = self.choose(self.peers.len());
-        let peer = self.peers.keys().nth(at).copied();
-        if let Some(peer) = peer {
+        let Some(peer) = self.peers.keys().nth(at).copied() else {
+            return;
+        };
+        // Later on gossip brings the nodes: up to a thousand of them every minute would cost more than it.
+        if self.meet_wait < AGAIN_EVERY.1 {
             self.ask(peer);
+        } else {
+            self.ask_briefly(peer);
         }
     }
 
@@ -129,7 +145,10 @@ impl Service {
             ..MeetResponse::default()
         };
         let wire = |envelopes: &[Envelope]| envelopes.iter().map(SignedEnvelope::from).collect();
-        if let Some(documents) = self.known.documents().filter(|_| request.documents) {
+        let wanted = request.documents
+            && (request.statements_sha256.is_empty()
+                || request.statements_sha256 != self.known.statements_sha256());
+        if let Some(documents) = self.known.documents().filter(|_| wanted) {
             response.genesis.clone_from(&documents.genesis);
             response.delegations = wire(&documents.delegations);
             response.revocations = wire(&documents.revocations);
@@ -166,6 +185,8 @@ impl Service {
         }
         if self.known.documents().is_none() {
             self.ask(peer);
+        } else {
+            self.compare_statements(peer, &request.statements_sha256);
         }
     }
 

@@ -10,7 +10,7 @@ use owm_proto::{
     statement::Statement as _,
 };
 
-use crate::world::{TCP, World, heartbeat_of};
+use crate::world::{Still, TCP, World, heartbeat_of};
 
 fn revised(world: &World, revoked: Option<&NodeKey>, shards: u32) -> Documents {
     let now = world.clock.wall();
@@ -87,6 +87,53 @@ async fn other_shards_are_subscribed_to_and_messages_go_on() {
     bob.news("alice's heartbeat", heartbeat_of(alice.key.public()))
         .await;
     beat.abort();
+    bob.stop().await;
+    alice.stop().await;
+}
+
+#[tokio::test]
+async fn a_revocation_goes_from_peer_to_peer_without_waiting_for_the_next_round_of_questions() {
+    let mut world = World::new("pushed");
+    world.clock = Arc::new(Still(world.clock.clone()));
+    let (alice, mut bob, mut carol) = (
+        world.peer(11, TCP),
+        world.peer(12, TCP),
+        world.peer(13, TCP),
+    );
+    bob.join(&alice).await;
+    alice.connected(1).await;
+    carol.join(&bob).await;
+    bob.connected(2).await;
+    carol
+        .counted("carol has met bob", |counts| counts.meets_asked == 1)
+        .await;
+    bob.counted("bob has met alice", |counts| counts.meets_asked == 1)
+        .await;
+    let documents = revised(&world, Some(&world.release), 1);
+    alice.handle.set_documents(documents).await.unwrap();
+    let learnt = bob.news("the revocation, at bob's", newer).await;
+    assert_eq!(learnt.revocations.len(), 1);
+    let learnt = carol.news("the revocation, at carol's", newer).await;
+    assert_eq!(learnt.revocations.len(), 1);
+    for peer in [carol, bob, alice] {
+        peer.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn who_hears_of_a_newer_checkpoint_in_a_capability_asks_for_it() {
+    let mut world = World::new("lost");
+    world.clock = Arc::new(Still(world.clock.clone()));
+    let (alice, bob) = (world.peer(11, TCP), world.peer(12, TCP));
+    bob.join(&alice).await;
+    alice
+        .counted("bob's first question", |counts| counts.meets_answered == 1)
+        .await;
+    let capability = world.capability_naming(&alice.key, 1, 8);
+    alice.handle.announce(capability).await.unwrap();
+    alice
+        .counted("bob's second question", |counts| counts.meets_answered == 2)
+        .await;
     bob.stop().await;
     alice.stop().await;
 }

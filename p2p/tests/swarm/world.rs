@@ -48,6 +48,20 @@ impl Clock for SystemClock {
     }
 }
 
+/// One whose monotonic side stands still: nothing happens because time has passed.
+#[derive(Debug)]
+pub(crate) struct Still(pub(crate) Arc<dyn Clock>);
+
+impl Clock for Still {
+    fn wall(&self) -> UnixMillis {
+        self.0.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
 /// A network.
 pub(crate) struct World {
     pub(crate) root: NodeKey,
@@ -179,6 +193,16 @@ impl World {
     }
 
     pub(crate) fn capability(&self, key: &NodeKey, sequence: u64) -> Envelope {
+        self.capability_naming(key, sequence, 0)
+    }
+
+    /// Of a node that says it holds this checkpoint.
+    pub(crate) fn capability_naming(
+        &self,
+        key: &NodeKey,
+        sequence: u64,
+        checkpoint: u64,
+    ) -> Envelope {
         let now = self.clock.wall().rounded_for_state();
         let body = CapabilityBody {
             issued_at_ms: now.0,
@@ -187,6 +211,7 @@ impl World {
             session_id: vec![1; 16],
             software_version: "0.1.0".to_owned(),
             roles: vec!["infer".to_owned()],
+            checkpoint_sequence: checkpoint,
             ..CapabilityBody::default()
         };
         Envelope::sign(

@@ -58,6 +58,9 @@ pub struct MeetRequest {
     /// The newest checkpoint of the asker with its manifest, so that both sides learn in one round trip.
     #[prost(message, optional, tag = "7")]
     pub checkpoint: ::core::option::Option<crate::wire::coordinator::SignedEnvelope>,
+    /// Over the ids of the asker's root and bootstrap statements: who holds others asks back. Empty: not known.
+    #[prost(bytes = "vec", tag = "8")]
+    pub statements_sha256: ::prost::alloc::vec::Vec<u8>,
 }
 /// What it is answered: everything in it verifies by itself, so any peer may say it.
 #[derive(Clone, PartialEq, ::prost::Message)]

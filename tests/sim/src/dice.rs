@@ -8,6 +8,9 @@ use rand_chacha::ChaCha8Rng;
 /// A hash map whose order does not differ from run to run (it is never walked where order counts).
 pub type FixedMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Fold>>;
 
+/// A hash set likewise.
+pub type FixedSet<K> = std::collections::HashSet<K, BuildHasherDefault<Fold>>;
+
 /// A cheap hasher: keys here are numbers of the simulation's own, nobody picks them to collide.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fold(u64);

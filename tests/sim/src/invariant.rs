@@ -6,6 +6,7 @@ use owm_proto::Purpose;
 use crate::{
     frame::Peer,
     mesh::Standing,
+    node::Node,
     scenario::{Deed, Turn},
     watch::Invariant,
     world::{Kind, World},
@@ -85,10 +86,8 @@ impl World {
 
     fn check_checkpoint(&mut self, peer: Peer) {
         let (now, newest) = (self.now(), self.truth.newest_checkpoint());
-        let known = self
-            .actor(peer)
-            .node()
-            .map_or(0, |node| node.newest_sequence());
+        let node = self.actor(peer).node();
+        let known = node.map_or(0, Node::newest_sequence);
         if known < newest {
             let what = format_args!("{} knows {known}, the newest is {newest}", peer.0);
             self.watch

@@ -105,7 +105,7 @@ impl LiarState {
             Deed::WrongShard => one(self.misplaced(stage)),
             Deed::Garbage => one(Some(self.garbage(stage))),
             Deed::Equivocate => self.equivocates(stage, &everybody, out),
-            Deed::SplitRelease => one(self.split_release(stage)),
+            Deed::SplitRelease => one(Self::split_release(stage)),
             Deed::Downgrade => one(self.downgrade(stage)),
             Deed::Spam => {
                 let burst = (0..20).map(|_| self.spam(stage)).collect::<Vec<_>>();
@@ -219,7 +219,7 @@ impl LiarState {
         }
     }
 
-    fn split_release(&self, stage: &mut Stage<'_>) -> Option<Arc<Message>> {
+    fn split_release(stage: &mut Stage<'_>) -> Option<Arc<Message>> {
         let newest = stage.published.last()?;
         let (sequence, key) = (newest.checkpoint.sequence, newest.envelope.claimed_signer());
         let first = Message::new(Topic::Checkpoint, newest.envelope.to_stored());

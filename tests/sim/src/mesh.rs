@@ -13,7 +13,7 @@ use std::{
 use owm_p2p::gossip::Topic;
 
 use crate::{
-    dice::{Dice, FixedMap},
+    dice::{Dice, FixedMap, FixedSet},
     frame::{Frame, Message, MessageId, Peer},
     time::At,
 };
@@ -58,7 +58,7 @@ pub enum Standing {
 pub struct Router {
     topics: BTreeMap<Topic, Mesh>,
     peers: BTreeMap<Peer, Neighbour>,
-    seen: FixedMap<MessageId, ()>,
+    seen: FixedSet<MessageId>,
     seen_order: VecDeque<(At, MessageId)>,
     seen_secs: u64,
     windows: VecDeque<Vec<Arc<Message>>>,
@@ -84,7 +84,7 @@ impl Router {
         Self {
             topics: topics.into_iter().map(|t| (t, Mesh::default())).collect(),
             peers: BTreeMap::new(),
-            seen: FixedMap::default(),
+            seen: FixedSet::default(),
             seen_order: VecDeque::new(),
             seen_secs,
             windows: VecDeque::from([Vec::new()]),
@@ -123,7 +123,7 @@ impl Router {
 
     /// Whether a message has not been seen lately; from now on it has.
     pub fn is_new(&mut self, message: &Message, now: At) -> bool {
-        let new = self.seen.insert(message.id, ()).is_none();
+        let new = self.seen.insert(message.id);
         if new {
             self.seen_order.push_back((now, message.id));
         }
@@ -161,7 +161,7 @@ impl Router {
                 }
             }
             Frame::Have(topic, ids) if self.topics.contains_key(topic) => {
-                let missing = ids.iter().filter(|id| !self.seen.contains_key(id));
+                let missing = ids.iter().filter(|id| !self.seen.contains(id));
                 let missing: Vec<_> = missing.copied().take(WANTS_MAX).collect();
                 if !missing.is_empty() && standing >= Standing::Wary {
                     out.push((from, Frame::Want(missing)));

@@ -1,6 +1,9 @@
 //! A peer that follows the rules: the real `Rules`, `Directory` and `Scores` of `owm-p2p`, behind a router.
 //! What `owm-p2p`'s service does between them and libp2p, this does between them and the simulated network.
 
+mod catching;
+mod learnt;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -24,7 +27,6 @@ use owm_proto::{
         gossip::{MeetRequest, MeetResponse},
     },
 };
-use prost::Message as _;
 
 use crate::{
     dice::Dice,
@@ -35,12 +37,12 @@ use crate::{
     watch::Sizes,
 };
 
+pub use learnt::Learnt;
+
 /// Capabilities asked for and given in one answer.
 const MEET_NODES: u32 = 256;
 /// Bytes of them.
 const MEET_BYTES: usize = 1 << 20;
-/// A manifest that is missing is asked for this often.
-const FETCH_SECS: u64 = 5;
 
 /// What a node starts with.
 #[derive(Debug)]
@@ -82,51 +84,7 @@ pub struct Node {
     newest: Option<NewestCheckpoint>,
     documents: Documents,
     keys: BTreeMap<Peer, PublicKey>,
-    fetched: Option<At>,
-}
-
-/// Something verified and new that a node has learnt.
-#[derive(Clone)]
-pub enum Learnt {
-    /// A node lives.
-    Heartbeat {
-        /// Which.
-        node: PublicKey,
-        /// Of the message.
-        sequence: u64,
-        /// Of the message.
-        expires: UnixMillis,
-        /// The signed bytes.
-        payload: Vec<u8>,
-    },
-    /// What a node has.
-    Capability {
-        /// Which.
-        node: PublicKey,
-        /// Of the message.
-        sequence: u64,
-        /// Of the message.
-        expires: UnixMillis,
-        /// The signed bytes.
-        payload: Vec<u8>,
-    },
-    /// A newer checkpoint was announced.
-    Checkpoint {
-        /// Who signed.
-        signer: PublicKey,
-        /// Its number.
-        sequence: u64,
-        /// The signed bytes.
-        payload: Vec<u8>,
-    },
-}
-
-impl std::fmt::Debug for Learnt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (purpose, signer) = (self.purpose(), self.signer().short());
-        let payload = Sha256::of(self.payload()).short();
-        write!(f, "{purpose} {} by {signer} ({payload})", self.sequence())
-    }
+    catching: catching::Catching,
 }
 
 /// What came of something heard.
@@ -160,7 +118,7 @@ impl Node {
             newest: store.newest.clone(),
             documents: setup.documents,
             keys: BTreeMap::new(),
-            fetched: None,
+            catching: catching::Catching::default(),
         }
     }
 
@@ -179,6 +137,7 @@ impl Node {
     /// A connection is gone.
     pub fn disconnected(&mut self, peer: Peer) {
         self.keys.remove(&peer);
+        self.catching.gone(peer);
         self.router.disconnected(peer);
     }
 
@@ -204,8 +163,10 @@ impl Node {
             verdict: Some(judged.verdict),
             ..Outcome::default()
         };
-        if matches!(judged.news, Some(Heard::Checkpoint(_))) {
-            out.push((peer, Frame::Ask(self.ask(at).into())));
+        match &judged.news {
+            Some(Heard::Checkpoint(_)) => out.push((peer, Frame::Ask(self.ask(at).into()))),
+            Some(Heard::Capability { node, body }) => self.compare(peer, node, body),
+            Some(Heard::Heartbeat { .. }) | None => {}
         }
         self.settle(at, key, judged, &mut outcome);
         outcome
@@ -219,7 +180,7 @@ impl Node {
             let seen = (seen.key, seen.purpose, seen.sequence);
             outcome.contradictions.push(seen);
         }
-        outcome.learnt.extend(judged.news.map(learnt));
+        outcome.learnt.extend(judged.news.map(Learnt::from));
     }
 
     fn book(&mut self, at: Moment, from: &PublicKey, action: Action, outcome: &mut Outcome) {
@@ -238,6 +199,7 @@ impl Node {
             now_ms: at.wall.0 / 1_000 * 1_000,
             capability: self.own_capability.as_ref().map(Into::into),
             checkpoint: self.newest.as_ref().map(|newest| (&newest.envelope).into()),
+            statements_sha256: Vec::new(),
         }
     }
 
@@ -379,15 +341,7 @@ impl Node {
             key.map_or(Standing::Fair, |key| judge_score(scores.score(at, key)))
         };
         self.router.tick(now, &standing, dice, out);
-        let due = self
-            .fetched
-            .is_none_or(|last| last.after_secs(FETCH_SECS) <= now);
-        if due && self.announced_sequence() > self.newest_sequence() {
-            self.fetched = Some(now);
-            let neighbours: Vec<Peer> = self.keys.keys().copied().collect();
-            let from = dice.pick(&neighbours).copied();
-            out.extend(from.map(|peer| (peer, Frame::Ask(self.ask(at).into()))));
-        }
+        self.catch_up(at, now, dice, out);
     }
 
     /// What it thinks of a peer.
@@ -460,38 +414,5 @@ fn judge_score(score: f64) -> Standing {
         Standing::Wary
     } else {
         Standing::Fair
-    }
-}
-
-fn learnt(heard: Heard) -> Learnt {
-    match heard {
-        Heard::Heartbeat { node, body } => Learnt::Heartbeat {
-            node,
-            sequence: body.sequence,
-            expires: UnixMillis(body.expires_at_ms),
-            payload: body.encode_to_vec(),
-        },
-        Heard::Capability { node, body } => Learnt::Capability {
-            node,
-            sequence: body.sequence,
-            expires: UnixMillis(body.expires_at_ms),
-            payload: body.encode_to_vec(),
-        },
-        Heard::Checkpoint(known) => Learnt::Checkpoint {
-            signer: known.envelope.claimed_signer(),
-            sequence: known.checkpoint.sequence,
-            payload: known.envelope.unverified_payload().to_vec(),
-        },
-    }
-}
-
-impl Learnt {
-    /// Of what was said.
-    pub fn sequence(&self) -> u64 {
-        match self {
-            Self::Heartbeat { sequence, .. }
-            | Self::Capability { sequence, .. }
-            | Self::Checkpoint { sequence, .. } => *sequence,
-        }
     }
 }

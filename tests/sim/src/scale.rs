@@ -112,7 +112,7 @@ pub fn judgement(count: u32, elapsed: impl Fn() -> Duration) -> Judgement {
             let judged = rules.judge(at, &from, Topic::Heartbeat(0), message, check);
             assert_eq!(judged.verdict, Verdict::Accept, "an honest heartbeat");
         }
-        (elapsed() - begin).as_secs_f64() * 1e6 / f64::from(count)
+        elapsed().saturating_sub(begin).as_secs_f64() * 1e6 / f64::from(count)
     };
     Judgement {
         rest_us: judged(&Believe),

@@ -105,8 +105,8 @@ mod tests {
         let mut clock = PeerClock::new(1_500, 100);
         let before = clock.moment(At::secs(100));
         assert_eq!(before.wall.0, EPOCH_MS + 100_000 + 1_500 + 10);
-        assert_eq!(before.monotonic, Duration::from_micros(100_010_000));
-        clock.slept(Duration::from_secs(60));
+        assert_eq!(before.monotonic, Duration::from_millis(100_010));
+        clock.slept(Duration::from_mins(1));
         clock.jump(-500);
         let after = clock.moment(At::secs(160));
         assert_eq!(after.monotonic, before.monotonic);

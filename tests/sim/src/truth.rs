@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use owm_proto::{Envelope, PublicKey, Purpose, Sha256};
 
-use crate::{dice::FixedMap, frame::MessageId};
+use crate::{
+    dice::{FixedMap, FixedSet},
+    frame::MessageId,
+};
 
 /// What was signed by the keys' holders.
 #[derive(Debug, Default)]
 pub struct Truth {
-    said: FixedMap<[u8; 32], ()>,
+    said: FixedSet<[u8; 32]>,
     /// The highest honest checkpoint.
     newest_checkpoint: u64,
     split_releases: BTreeSet<u64>,
@@ -32,7 +35,7 @@ impl Truth {
     pub fn said(&mut self, envelope: &Envelope, purpose: Purpose) {
         let payload = Sha256::of(envelope.unverified_payload());
         let key = envelope.claimed_signer();
-        self.said.insert(name(&key, purpose, &payload), ());
+        self.said.insert(name(&key, purpose, &payload));
     }
 
     /// An honest checkpoint has been published.
@@ -68,7 +71,7 @@ impl Truth {
     /// Whether `key` has really signed this payload for this purpose.
     pub fn holds(&self, key: &PublicKey, purpose: Purpose, payload: &[u8]) -> bool {
         let name = name(key, purpose, &Sha256::of(payload));
-        self.said.contains_key(&name)
+        self.said.contains(&name)
     }
 }
 

@@ -1,8 +1,9 @@
 //! A run: the peers of a scenario, their agenda, and the order in which everything happens. `world::links`
-//! connects and sends, `world::acts` is what peers do and what befalls them. Must stay true: nothing here
+//! connects and sends, `world::acts` is what peers do and what befalls them, `world::hears` what they hear. Must stay true: nothing here
 //! depends on anything but the scenario.
 
 mod acts;
+mod hears;
 mod links;
 
 use std::{
@@ -104,7 +105,7 @@ pub enum Kind {
         /// Its memory.
         node: Option<Box<Node>>,
         /// Its disk.
-        store: Store,
+        store: Box<Store>,
         /// Its membership statement, if it has one.
         membership: Option<Envelope>,
     },
@@ -199,18 +200,15 @@ impl World {
 
     fn populate(&mut self) {
         for number in 0..self.scenario.peers() {
-            let (place, clock, kind) = match self.scenario.honest.get(number) {
-                Some(honest) => (honest.place, honest.clock, {
-                    let key = identity(number as u32).public;
-                    self.honest_kind(honest.member.then_some(key))
-                }),
-                None => {
-                    let liar = self.scenario.liars[number - self.scenario.honest.len()];
-                    let kind = self.liar_kind(identity(number as u32), liar.deed);
-                    (liar.place, PeerClock::default(), kind)
-                }
-            };
             let identity = identity(number as u32);
+            let (place, clock, kind) = if let Some(honest) = self.scenario.honest.get(number) {
+                let kind = self.honest_kind(honest.member.then_some(identity.public));
+                (honest.place, honest.clock, kind)
+            } else {
+                let liar = self.scenario.liars[number - self.scenario.honest.len()];
+                let kind = self.liar_kind(identity.clone(), liar.deed);
+                (liar.place, PeerClock::default(), kind)
+            };
             self.numbers.insert(identity.public.0, Peer(number as u32));
             if number < self.scenario.honest.len() {
                 self.honest_keys.push(identity.public);
