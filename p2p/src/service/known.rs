@@ -7,7 +7,7 @@ use owm_proto::{
     Envelope, Sha256, SignerRule, UnixMillis,
     envelope::Purpose,
     genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
-    gossip::{Bootstrap, Checkpoint},
+    gossip::Checkpoint,
     manifest::Manifest,
     statement::Statement as _,
 };
@@ -63,11 +63,6 @@ impl Known {
     /// Of the newest checkpoint, 0: none.
     pub(super) fn sequence(&self) -> u64 {
         self.newest().map_or(0, |newest| newest.checkpoint.sequence)
-    }
-
-    pub(super) fn parameters(&self, now: UnixMillis) -> Bootstrap {
-        let known = self.documents();
-        known.map_or_else(Bootstrap::before_any, |known| known.parameters(now))
     }
 
     /// Adds what is new in `offered`; whether anything was.
