@@ -1,6 +1,6 @@
 //! Puts a swarm's behaviours together from its settings: the numbers, each with its reason.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
     StreamProtocol, allow_block_list,
@@ -9,8 +9,7 @@ use libp2p::{
     dcutr,
     gossipsub::{
         self, CallbackSubscriptionFilter, MaxCountSubscriptionFilter, MessageAuthenticity,
-        MessageId, PeerScoreParams, PeerScoreThresholds, TopicHash, TopicScoreParams,
-        ValidationMode,
+        MessageId, TopicHash, ValidationMode,
     },
     identify,
     identity::Keypair,
@@ -26,10 +25,9 @@ use owm_proto::{
 use crate::{
     NetworkPolicy, P2pError, SwarmConfig,
     behaviour::{Behaviour, Gossip, Open},
-    gossip::Topics,
+    gossip::{Topics, scoring},
     guard::Guard,
     meet,
-    peer::score,
 };
 
 /// The longest that a message may be valid: for so long is it known by its hash.
@@ -49,14 +47,12 @@ const GOSSIP_PEERS_MIN: usize = 4;
 /// machines whose cores are busy, need more than libp2p's 3 s.
 const IWANT_TIME: Duration = Duration::from_secs(10);
 
-/// Topic name and protobuf around one gossip message.
-const FRAME_BYTES: usize = 1 << 10;
+/// Topic name and protobuf around one gossip message, and what may already have been read of the next one:
+/// gossipsub 0.50 measures all that is buffered (8 KiB a read) against its limit, and breaks the stream.
+const FRAME_BYTES: usize = 16 << 10;
 
 /// Topics that one peer may subscribe to: a coordinator's of 2,048 shards.
 const SUBSCRIPTIONS_MAX: usize = 2 * 2_048 + 1;
-
-/// Peers of one address that are not suspicious yet (offices, NAT); more cost score.
-const COLOCATED_MAX: f64 = 16.0;
 
 /// Handshakes under way in each direction: a flood of them must not hold memory.
 const PENDING_MAX: u32 = 64;
@@ -107,7 +103,7 @@ pub(crate) fn behaviour(
         blocked,
         ping: ping::Behaviour::default(),
         meet: meet::behaviour(network),
-        gossip: gossip(network)?,
+        gossip: gossip(config, network)?,
         dht: dht(key, network),
         open: open.into(),
     })
@@ -153,7 +149,8 @@ fn limits(config: &SwarmConfig) -> ConnectionLimits {
         .with_max_pending_outgoing(Some(PENDING_MAX))
 }
 
-fn gossip(network: &NetworkId) -> Result<Gossip, P2pError> {
+fn gossip(config: &SwarmConfig, network: &NetworkId) -> Result<Gossip, P2pError> {
+    let scores = scoring::peer_score_params(config.policy, config.connections_per_address);
     let refused = |error: &dyn std::fmt::Display| P2pError::Transport(format!("gossip: {error}"));
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
@@ -184,62 +181,9 @@ fn gossip(network: &NetworkId) -> Result<Gossip, P2pError> {
         Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
             .map_err(|error| refused(&error))?;
     gossip
-        .with_peer_score(peer_scores(), score_thresholds())
+        .with_peer_score(scores, scoring::peer_score_thresholds())
         .map_err(|error| refused(&error))?;
     Ok(gossip)
-}
-
-/// Where gossipsub turns away: the prices are in `peer::score`.
-fn score_thresholds() -> PeerScoreThresholds {
-    PeerScoreThresholds {
-        gossip_threshold: score::GOSSIP_BELOW,
-        publish_threshold: score::PUBLISH_BELOW,
-        graylist_threshold: score::GRAYLIST_BELOW,
-        accept_px_threshold: 1_000.0,
-        opportunistic_graft_threshold: 1.0,
-    }
-}
-
-fn peer_scores() -> PeerScoreParams {
-    PeerScoreParams {
-        topics: HashMap::new(),
-        topic_score_cap: 20.0,
-        app_specific_weight: 1.0,
-        ip_colocation_factor_weight: -5.0,
-        ip_colocation_factor_threshold: COLOCATED_MAX,
-        // All peers of a devnet share the loopback address (facts §10).
-        ip_colocation_factor_whitelist: [
-            std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-        ]
-        .into(),
-        behaviour_penalty_weight: -10.0,
-        // A machine that is overloaded for some seconds breaks a few promises; with each one it would send
-        // less, and get less, until nobody talks to it: seen with 50 peers on two busy cores.
-        behaviour_penalty_threshold: 20.0,
-        behaviour_penalty_decay: gossipsub::score_parameter_decay(Duration::from_mins(10)),
-        retain_score: Duration::from_hours(1),
-        ..PeerScoreParams::default()
-    }
-}
-
-/// Topics are sparse: missing deliveries (P3, P3b) say nothing. Invalid ones (P4) weigh heavily and are
-/// forgotten over an hour: five cost 100, beside what the application score takes.
-pub(crate) fn topic_scores() -> TopicScoreParams {
-    TopicScoreParams {
-        topic_weight: 1.0,
-        time_in_mesh_weight: 0.01,
-        time_in_mesh_quantum: Duration::from_secs(1),
-        time_in_mesh_cap: 1_000.0,
-        first_message_deliveries_weight: 0.1,
-        first_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_mins(10)),
-        first_message_deliveries_cap: 50.0,
-        mesh_message_deliveries_weight: 0.0,
-        mesh_failure_penalty_weight: 0.0,
-        invalid_message_deliveries_weight: -4.0,
-        invalid_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_hours(1)),
-        ..TopicScoreParams::default()
-    }
 }
 
 fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryStore> {

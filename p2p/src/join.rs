@@ -76,10 +76,10 @@ pub enum JoinError {
     NoPeers,
     /// All failed.
     #[error(
-        "none of {} peers could be joined through:{}\nask for a newer invite, or check this machine's \
+        "none of {} peers could be joined through:\n  {}\nask for a newer invite, or check this machine's \
          connection",
         .0.len(),
-        .0.iter().map(|failure| format!("\n  {failure}")).collect::<String>()
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
     )]
     Unreachable(Vec<Unavailable>),
     /// The swarm could not be made.

@@ -236,6 +236,15 @@ fn build(
     Ok(Swarm::new(transport.connections, behaviour, me, settings))
 }
 
+/// The last in the chain: libp2p's own errors say nothing around the system's.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
 fn listen(
     swarm: &mut Swarm<Behaviour>,
     config: &SwarmConfig,
@@ -245,7 +254,7 @@ fn listen(
         let listener = swarm.listen_on(address.clone());
         listeners.insert(listener.map_err(|error| P2pError::Listen {
             address: address.clone(),
-            reason: error.to_string(),
+            reason: root_cause(&error),
         })?);
     }
     for address in &config.external {

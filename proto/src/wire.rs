@@ -10,12 +10,14 @@ use crate::{
     missing_docs,
     reason = "generated: the comments are in the .proto file"
 )]
-#[expect(
-    clippy::pedantic,
-    clippy::all,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
+#[expect(clippy::pedantic, clippy::all, reason = "generated")]
+#[cfg_attr(
+    feature = "grpc",
+    expect(
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated: tonic's stubs"
+    )
 )]
 pub mod coordinator {
     include!("gen/owm.coordinator.v1.rs");

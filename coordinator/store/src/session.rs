@@ -136,6 +136,8 @@ pub struct SignOfLife {
     pub node: NodeId,
     /// When it arrived.
     pub at: UnixMillis,
+    /// Whether it is news: what gossip has brought before counts no second minute, but the session lives.
+    pub fresh: bool,
 }
 
 /// Folds signs of life into minutes and `last_heartbeat`, all in two statements. Nodes are locked in
@@ -143,15 +145,17 @@ pub struct SignOfLife {
 #[tracing::instrument(name = "db.session.fold_signs", skip_all, err)]
 pub async fn signs_fold(tx: &mut Tx, signs: &[SignOfLife]) -> Result<(), StoreError> {
     let nodes: Vec<_> = signs.iter().map(|s| s.node.0).collect();
+    let counted: Vec<_> = signs.iter().filter(|s| s.fresh).map(|s| s.node.0).collect();
     let minutes: Vec<i64> = signs
         .iter()
+        .filter(|s| s.fresh)
         .map(|s| (s.at.0 / 60_000).cast_signed())
         .collect();
     let times: Vec<_> = signs.iter().map(|s| to_pg(s.at)).collect();
     sqlx::query!(
         "INSERT INTO node_minutes (node_id, minute)
          SELECT DISTINCT * FROM unnest($1::uuid[], $2::bigint[]) ON CONFLICT DO NOTHING",
-        &nodes,
+        &counted,
         &minutes
     )
     .execute(&mut *tx.inner)

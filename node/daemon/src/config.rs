@@ -111,7 +111,7 @@ owm_service::config! {
         pub external: Vec<String> = Vec::new(),
         /// Peers to begin with, beside those of the invite: addresses that end in `/p2p/12D3KooW…`.
         pub peers: Vec<String> = Vec::new(),
-        /// Names whose `_dnsaddr` TXT records list peers: `["seed.example.org"]`.
+        /// Names under which peers listen on port 4001: `["seed.example.org"]`.
         pub dns: Vec<String> = Vec::new(),
         /// Finds peers in the local network, which tells everybody there that a node runs here.
         pub mdns: bool = false,

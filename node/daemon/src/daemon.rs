@@ -124,20 +124,13 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let unacked = log
         .run(move |log| log.close_interrupted(now).and_then(|_| log.unacked()))
         .await?;
-    let identity = Identity::from_pkcs8_der(&parts.key.to_pkcs8_der())?;
-    let timeout = config.coordinator.call_timeout.get();
-    let coordinator = Coordinator::new(&parts.dialer, &identity, &parts.invite, timeout)
-        .map_err(RunError::usage)?;
+    let coordinator = coordinator(&parts)?;
     let checks = Checks::new(&parts.readiness);
     let (status, shown) = watch::channel(first_picture(&parts, coordinator.target(), now));
     let orders = OrderBook::open(&parts.home, Arc::clone(&frame.clock));
     let metrics = Metrics::new(&frame.metrics);
     let activity = Activity::new(metrics.clone());
-    let (sampled, machine) = watch::channel(Machine::default());
-    let shelf = Shelf::new(parts.home.models(), caps.disk);
-    let folder = parts.home.path().to_owned();
-    let sampling = machine::watch(shelf, folder, metrics.machine.clone(), sampled);
-    let _sampling = AbortOnDrop(tokio::spawn(sampling));
+    let (_sampling, machine) = sample(&parts, &caps, &metrics);
     let meeting = Meeting::prepare(&frame, &parts, &status).await?;
     let swarm = meeting.start(&frame, &parts, &caps, &log, &metrics)?;
     let sources = Sources {
@@ -163,15 +156,14 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         swarm.stop().await;
         return Ok(());
     };
-    let (hints, hint) = watch::channel(None);
-    let (model_events, models) = mpsc::channel(MODEL_QUEUE);
     let networks = Networks::new(meeting.book.follow(), known);
     let mut settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &networks)?;
     settings.metrics = Some(metrics.downloads.clone());
     settings.heard = swarm.newest();
-    let _keeper = AbortOnDrop(tokio::spawn(
-        Keeper::new(settings, hint, model_events).run(),
-    ));
+    let (hints, hint) = watch::channel(None);
+    let (model_events, models) = mpsc::channel(MODEL_QUEUE);
+    let keeping = Keeper::new(settings, hint, model_events).run();
+    let _keeper = AbortOnDrop(tokio::spawn(keeping));
     let setup = Setup {
         caps,
         log,
@@ -191,6 +183,25 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let outcome = Daemon::new(&frame, &parts, setup).serve(&frame).await;
     swarm.stop().await;
     outcome
+}
+
+fn coordinator(parts: &Parts) -> Result<Coordinator, RunError> {
+    let identity = Identity::from_pkcs8_der(&parts.key.to_pkcs8_der())?;
+    let timeout = parts.config.coordinator.call_timeout.get();
+    Coordinator::new(&parts.dialer, &identity, &parts.invite, timeout).map_err(RunError::usage)
+}
+
+/// Looks at what the process takes of the machine, until the first value is dropped.
+fn sample(
+    parts: &Parts,
+    caps: &Caps,
+    metrics: &Metrics,
+) -> (AbortOnDrop, watch::Receiver<Machine>) {
+    let (sampled, machine) = watch::channel(Machine::default());
+    let shelf = Shelf::new(parts.home.models(), caps.disk);
+    let folder = parts.home.path().to_owned();
+    let sampling = machine::watch(shelf, folder, metrics.machine.clone(), sampled);
+    (AbortOnDrop(tokio::spawn(sampling)), machine)
 }
 
 /// Ends a task with its owner.

@@ -11,6 +11,7 @@ mod model;
 mod network;
 mod process;
 mod settings;
+mod swarm;
 mod tasklog;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -94,6 +95,7 @@ pub async fn examine(options: Options, time: SharedClock) -> Vec<Finding> {
     let ground = Arc::new(ground);
     let mut findings = settings::judge(&examined, &ground);
     findings.extend(process::judge(&ground));
+    findings.extend(swarm::judge(&ground));
     let reached = reach(&ground, &time).await;
     findings.extend(together(checks(&ground, &reached)).await);
     findings
@@ -163,6 +165,7 @@ fn checks(ground: &Arc<Ground>, reached: &[Reached]) -> Vec<Check<'static>> {
     ];
     let on_disk = [
         ("port.health", port_check as fn(&Ground) -> Vec<Finding>),
+        ("port.swarm", swarm::check_ports),
         ("files", files_check),
         ("backup", backup_check),
         ("disk.fsync", fsync_check),

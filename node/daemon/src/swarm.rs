@@ -6,12 +6,16 @@ mod capability;
 mod checkpoint;
 mod listen;
 mod picture;
-mod remembered;
 mod runner;
 mod schedule;
 mod serving;
 mod settings;
+mod ways;
 
 pub use picture::{NewestPicture, NodePicture, PeerPicture, SwarmPicture};
 pub use runner::{Identity, Setup, Swarm};
 pub use settings::{Settings, SettingsError};
+pub use ways::{addresses, resolver};
+
+pub(crate) use checkpoint::store as keep_checkpoint;
+pub(crate) use runner::SwarmClock;

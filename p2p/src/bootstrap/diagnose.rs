@@ -196,7 +196,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)>
 
 fn detail(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
-    for text in chain(error).iter().map(|link| link.to_string()) {
+    for text in chain(error).iter().map(ToString::to_string) {
         if !text.is_empty() && !texts.iter().any(|told| told.contains(&text)) {
             texts.push(text);
         }
@@ -344,9 +344,10 @@ pub fn bad_document(target: impl Into<String>, what: &str) -> Unavailable {
 
 /// Its documents do not hold at our time, but at its own.
 pub fn clock(target: impl Into<String>, ours: UnixMillis, theirs: UnixMillis) -> Unavailable {
-    let (apart, word) = match ours > theirs {
-        true => (ours.since(theirs), "ahead of"),
-        false => (theirs.since(ours), "behind"),
+    let (apart, word) = if ours > theirs {
+        (ours.since(theirs), "ahead of")
+    } else {
+        (theirs.since(ours), "behind")
     };
     Unavailable {
         target: target.into(),

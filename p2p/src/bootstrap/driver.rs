@@ -329,7 +329,7 @@ impl Driver {
     }
 
     /// The peer is of no use, and the service closes the connection.
-    pub fn refused(&mut self, peer: PeerId, told: Unavailable) {
+    pub fn refused(&mut self, peer: PeerId, told: &Unavailable) {
         self.changed = true;
         let now = self.clock.moment();
         self.plan.refused(peer, told, now, &mut self.rng);

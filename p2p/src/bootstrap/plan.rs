@@ -295,7 +295,7 @@ impl Plan {
 
     /// The peer is connected but of no use (another network, another version, it lies): the service closes the
     /// connection, and it is not dialled for long.
-    pub fn refused(&mut self, peer: PeerId, told: Unavailable, now: Moment, rng: &mut impl Rng) {
+    pub fn refused(&mut self, peer: PeerId, told: &Unavailable, now: Moment, rng: &mut impl Rng) {
         let Some(link) = self.links.remove(&peer) else {
             return;
         };
@@ -318,9 +318,12 @@ impl Plan {
         let dialled = link.dialled.into_iter();
         let addresses = dialled.map(|(address, _)| Target::Address(address));
         for target in addresses.chain([Target::Peer(peer)]) {
-            self.pause(&target, |pause| match lasted {
-                true => pause.start_again(now.monotonic, rng),
-                false => pause.fail(now.monotonic, rng),
+            self.pause(&target, |pause| {
+                if lasted {
+                    pause.start_again(now.monotonic, rng);
+                } else {
+                    pause.fail(now.monotonic, rng);
+                }
             });
         }
     }

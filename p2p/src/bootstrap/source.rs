@@ -116,10 +116,10 @@ impl DnsSource {
         };
         let mut addresses: Vec<_> = ips.into_iter().flat_map(of_ip).collect();
         addresses.retain(|a| allowed(self.policy, a) && Group::of(a) != Group::Other);
-        match addresses.is_empty() {
-            true => Err(diagnose::forbidden(&dns, self.policy)),
-            false => Ok(addresses),
+        if addresses.is_empty() {
+            return Err(diagnose::forbidden(&dns, self.policy));
         }
+        Ok(addresses)
     }
 }
 

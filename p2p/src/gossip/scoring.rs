@@ -39,9 +39,10 @@ pub fn peer_score_params(policy: NetworkPolicy, peers_per_address: u32) -> PeerS
         ip_colocation_factor_weight: by_address,
         ip_colocation_factor_threshold: f64::from(peers_per_address.max(1)),
         ip_colocation_factor_whitelist: loopback.into_iter().collect(),
-        // A promise is broken now and then on a loaded machine; six within a minute are not chance.
+        // A machine that is overloaded for some seconds breaks a few promises; with each one it would send
+        // less, and get less, until nobody talks to it: seen with 50 peers on two busy cores.
         behaviour_penalty_weight: -2.0,
-        behaviour_penalty_threshold: 6.0,
+        behaviour_penalty_threshold: 20.0,
         behaviour_penalty_decay: decay(Duration::from_mins(1)),
         decay_interval: FADED_EVERY,
         decay_to_zero: 0.01,

@@ -60,7 +60,7 @@ pub(super) fn verified(
     let newest = match (response.checkpoint, response.manifest) {
         (Some(checkpoint), Some(manifest)) => {
             let newest = newest(&documents, checkpoint, manifest);
-            Some(newest.map_err(|what| bad(what))?)
+            Some(newest.map_err(bad)?)
         }
         _ => None,
     };

@@ -1,7 +1,7 @@
 //! The loop of one joining: resolves, dials all at once, asks each that answers, ends with the first good answer.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     future::pending,
 };
 
@@ -78,13 +78,11 @@ impl Joining {
         }
         let mut joined = None;
         while joined.is_none() && self.hopes() {
-            match timeout_at(deadline, self.turn()).await {
-                Ok(answer) => joined = answer,
-                Err(_) => {
-                    self.out_of_time();
-                    break;
-                }
-            }
+            let Ok(answer) = timeout_at(deadline, self.turn()).await else {
+                self.out_of_time();
+                break;
+            };
+            joined = answer;
         }
         let mut failures: Vec<_> = self.failures.into_values().collect();
         match joined {
@@ -143,8 +141,9 @@ impl Joining {
                 ..
             } => {
                 let address = self.dials.remove(&connection_id)?;
-                if !self.reached.contains_key(&peer_id) {
-                    self.reached.insert(peer_id, address);
+                // Its other addresses lead to the same answer.
+                if let Entry::Vacant(first) = self.reached.entry(peer_id) {
+                    first.insert(address);
                     self.ask(peer_id);
                 }
                 None

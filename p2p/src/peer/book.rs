@@ -111,9 +111,8 @@ impl Book {
             return false;
         }
         if let Some(known) = self.peers.get_mut(&peer) {
-            return claims
-                .into_iter()
-                .fold(false, |new, claim| known.claim(claim) || new);
+            let new = claims.into_iter().map(|claim| known.claim(claim));
+            return new.filter(|new| *new).count() > 0;
         }
         if !self.make_room_for(origin, now) {
             return false;

@@ -78,9 +78,9 @@ pub fn allowed(policy: NetworkPolicy, address: &Multiaddr) -> bool {
         (NetworkPolicy::Clearnet, Some(first)) => name_of(&first).is_some(),
         (NetworkPolicy::LoopbackOnly, Some(Protocol::Ip4(ip))) => ip.is_loopback(),
         (NetworkPolicy::LoopbackOnly, Some(Protocol::Ip6(ip))) => unmapped(ip.into()).is_loopback(),
-        (NetworkPolicy::LoopbackOnly, Some(Protocol::Memory(_))) => true,
+        (NetworkPolicy::LoopbackOnly, Some(Protocol::Memory(_)))
+        | (NetworkPolicy::OnionOnly, Some(Protocol::Onion3(_))) => true,
         (NetworkPolicy::LoopbackOnly, Some(first)) => name_of(&first) == Some("localhost".into()),
-        (NetworkPolicy::OnionOnly, Some(Protocol::Onion3(_))) => true,
         (_, None) | (NetworkPolicy::OnionOnly, Some(_)) => false,
     }
 }
@@ -118,8 +118,7 @@ fn name_of(protocol: &Protocol<'_>) -> Option<String> {
 fn has_port(address: &Multiaddr) -> bool {
     let parts: Vec<_> = address.iter().take(3).collect();
     match parts.as_slice() {
-        [_, Protocol::Tcp(port), ..] => *port != 0,
-        [_, Protocol::Udp(port), Protocol::QuicV1] => *port != 0,
+        [_, Protocol::Tcp(port), ..] | [_, Protocol::Udp(port), Protocol::QuicV1] => *port != 0,
         [Protocol::Onion3(onion), ..] => onion.port() != 0,
         [Protocol::Memory(port), ..] => *port != 0,
         _ => false,

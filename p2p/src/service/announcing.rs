@@ -5,8 +5,8 @@ use owm_proto::{Envelope, Purpose, StrictEd25519};
 
 use super::{Service, hearing::Source};
 use crate::{
-    Documents, P2pError, Rules, assemble,
-    gossip::{IgnoreReason, Judged, Topic, Verdict},
+    Documents, P2pError, Rules,
+    gossip::{IgnoreReason, Judged, Topic, Verdict, scoring},
     news::NewestCheckpoint,
 };
 
@@ -53,17 +53,19 @@ impl Service {
         for topic in &wanted {
             let topic = IdentTopic::new(topics.name(*topic).to_string());
             // Both fail only for what the filter refuses, and it takes ours.
-            let _ = gossip.set_topic_params(topic.clone(), assemble::topic_scores());
+            let _ = gossip.set_topic_params(topic.clone(), scoring::topic_score_params());
             let _ = gossip.subscribe(&topic);
         }
         self.subscribed = wanted;
         self.topics = Some(topics);
         self.dht.changed();
         // What has been said in the old shard is said in the new one, and what waited for the documents now.
-        for kept in [&mut self.own.heartbeat, &mut self.own.capability] {
-            if let Some(kept) = kept {
-                kept.sent = false;
-            }
+        let own = &mut self.own;
+        for kept in [&mut own.heartbeat, &mut own.capability]
+            .into_iter()
+            .flatten()
+        {
+            kept.sent = false;
         }
         self.retry_announcements();
         self.dirty = true;

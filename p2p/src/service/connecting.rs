@@ -121,7 +121,7 @@ impl Service {
     pub(super) fn refuse_version(&mut self, peer: PeerId, detail: &str) {
         let mut told = diagnose::other_network(peer.to_string());
         told.reason = format!("{detail}: {}", told.reason);
-        self.ways.refused(peer, told);
+        self.ways.refused(peer, &told);
         // It has gone by itself.
         let _ = self.swarm.disconnect_peer_id(peer);
     }

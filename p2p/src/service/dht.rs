@@ -144,7 +144,7 @@ impl Service {
             } => {
                 match result {
                     QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
-                        self.on_record_found(found);
+                        self.on_record_found(&found);
                     }
                     QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {
                         providers,
@@ -220,7 +220,7 @@ impl Service {
         self.dht.shard_keys.contains_key(key)
     }
 
-    fn on_record_found(&mut self, found: PeerRecord) {
+    fn on_record_found(&mut self, found: &PeerRecord) {
         let Some(sequence) = self.sequence_of(&found.record.value) else {
             self.counts.records_refused += 1;
             return;

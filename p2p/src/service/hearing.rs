@@ -122,11 +122,11 @@ impl Service {
 
     /// A newcomer's own capability: the others of our shard hear of it through us, for it may not be in
     /// gossip's mesh yet.
-    pub(super) fn introduce(&mut self, from: PeerId, envelope: Envelope) {
+    pub(super) fn introduce(&mut self, from: PeerId, envelope: &Envelope) {
         let own = peer::public_key(&from) == Some(envelope.claimed_signer());
         let bytes = envelope.to_stored();
-        let before = self.heard_of(&envelope);
-        if !own || !self.hear_told(from, envelope.clone()) || before == self.heard_of(&envelope) {
+        let before = self.heard_of(envelope);
+        if !own || !self.hear_told(from, envelope.clone()) || before == self.heard_of(envelope) {
             return;
         }
         let Some(topics) = self.topics else { return };

@@ -158,7 +158,7 @@ impl Service {
     fn learn_from_request(&mut self, peer: PeerId, request: MeetRequest) {
         self.compare_clocks(peer, UnixMillis(request.now_ms));
         if let Ok(capability) = Envelope::from_wire(request.capability) {
-            self.introduce(peer, capability);
+            self.introduce(peer, &capability);
         }
         if let Ok(checkpoint) = Envelope::from_wire(request.checkpoint) {
             // If it is newer, this asks back for its manifest.

@@ -15,8 +15,14 @@ use libp2p::{
 use super::Service;
 use crate::{NetworkPolicy, view::Reachability};
 
-/// So many failed tests without a successful one, and we are taken for unreachable.
-const FAILED_TESTS: u32 = 2;
+/// So many failed tests without a successful one, and we are taken for unreachable. One must do: identify
+/// tells one address for each transport, whoever observed it, and AutoNAT tests each only once. Who is taken
+/// for unreachable by mistake only reserves places on relays.
+const FAILED_TESTS: u32 = 1;
+
+/// Whom nobody has reached so long after strangers were asked is unreachable too: a test whose packets are
+/// dropped outlasts libp2p's 10 s for an answer and is repeated for ever without a verdict.
+const UNREACHED_MAX: Duration = Duration::from_secs(30);
 
 /// Relays that carry our connections.
 const RELAYS_WANTED: usize = 2;
@@ -32,6 +38,8 @@ const RESERVE_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Reach {
     failed: u32,
     private: bool,
+    /// Since when strangers could have reached us.
+    asked_since: Option<Duration>,
     relays: BTreeMap<PeerId, Multiaddr>,
     circuits: HashMap<ListenerId, PeerId>,
     next: Duration,
@@ -112,9 +120,28 @@ impl Service {
         }
     }
 
+    /// Gives up waiting for a verdict of AutoNAT.
+    fn judge_silence(&mut self, now: Duration) {
+        let outside = |link: &super::connecting::Link| {
+            let address = &link.address;
+            link.dialled && !is_relayed(address) && !crate::transport::is_loopback(address)
+        };
+        let asked = self.peers.values().any(|p| p.links.values().any(outside));
+        if !asked || self.reachability() != Reachability::Unknown {
+            self.reach.asked_since = None;
+            return;
+        }
+        let since = *self.reach.asked_since.get_or_insert(now);
+        if now.saturating_sub(since) >= UNREACHED_MAX {
+            self.reach.private = true;
+            self.follow_reachability();
+        }
+    }
+
     /// Asks relays to carry our connections, if nobody can reach us.
     pub(super) fn reserve(&mut self) {
         let now = self.clock.monotonic();
+        self.judge_silence(now);
         let wanted = self.config.policy != NetworkPolicy::OnionOnly
             && (self.reach.private || self.config.listen.is_empty())
             && self.reachability() != Reachability::Public;

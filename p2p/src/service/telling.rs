@@ -57,3 +57,34 @@ impl Teller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::{PublicKey, wire::coordinator::HeartbeatBody, wire::gossip::CapabilityBody};
+
+    use super::*;
+
+    #[test]
+    fn a_slow_daemon_loses_heartbeats_before_capabilities() {
+        let (sender, mut queue) = mpsc::channel(super::super::NEWS_QUEUE);
+        let mut teller = Teller::new(sender);
+        let node = PublicKey([1; 32]);
+        let heartbeat = || News::Heartbeat {
+            node,
+            body: HeartbeatBody::default(),
+        };
+        let capability = || News::Capability {
+            node,
+            body: Box::new(CapabilityBody::default()),
+        };
+        let told = std::iter::repeat_with(|| teller.tell(heartbeat()));
+        let told = told.take_while(|told| *told).count();
+        assert_eq!(told, super::super::NEWS_QUEUE - KEPT_FREE + 1);
+        assert!(teller.tell(capability()));
+        let capabilities = std::iter::repeat_with(|| teller.tell(capability()));
+        capabilities.take_while(|told| *told).for_each(drop);
+        assert!(!teller.tell(capability()), "full");
+        assert!(queue.try_recv().is_ok());
+        assert!(!teller.tell(heartbeat()) && teller.tell(capability()));
+    }
+}

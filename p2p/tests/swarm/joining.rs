@@ -213,7 +213,9 @@ async fn a_liar_is_found_out_and_the_honest_peer_is_believed() {
     assert_eq!(joined.from, alice.handle.peer());
     assert_eq!(joined.newest, Some(newest));
     alice.stop().await;
-    liars.iter().for_each(|(_, task)| task.abort());
+    for (_, task) in liars {
+        task.abort();
+    }
 }
 
 /// Another clock, so far away.

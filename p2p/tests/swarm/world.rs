@@ -34,6 +34,10 @@ pub(crate) const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 pub(crate) struct SystemClock(Instant);
 
 impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that is passed in"
+    )]
     fn wall(&self) -> UnixMillis {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         UnixMillis(since.unwrap().as_millis() as u64)
@@ -267,8 +271,22 @@ impl Peer {
         let shown = tokio::time::timeout(PATIENCE, view.wait_for(shown)).await;
         match shown {
             Ok(view) => view.unwrap().clone(),
-            Err(_) => panic!("not seen: {what}; view: {:#?}", self.handle.view().borrow()),
+            Err(tokio::time::error::Elapsed { .. }) => {
+                panic!("not seen: {what}; view: {:#?}", self.handle.view().borrow())
+            }
         }
+    }
+
+    /// Waits until it has counted something: counts are shown with the views.
+    pub(crate) async fn counted(&self, what: &str, enough: impl Fn(&owm_p2p::Counts) -> bool) {
+        let mut view = self.handle.view();
+        let counted = async {
+            while !enough(&self.handle.counts()) {
+                view.changed().await.expect("the swarm runs");
+            }
+        };
+        let counted = tokio::time::timeout(PATIENCE, counted).await;
+        assert!(counted.is_ok(), "{what}: {:?}", self.handle.counts());
     }
 
     pub(crate) async fn connected(&self, n: usize) -> Arc<SwarmView> {
@@ -288,7 +306,7 @@ impl Peer {
         };
         match tokio::time::timeout(PATIENCE, next).await {
             Ok(found) => found,
-            Err(_) => panic!(
+            Err(tokio::time::error::Elapsed { .. }) => panic!(
                 "no news: {what}; counts: {:?}; view: {:#?}",
                 self.handle.counts(),
                 self.handle.view().borrow()

@@ -61,6 +61,7 @@ impl Network {
             rpc: Port::take(None)?,
             api: Port::take(None)?,
             health: Port::take(None)?,
+            p2p: Port::take(None)?,
         };
         let settings = vec![
             ("api", "open", false.into()),

@@ -44,6 +44,7 @@ const COMMENT: &str = "\
 #   [policy] stake         no Lightning channel is asked for
 #   [policy.minima.t1]     a laptop passes for a t1 machine
 #   [scheduler] heartbeat  every 5 s instead of every minute, so that one sees it move
+#   [p2p] network          peers on this machine only
 ";
 
 /// Where a coordinator listens.
@@ -55,6 +56,8 @@ pub struct CoordinatorPorts {
     pub api: Port,
     /// Health and metrics.
     pub health: Port,
+    /// The swarm.
+    pub p2p: Port,
 }
 
 /// A coordinator with its folder; running or not.
@@ -155,6 +158,8 @@ impl Coordinator {
             ("policy", "stake", text("not required")),
             ("policy", "minima", minima()),
             ("scheduler", "heartbeat", text("5s")),
+            ("p2p", "network", text(settings::LOOPBACK_ONLY)),
+            ("p2p", "listen", settings::peer_addresses(&self.ports.p2p)),
         ]
     }
 
@@ -262,6 +267,11 @@ impl Coordinator {
     /// Its health port's URL, without a path.
     pub fn health_url(&self) -> String {
         format!("http://{}", self.ports.health.address())
+    }
+
+    /// Where its peer listens, TCP and UDP.
+    pub fn p2p_address(&self) -> String {
+        self.ports.p2p.address()
     }
 
     /// Its folder: keys, genesis document, blobs.

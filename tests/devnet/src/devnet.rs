@@ -31,6 +31,7 @@ use crate::{
 const API_PORT: u16 = 8080;
 const RPC_PORT: u16 = 9000;
 const HEALTH_PORT: u16 = 9090;
+const P2P_PORT: u16 = 4001;
 
 /// Nodes that are ready are connected already; this is for the coordinator's side of it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -242,6 +243,7 @@ impl Builder {
             rpc: places.port("rpc", Some(RPC_PORT))?,
             api: places.port("api", Some(API_PORT))?,
             health: places.port("health", Some(HEALTH_PORT))?,
+            p2p: places.port("p2p", Some(P2P_PORT))?,
         };
         let (dir, log) = (places.dir.join("coordinator"), places.log("coordinator"));
         let prepare =
@@ -372,12 +374,19 @@ impl Devnet {
 
     /// Starts one more node and waits until it is ready.
     pub async fn add_node(&mut self) -> Result<&mut Node> {
-        let number = u16::try_from(self.nodes.len() + 1).context("too many nodes")?;
-        let mut node = self.places.node(number, &self.running.invite).await?;
-        node.start().await?;
-        self.nodes.push(node);
+        let invite = self.running.invite.clone();
+        self.new_node(&invite).await?.start().await?;
         self.publish()?;
         self.wait_connected().await?;
+        self.nodes.last_mut().context("a node was just added")
+    }
+
+    /// Makes one more node with an invite of the caller's, and does not start it; works without a
+    /// coordinator.
+    pub async fn new_node(&mut self, invite: &str) -> Result<&mut Node> {
+        let number = u16::try_from(self.nodes.len() + 1).context("too many nodes")?;
+        let node = self.places.node(number, invite).await?;
+        self.nodes.push(node);
         self.nodes.last_mut().context("a node was just added")
     }
 

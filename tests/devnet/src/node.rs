@@ -25,6 +25,15 @@ const READY_LIMIT: Duration = Duration::from_mins(5);
 /// A node finishes or hands back its work.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
+/// Where a node listens.
+#[derive(Debug)]
+pub struct NodePorts {
+    /// Health and metrics.
+    pub health: Port,
+    /// The swarm, TCP and UDP.
+    pub p2p: Port,
+}
+
 /// A node with its folder; running or not.
 #[derive(Debug)]
 pub struct Node {
@@ -33,7 +42,7 @@ pub struct Node {
     config: PathBuf,
     program: PathBuf,
     log: PathBuf,
-    health: Port,
+    ports: NodePorts,
     environment: Vec<(String, String)>,
     filter: Option<String>,
     process: Option<Process>,
@@ -46,7 +55,7 @@ impl Node {
         name: &str,
         dir: &Path,
         log: &Path,
-        health: Port,
+        ports: NodePorts,
         invite: &str,
     ) -> Result<Self> {
         let node = Self {
@@ -55,7 +64,7 @@ impl Node {
             config: dir.join("owm.toml"),
             program: paths::program("owm-node")?,
             log: log.to_owned(),
-            health,
+            ports,
             environment: Vec::new(),
             filter: None,
             process: None,
@@ -72,7 +81,9 @@ impl Node {
         let text = |value: &str| Value::String(value.to_owned());
         let changes = vec![
             ("coordinator", "invite", text(invite)),
-            ("health", "listen", text(&node.health.address())),
+            ("health", "listen", text(&node.ports.health.address())),
+            ("p2p", "network", text(settings::LOOPBACK_ONLY)),
+            ("p2p", "listen", settings::peer_addresses(&node.ports.p2p)),
         ];
         settings::set(&node.config, "", changes)?;
         Ok(node)
@@ -194,7 +205,12 @@ impl Node {
 
     /// Its health port's URL, without a path.
     pub fn health_url(&self) -> String {
-        format!("http://{}", self.health.address())
+        format!("http://{}", self.ports.health.address())
+    }
+
+    /// Where its peer listens, TCP and UDP.
+    pub fn p2p_address(&self) -> String {
+        self.ports.p2p.address()
     }
 
     /// Its process while it runs.

@@ -1,4 +1,4 @@
-//! Ports on 127.0.0.1 that nobody else takes meanwhile.
+//! Ports on 127.0.0.1 that nobody else takes meanwhile, for TCP and UDP alike.
 //!
 //! Every part of a devnet that listens takes its port here first. Must stay true: two devnets (tests
 //! run side by side) are never given the same port, which only a lock held for the port's whole life
@@ -7,7 +7,7 @@
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     ops::Range,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -88,7 +88,9 @@ impl Port {
             .write(true)
             .open(&path)
             .with_context(|| format!("cannot open the port lock {}", path.display()))?;
-        if lock.try_lock().is_err() || TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_err() {
+        let address = (Ipv4Addr::LOCALHOST, number);
+        let taken = TcpListener::bind(address).is_err() || UdpSocket::bind(address).is_err();
+        if lock.try_lock().is_err() || taken {
             return Ok(None);
         }
         Ok(Some(Self {

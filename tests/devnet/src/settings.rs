@@ -8,6 +8,11 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
+use crate::ports::Port;
+
+/// The network policy of a devnet's peers.
+pub(crate) const LOOPBACK_ONLY: &str = "loopback_only";
+
 /// Says who wrote the file last; comments of the original are lost in the rewriting.
 const HEADER: &str = "\
 # Written by owm-devnet at each start; these keys are set anew each time: see the comment above each
@@ -42,6 +47,15 @@ pub(crate) fn set(path: &Path, comment: &str, settings: Vec<Setting>) -> Result<
 /// A list of strings.
 pub(crate) fn strings<const N: usize>(values: [String; N]) -> Value {
     Value::Array(values.into_iter().map(Value::String).collect())
+}
+
+/// Where a peer listens: QUIC and TCP on the same number.
+pub(crate) fn peer_addresses(port: &Port) -> Value {
+    let number = port.number();
+    strings([
+        format!("/ip4/127.0.0.1/udp/{number}/quic-v1"),
+        format!("/ip4/127.0.0.1/tcp/{number}"),
+    ])
 }
 
 /// A path as a string.

@@ -42,8 +42,26 @@ pub(crate) struct Served {
     pub(crate) files: Vec<(String, String)>,
 }
 
-/// All that a person needs, the API's URL first.
-pub(crate) fn banner(devnet: &mut Devnet, served: &Served) -> String {
+/// Who is connected in the swarm, by the nodes' own word: `node1 127.0.0.1:4002 (3 peers)`.
+pub(crate) async fn swarm(devnet: &Devnet) -> String {
+    let mut parts = vec![format!(
+        "coordinator {}",
+        devnet.coordinator_ref().p2p_address()
+    )];
+    for node in devnet.nodes_ref() {
+        let status = node.status().await.unwrap_or_default();
+        let peers = match status["swarm"]["peers_connected"].as_u64() {
+            Some(1) => "1 peer".to_owned(),
+            Some(peers) => format!("{peers} peers"),
+            None => "not running".to_owned(),
+        };
+        parts.push(format!("{} {} ({peers})", node.name(), node.p2p_address()));
+    }
+    parts.join(", ")
+}
+
+/// All that a person needs, the API's URL first; `swarm` as [`swarm()`] tells.
+pub(crate) fn banner(devnet: &mut Devnet, served: &Served, swarm: String) -> String {
     let mut out = String::new();
     let api = devnet.api().base().to_owned();
     let rpc = devnet.coordinator().rpc_address();
@@ -58,6 +76,7 @@ pub(crate) fn banner(devnet: &mut Devnet, served: &Served) -> String {
     for node in devnet.nodes() {
         line(node.name(), format!("ready; health {}", node.health_url()));
     }
+    line("swarm", swarm);
     let port = devnet.postgres().port();
     let place = devnet.postgres().dir().display().to_string();
     line(

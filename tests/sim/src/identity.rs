@@ -1,5 +1,6 @@
-//! Keys, made once for all runs of a process, and signature checks that are computed once for each distinct
-//! (key, message, signature): a run's peers check the same messages over and over.
+//! Keys, made once for all runs of a process, and signature checks that are remembered by (key, message,
+//! signature): what a key's holder has just signed holds, everything else is computed, once. A run's peers
+//! check the same messages over and over.
 
 use std::{
     collections::BTreeMap,
@@ -49,15 +50,17 @@ struct Known {
 impl Memo {
     /// Whether a signature holds; computed only the first time.
     pub fn verifies(&self, key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
-        let mut hasher = Hasher::new();
-        hasher.update(&key.0);
-        hasher.update(signature);
-        hasher.update(message);
-        let question = hasher.finish().0;
+        let question = question(key, message, signature);
         let mut known = self.known.lock().expect("a check does not panic");
         known.asked += 1;
         let compute = || key.verifies(message, signature);
         *known.holds.entry(question).or_insert_with(compute)
+    }
+
+    /// A key's holder has made this signature just now: it holds, and need not be computed.
+    pub fn made(&self, key: &PublicKey, message: &[u8], signature: &[u8; 64]) {
+        let mut known = self.known.lock().expect("a check does not panic");
+        known.holds.insert(question(key, message, signature), true);
     }
 
     /// How often it was asked.
@@ -65,11 +68,19 @@ impl Memo {
         self.known.lock().expect("a check does not panic").asked
     }
 
-    /// How often it computed.
-    pub fn computed(&self) -> u64 {
+    /// How many it knows.
+    pub fn known(&self) -> u64 {
         let known = self.known.lock().expect("a check does not panic");
         known.holds.len() as u64
     }
+}
+
+fn question(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> [u8; 32] {
+    let mut hasher = Hasher::new();
+    hasher.update(&key.0);
+    hasher.update(signature);
+    hasher.update(message);
+    hasher.finish().0
 }
 
 #[cfg(test)]
@@ -88,6 +99,6 @@ mod tests {
         }
         signature[0] ^= 1;
         assert!(!memo.verifies(&one.public, b"m", &signature));
-        assert_eq!((memo.asked(), memo.computed()), (7, 4));
+        assert_eq!((memo.asked(), memo.known()), (7, 4));
     }
 }

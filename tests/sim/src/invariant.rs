@@ -1,6 +1,6 @@
 //! What must hold when a run ends, each by its name ([`Invariant`]).
 
-use owm_p2p::gossip::limits::{Allowances, StateKind};
+use owm_p2p::gossip::limits::StateKind;
 use owm_proto::Purpose;
 
 use crate::{
@@ -74,7 +74,13 @@ impl World {
     }
 
     fn is_member(&self, peer: Peer) -> bool {
-        matches!(self.actor(peer).kind, Kind::Honest { member: true, .. })
+        matches!(
+            self.actor(peer).kind,
+            Kind::Honest {
+                membership: Some(_),
+                ..
+            }
+        )
     }
 
     fn check_checkpoint(&mut self, peer: Peer) {
@@ -146,8 +152,6 @@ impl World {
 
     fn check_rates(&mut self) {
         let now = self.now();
-        let parameters = self.lore.documents.parameters(now.wall());
-        let allowances = Allowances::new(&parameters, 1);
         let mut over = Vec::new();
         for ((peer, life, key, purpose), count) in self.watch.accepted() {
             let kind = if *purpose == Purpose::Heartbeat.as_str() {
@@ -155,10 +159,15 @@ impl World {
             } else {
                 StateKind::Capability
             };
-            let rate = allowances.of_key(kind, true);
-            // A clock may run 200 ppm fast, and a wake or a start adds nothing.
-            let periods = now.0 as u128 * 11 / 10 / rate.period.as_micros().max(1);
-            let allowed = u64::from(rate.burst) + periods as u64 + 1;
+            // A member's allowance (`Allowances::of_key`), in numbers of its own: two heartbeats a period and
+            // six at once, ten capabilities a period. A clock may run 200 ppm fast.
+            let (period_secs, burst) = match kind {
+                StateKind::Heartbeat => (self.scenario.heartbeat_secs, 6),
+                StateKind::Capability => (self.scenario.capability_secs, 10),
+            };
+            let per_period = if kind == StateKind::Heartbeat { 2 } else { 10 };
+            let periods = now.0 * per_period / (u64::from(period_secs) * 1_000_000);
+            let allowed = burst + periods * 11 / 10 + 1;
             if *count > allowed {
                 over.push((peer.0, *life, key.short(), *purpose, *count, allowed));
             }

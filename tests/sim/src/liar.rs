@@ -19,7 +19,7 @@ use crate::{
     mesh::{Outbox, Router},
     scenario::Deed,
     time::At,
-    truth::Truth,
+    truth::{Split, Truth},
 };
 
 /// Messages that a liar keeps to say them again.
@@ -124,10 +124,9 @@ impl LiarState {
         stage: &mut Stage<'_>,
         topic: Topic,
         purpose: Purpose,
-        sequence: u64,
         envelope: &Envelope,
     ) -> Arc<Message> {
-        stage.truth.said(envelope, purpose, sequence);
+        stage.truth.said(envelope, purpose);
         Message::new(topic, envelope.to_stored())
     }
 
@@ -163,7 +162,7 @@ impl LiarState {
         }
         let envelope = stage.lore.sign(&self.me, Purpose::Heartbeat, &body);
         let topic = self.own_topic(stage);
-        Self::said(stage, topic, Purpose::Heartbeat, body.sequence, &envelope)
+        Self::said(stage, topic, Purpose::Heartbeat, &envelope)
     }
 
     fn misplaced(&self, stage: &mut Stage<'_>) -> Option<Arc<Message>> {
@@ -204,21 +203,41 @@ impl LiarState {
         let now = stage.at.wall();
         let mut body = heartbeat(now, Some(now.0 + self.count), [10; 16]);
         let topic = self.own_topic(stage);
+        let (key, purpose, sequence) = (self.me.public, Purpose::Heartbeat, body.sequence);
         for (half, running_tasks) in [(0, 1), (1, 2)] {
             body.running_tasks = running_tasks;
-            let envelope = stage.lore.sign(&self.me, Purpose::Heartbeat, &body);
-            let message = Self::said(stage, topic, Purpose::Heartbeat, body.sequence, &envelope);
+            let envelope = stage.lore.sign(&self.me, purpose, &body);
+            let message = Self::said(stage, topic, purpose, &envelope);
+            let split = Split {
+                key,
+                purpose,
+                sequence,
+            };
+            stage.truth.split_by(message.id, split);
             let of_half = everybody.iter().filter(|peer| peer.0 % 2 == half);
             out.extend(of_half.map(|peer| (*peer, Frame::Publish(message.clone()))));
         }
     }
 
     fn split_release(&self, stage: &mut Stage<'_>) -> Option<Arc<Message>> {
-        let newest = stage.published.last()?.checkpoint.sequence;
-        let split = stage.lore.checkpoint(newest, "stolen", &stage.lore.release);
-        stage.truth.split(newest);
+        let newest = stage.published.last()?;
+        let (sequence, key) = (newest.checkpoint.sequence, newest.envelope.claimed_signer());
+        let first = Message::new(Topic::Checkpoint, newest.envelope.to_stored());
+        let other = stage
+            .lore
+            .checkpoint(sequence, "stolen", &stage.lore.release);
         let (topic, purpose) = (Topic::Checkpoint, Purpose::Checkpoint);
-        Some(Self::said(stage, topic, purpose, newest, &split.envelope))
+        let message = Self::said(stage, topic, purpose, &other.envelope);
+        stage.truth.split(sequence);
+        for message in [&first, &message] {
+            let split = Split {
+                key,
+                purpose,
+                sequence,
+            };
+            stage.truth.split_by(message.id, split);
+        }
+        Some(message)
     }
 
     fn downgrade(&self, stage: &mut Stage<'_>) -> Option<Arc<Message>> {
@@ -240,7 +259,7 @@ impl LiarState {
         let body = heartbeat(now, Some(now.0 + self.count), [11; 16]);
         let envelope = stage.lore.sign(&self.me, Purpose::Heartbeat, &body);
         let topic = self.own_topic(stage);
-        Self::said(stage, topic, Purpose::Heartbeat, body.sequence, &envelope)
+        Self::said(stage, topic, Purpose::Heartbeat, &envelope)
     }
 
     fn sybil(&self, stage: &mut Stage<'_>, everybody: &[Peer], out: &mut Outbox) {
@@ -249,27 +268,25 @@ impl LiarState {
         let mask = identity(SYBILS + u32::from(number) * 1_000 + self.count as u32 % 300);
         let now = stage.at.wall();
         let shard = shard_of(&mask.public, stage.lore.topics.shards);
-        let (topic, purpose, sequence, envelope) = if stage.dice.chance(500) {
-            let body = heartbeat(now, Some(now.0 + self.count), [12; 16]);
-            let envelope = stage.lore.sign(&mask, Purpose::Heartbeat, &body);
+        let last = Some(now.0 + self.count);
+        let (topic, purpose, envelope) = if stage.dice.chance(500) {
+            let body = heartbeat(now, last, [12; 16]);
+            let purpose = Purpose::Heartbeat;
             (
                 Topic::Heartbeat(shard),
-                Purpose::Heartbeat,
-                body.sequence,
-                envelope,
+                purpose,
+                stage.lore.sign(&mask, purpose, &body),
             )
         } else {
-            let lasts = Duration::from_mins(5);
-            let body = capability(now, Some(now.0 + self.count), [12; 16], lasts, None, 0);
-            let envelope = stage.lore.sign(&mask, Purpose::Capability, &body);
+            let body = capability(now, last, [12; 16], Duration::from_mins(5), None, 0);
+            let purpose = Purpose::Capability;
             (
                 Topic::Capability(shard),
-                Purpose::Capability,
-                body.sequence,
-                envelope,
+                purpose,
+                stage.lore.sign(&mask, purpose, &body),
             )
         };
-        let message = Self::said(stage, topic, purpose, sequence, &envelope);
+        let message = Self::said(stage, topic, purpose, &envelope);
         for peer in stage.dice.some(everybody, 3) {
             out.push((peer, Frame::Publish(message.clone())));
         }
@@ -315,9 +332,7 @@ impl LiarState {
                 if let Some(newest) = stage.published.last().map(|n| n.checkpoint.sequence) {
                     let split = stage.lore.checkpoint(newest, "stolen", &stage.lore.release);
                     stage.truth.split(newest);
-                    stage
-                        .truth
-                        .said(&split.envelope, Purpose::Checkpoint, newest);
+                    stage.truth.said(&split.envelope, Purpose::Checkpoint);
                     answer.checkpoint = Some((&split.envelope).into());
                     answer.manifest = Some((&split.manifest_envelope).into());
                 }

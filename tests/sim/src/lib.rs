@@ -12,6 +12,7 @@ pub mod network;
 pub mod node;
 pub mod queue;
 pub mod run;
+pub mod scale;
 pub mod scenario;
 pub mod time;
 pub mod trace;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use owm_p2p::{Documents, gossip::Topics, news::NewestCheckpoint};
 use owm_proto::{
     Envelope, NodeId, PublicKey, Purpose, Sha256, Tier, UnixMillis,
+    envelope::preimage,
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, network_id},
     gossip::{Bootstrap, Checkpoint},
     manifest::{Manifest, ManifestFile, SubModel},
@@ -17,7 +18,7 @@ use owm_proto::{
 };
 
 use crate::{
-    identity::{Identity, identity},
+    identity::{Identity, Memo, identity},
     time::EPOCH_MS,
 };
 
@@ -40,6 +41,8 @@ pub struct Lore {
     pub documents: Documents,
     /// Its topics.
     pub topics: Topics,
+    /// Signature checks.
+    pub memo: Memo,
     /// Signs checkpoints and manifests.
     pub release: Arc<Identity>,
     instance: Arc<Identity>,
@@ -89,6 +92,7 @@ impl Lore {
         Self {
             documents: documents.expect("the documents were signed here"),
             topics: Topics { network, shards },
+            memo: Memo::default(),
             release,
             instance,
         }
@@ -136,7 +140,11 @@ impl Lore {
 
     /// Signs a state message's body.
     pub fn sign(&self, who: &Identity, purpose: Purpose, body: &impl prost::Message) -> Envelope {
-        Envelope::sign(&who.key, purpose, &self.network(), body.encode_to_vec())
+        let (network, payload) = (self.network(), body.encode_to_vec());
+        let message = preimage(purpose.as_str(), &network, &payload);
+        let envelope = Envelope::sign(&who.key, purpose, &network, payload);
+        self.memo.made(&who.public, &message, envelope.signature());
+        envelope
     }
 }
 

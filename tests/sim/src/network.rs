@@ -63,9 +63,11 @@ impl Links {
         at: At,
         dice: &mut Dice,
     ) -> Option<At> {
-        if !self.joined(from.0, to.0, at) {
-            return None;
-        }
+        // What is under way when a partition begins is sent again until it heals (if the connection is not
+        // given up before that: whoever takes the frame in looks at that).
+        let cuts = self.partitions.iter();
+        let cuts = cuts.filter(|cut| cut.separates(from.0, to.0, at));
+        let at = cuts.map(|cut| cut.until).max().unwrap_or(at);
         let distance_ms = from.1.abs_diff(to.1) * self.delay_ms_max / 1_000;
         let mut delay_us = 200 + distance_ms * 1_000 + dice.within(0, self.jitter_ms * 1_000);
         if dice.chance(self.loss_permille) {
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_separates_while_it_lasts_and_loses_what_is_sent_across() {
+    fn a_partition_separates_while_it_lasts_and_holds_back_what_is_sent_across() {
         let links = Links {
             delay_ms_max: 100,
             partitions: vec![Partition {
@@ -109,7 +111,8 @@ mod tests {
         assert!(links.joined(first, apart, links.healed()));
         let mut dice = Dice::new(1, 1);
         let mut send = |at| links.arrival((first, 0), (apart, 500), true, at, &mut dice);
-        assert_eq!(send(At::secs(15)), None);
+        assert_eq!(send(At::secs(15)), Some(At(20_050_200)));
+        assert_eq!(send(At::secs(9)), Some(At(9_050_200)));
         assert_eq!(send(At::secs(20)), Some(At(20_050_200)));
     }
 }

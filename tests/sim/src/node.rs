@@ -261,13 +261,7 @@ impl Node {
         let newer = self.newest.as_ref();
         let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
         let count = ask.nodes_max.min(MEET_NODES) as usize;
-        // The directory holds our own too; it is told first.
-        let own = self.own_capability.as_ref().map(Envelope::claimed_signer);
-        let own = own.unwrap_or(PublicKey([0; 32]));
-        let known = self
-            .rules
-            .directory()
-            .capabilities(at, &own, count, MEET_BYTES);
+        let known = self.rules.introductions(at, count, MEET_BYTES);
         let answer = MeetResponse {
             checkpoint: newer.map(|newest| (&newest.envelope).into()),
             manifest: newer.map(|newest| (&newest.manifest_envelope).into()),

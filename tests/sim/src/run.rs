@@ -21,6 +21,8 @@ pub struct Report {
     pub trace: Sha256,
     /// How much happened.
     pub lines: u64,
+    /// Of the scenario.
+    pub size: Size,
 }
 
 /// Runs the scenario of a seed to its end.
@@ -31,6 +33,7 @@ pub fn run_seed(seed: u64, size: &Size) -> Report {
         violations: world.watch.violations().to_vec(),
         trace: world.trace.hash(),
         lines: world.trace.lines(),
+        size: *size,
         scenario: world.scenario,
     }
 }
@@ -90,6 +93,7 @@ impl fmt::Display for Failures {
         for Report {
             scenario,
             violations,
+            size,
             ..
         } in self.0.iter().take(TOLD)
         {
@@ -98,10 +102,10 @@ impl fmt::Display for Failures {
                 let (invariant, at, what) = (violation.invariant, violation.at, &violation.what);
                 writeln!(f, "  {invariant:?} at {at}: {what}")?;
             }
-            let seed = scenario.seed;
+            let (seed, test) = (scenario.seed, size.test);
             writeln!(
                 f,
-                "  see it alone, step by step: OWM_SEED={seed} cargo test -p owm-sim --test seeds -- --nocapture"
+                "  see it alone, step by step: OWM_SEED={seed} cargo test -p owm-sim {test}"
             )?;
         }
         let rest = self.0.iter().skip(TOLD).map(|report| report.scenario.seed);

@@ -89,6 +89,8 @@ pub struct Liar {
     pub place: u64,
     /// Between two deeds.
     pub every_ms: u64,
+    /// So many it does, then it only stays: what it costs is the simulation's time.
+    pub deeds: u64,
 }
 
 /// What a liar does.
@@ -150,6 +152,8 @@ impl Deed {
 /// What a scenario may be drawn from.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
+    /// The arguments of `cargo test -p owm-sim` that run it.
+    pub test: &'static str,
     /// Peers at least, liars included.
     pub least: u64,
     /// Peers at most, liars included.
@@ -164,6 +168,7 @@ pub struct Size {
 
 /// As `make test` runs them by the thousand.
 pub const SMALL: Size = Size {
+    test: "--test seeds -- --nocapture",
     least: 3,
     most: 32,
     beats: 8,
@@ -173,11 +178,12 @@ pub const SMALL: Size = Size {
 
 /// As `make test-long` runs them.
 pub const LARGE: Size = Size {
+    test: "--test long -- --ignored --nocapture",
     least: 1_000,
     most: 1_000,
-    beats: 3,
+    beats: 2,
     heartbeat_secs: &[60],
-    shards_max: 4,
+    shards_max: 8,
 };
 
 /// Clocks are wrong by so much at most: two of them, and the rounding of issue times to a minute, stay within
@@ -200,8 +206,9 @@ impl Scenario {
         let shards_log2 = dice.within(0, u64::from(size.shards_max.ilog2()));
         let strangers_permille = [0, 200, 1_000][dice.index(3)];
         let honest = (0..(peers - liars).max(2))
-            .map(|_| Honest {
-                joins: At(dice.within(0, At::secs(30).0)),
+            .map(|number| Honest {
+                // Who publishes is there from the beginning.
+                joins: At(dice.within(0, At::secs(30).0).min(number * At::secs(30).0)),
                 clock: draw_clock(&mut dice),
                 member: !dice.chance(strangers_permille),
                 place: dice.within(0, 1_000),
@@ -226,6 +233,37 @@ impl Scenario {
             end: calm.after_secs(90 + 3 * beat),
             honest,
             liars,
+        }
+    }
+
+    /// Nobody lies, leaves or loses anything: `peers` members of one shard, for what it costs.
+    pub fn steady(seed: u64, peers: u32, warm_secs: u64, measured_secs: u64) -> Self {
+        let mut dice = Dice::new(seed, 0);
+        let honest = (0..peers).map(|_| Honest {
+            joins: At(dice.within(0, At::secs(warm_secs / 2).0)),
+            clock: PeerClock::default(),
+            member: true,
+            place: dice.within(0, 1_000),
+        });
+        let honest = honest.collect();
+        let calm = At::secs(warm_secs);
+        Self {
+            seed,
+            honest,
+            liars: Vec::new(),
+            shards: 1,
+            heartbeat_secs: 60,
+            capability_secs: 600,
+            links: Links {
+                delay_ms_max: 100,
+                jitter_ms: 10,
+                ..Links::default()
+            },
+            turns: Vec::new(),
+            releases: Vec::new(),
+            seen_secs: 300,
+            calm,
+            end: calm.after_secs(measured_secs),
         }
     }
 
@@ -263,8 +301,10 @@ fn draw_clock(dice: &mut Dice) -> PeerClock {
 }
 
 fn draw_liar(dice: &mut Dice, calm: At) -> Liar {
+    let deed = DEEDS[dice.index(DEEDS.len())];
     Liar {
-        deed: DEEDS[dice.index(DEEDS.len())],
+        deed,
+        deeds: if deed == Deed::Spam { 40 } else { 800 },
         joins: draw_at(dice, 0, At(calm.0 / 2)),
         place: dice.within(0, 1_000),
         every_ms: [100, 500, 2_000][dice.index(3)],

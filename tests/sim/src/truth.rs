@@ -1,30 +1,38 @@
 //! What was really said in a run, by whoever holds the key. Whatever a peer believes must be found here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use owm_proto::{Envelope, PublicKey, Purpose, Sha256};
 
-use crate::dice::FixedMap;
+use crate::{dice::FixedMap, frame::MessageId};
 
 /// What was signed by the keys' holders.
 #[derive(Debug, Default)]
 pub struct Truth {
     said: FixedMap<[u8; 32], ()>,
-    /// Bodies of one (key, purpose, sequence).
-    bodies: BTreeMap<(PublicKey, &'static str, u64), BTreeSet<Sha256>>,
     /// The highest honest checkpoint.
     newest_checkpoint: u64,
     split_releases: BTreeSet<u64>,
+    splits: FixedMap<u64, Split>,
+}
+
+/// One of several things that a key has said under one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Split {
+    /// Whose.
+    pub key: PublicKey,
+    /// What for.
+    pub purpose: Purpose,
+    /// Under which.
+    pub sequence: u64,
 }
 
 impl Truth {
     /// A key's holder has signed something.
-    pub fn said(&mut self, envelope: &Envelope, purpose: Purpose, sequence: u64) {
+    pub fn said(&mut self, envelope: &Envelope, purpose: Purpose) {
         let payload = Sha256::of(envelope.unverified_payload());
         let key = envelope.claimed_signer();
         self.said.insert(name(&key, purpose, &payload), ());
-        let bodies = self.bodies.entry((key, purpose.as_str(), sequence));
-        bodies.or_default().insert(payload);
     }
 
     /// An honest checkpoint has been published.
@@ -35,6 +43,16 @@ impl Truth {
     /// A stolen release key has signed another checkpoint under this sequence.
     pub fn split(&mut self, sequence: u64) {
         self.split_releases.insert(sequence);
+    }
+
+    /// This message is one of several under one sequence.
+    pub fn split_by(&mut self, message: MessageId, split: Split) {
+        self.splits.insert(message.0, split);
+    }
+
+    /// Whether a message is one of several under one sequence.
+    pub fn split_of(&self, message: MessageId) -> Option<Split> {
+        self.splits.get(&message.0).copied()
     }
 
     /// Sequences under which a release key has said two things.
@@ -51,12 +69,6 @@ impl Truth {
     pub fn holds(&self, key: &PublicKey, purpose: Purpose, payload: &[u8]) -> bool {
         let name = name(key, purpose, &Sha256::of(payload));
         self.said.contains_key(&name)
-    }
-
-    /// Whether `key` has said two things under one sequence.
-    pub fn is_split(&self, key: &PublicKey, purpose: Purpose, sequence: u64) -> bool {
-        let bodies = self.bodies.get(&(*key, purpose.as_str(), sequence));
-        bodies.is_some_and(|bodies| bodies.len() > 1)
     }
 }
 

@@ -12,13 +12,13 @@ use std::{
 };
 
 use owm_p2p::news::NewestCheckpoint;
-use owm_proto::PublicKey;
+use owm_proto::{Envelope, PublicKey};
 
 use crate::{
     cost::Cost,
     dice::{Dice, FixedMap},
     frame::{Frame, Message, Peer},
-    identity::{Identity, Memo, identity},
+    identity::{Identity, identity},
     liar::LiarState,
     lore::Lore,
     mesh::Outbox,
@@ -46,8 +46,6 @@ pub struct World {
     pub watch: Watch,
     /// What happened.
     pub trace: Trace,
-    /// Signature checks.
-    pub memo: Memo,
     /// Checkpoints published so far.
     pub published: Vec<NewestCheckpoint>,
     pub(crate) queue: Queue<Event>,
@@ -77,6 +75,8 @@ pub struct Actor {
     pub linked: BTreeSet<Peer>,
     /// Addresses it knows.
     pub book: BTreeSet<Peer>,
+    /// What came while it slept: its peers' kernels send it again until it is acknowledged.
+    held: Vec<(Peer, u64, Frame)>,
     /// What it costs.
     pub cost: Cost,
     /// What it has sent, and why it might.
@@ -105,8 +105,8 @@ pub enum Kind {
         node: Option<Box<Node>>,
         /// Its disk.
         store: Store,
-        /// It has a membership statement.
-        member: bool,
+        /// Its membership statement, if it has one.
+        membership: Option<Envelope>,
     },
     /// Doesn't.
     Liar(Box<LiarState>),
@@ -184,7 +184,6 @@ impl World {
             truth: Truth::default(),
             watch: Watch::default(),
             trace: Trace::default(),
-            memo: Memo::default(),
             published: Vec::new(),
             queue: Queue::default(),
             links: BTreeMap::new(),
@@ -201,7 +200,10 @@ impl World {
     fn populate(&mut self) {
         for number in 0..self.scenario.peers() {
             let (place, clock, kind) = match self.scenario.honest.get(number) {
-                Some(honest) => (honest.place, honest.clock, self.honest_kind(honest.member)),
+                Some(honest) => (honest.place, honest.clock, {
+                    let key = identity(number as u32).public;
+                    self.honest_kind(honest.member.then_some(key))
+                }),
                 None => {
                     let liar = self.scenario.liars[number - self.scenario.honest.len()];
                     let kind = self.liar_kind(identity(number as u32), liar.deed);
@@ -222,6 +224,7 @@ impl World {
                 since: At::default(),
                 linked: BTreeSet::new(),
                 book: BTreeSet::from([Peer(0), Peer(1)]),
+                held: Vec::new(),
                 cost: Cost::default(),
                 sent: Sent::default(),
                 kind,
@@ -275,8 +278,8 @@ impl World {
                 link,
                 frame,
             } => {
-                if self.is_linked(to, from, link) && self.is_awake(to) {
-                    self.arrived(to, from, &frame, out);
+                if self.is_linked(to, from, link) {
+                    self.arrived(to, from, link, frame, out);
                 }
             }
             Event::Tick(peer, life) => self.in_life(peer, life, Self::tick, out),
@@ -366,7 +369,7 @@ impl World {
             .max(Duration::from_mins(5))
     }
 
-    fn message(topic: owm_p2p::gossip::Topic, envelope: &owm_proto::Envelope) -> Arc<Message> {
+    fn message(topic: owm_p2p::gossip::Topic, envelope: &Envelope) -> Arc<Message> {
         Message::new(topic, envelope.to_stored())
     }
 }

@@ -77,82 +77,62 @@ fn session_source(seen: &Sighting) -> &'static str {
     }
 }
 
+impl Fact {
+    fn new(
+        source: &'static str,
+        at: Option<UnixMillis>,
+        (name, value): (&'static str, Value),
+    ) -> Self {
+        Self {
+            name,
+            value,
+            source,
+            at,
+        }
+    }
+}
+
 fn facts(node: &Node, seen: &Sighting) -> Vec<Fact> {
-    let fact = |name, value, source, at| Fact {
-        name,
-        value,
-        source,
-        at,
-    };
-    let mut facts = vec![
-        fact("status", json!(node.status), "coordinator", None),
-        fact(
-            "status_reason",
-            json!(node.status_reason),
-            "coordinator",
-            None,
-        ),
-        fact(
-            "tier",
-            json!(node.tier),
-            "registration",
-            Some(node.registered_at),
-        ),
-        fact(
-            "effective_tier",
-            json!(node.effective_tier),
-            "coordinator",
-            None,
-        ),
-        fact("uptime_permille", json!(node.uptime.0), "coordinator", None),
-        fact(
-            "reliability_permille",
-            json!(node.reliability.0),
-            "coordinator",
-            None,
-        ),
-        fact(
-            "software_version",
-            json!(node.software_version),
-            "registration",
-            None,
-        ),
-    ];
+    let decided = [
+        ("status", json!(node.status)),
+        ("status_reason", json!(node.status_reason)),
+        ("effective_tier", json!(node.effective_tier)),
+        ("uptime_permille", json!(node.uptime.0)),
+        ("reliability_permille", json!(node.reliability.0)),
+    ]
+    .map(|fact| Fact::new("coordinator", None, fact));
+    let registered = [
+        ("tier", json!(node.tier)),
+        ("software_version", json!(node.software_version)),
+    ]
+    .map(|fact| Fact::new("registration", None, fact));
+    let mut facts: Vec<Fact> = decided.into_iter().chain(registered).collect();
     if let Some(at) = node.last_heartbeat {
         let source = heartbeat_source(node, seen);
-        facts.push(fact("last_heartbeat", json!(at), source, Some(at)));
+        facts.push(Fact::new(source, Some(at), ("last_heartbeat", json!(at))));
     }
     if let Some(at) = seen.session_seen_at {
-        facts.push(fact(
-            "session",
-            json!(seen.session_kind),
-            session_source(seen),
-            Some(at),
-        ));
+        let session = ("session", json!(seen.session_kind));
+        facts.push(Fact::new(session_source(seen), Some(at), session));
     }
-    if let Some(at) = seen.heartbeat_heard_at {
-        facts.push(fact("heartbeat", json!(at), "gossip", Some(at)));
-    }
+    facts.extend(gossiped(seen));
+    facts
+}
+
+/// What the node says by gossip.
+fn gossiped(seen: &Sighting) -> Vec<Fact> {
+    let heartbeat = |at| Fact::new("gossip", Some(at), ("heartbeat", json!(at)));
+    let mut facts: Vec<Fact> = seen.heartbeat_heard_at.map(heartbeat).into_iter().collect();
     if let Some((says, at)) = &seen.announced {
-        let at = Some(*at);
-        facts.extend([
-            fact(
-                "software_version",
-                json!(says.software_version),
-                "gossip",
-                at,
-            ),
-            fact("roles", json!(says.roles), "gossip", at),
-            fact("addresses", json!(says.addresses), "gossip", at),
-            fact("holds_files", json!(says.holds), "gossip", at),
-            fact(
-                "checkpoint_sequence",
-                json!(says.checkpoint_sequence),
-                "gossip",
-                at,
-            ),
-            fact("relay", json!(says.relay), "gossip", at),
-        ]);
+        let said = [
+            ("software_version", json!(says.software_version)),
+            ("roles", json!(says.roles)),
+            ("addresses", json!(says.addresses)),
+            ("holds_files", json!(says.holds)),
+            ("checkpoint_sequence", json!(says.checkpoint_sequence)),
+            ("relay", json!(says.relay)),
+        ];
+        facts.extend(said.map(|fact| Fact::new("gossip", Some(*at), fact)));
     }
     facts
 }

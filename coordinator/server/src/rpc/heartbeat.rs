@@ -80,19 +80,23 @@ impl NodeService {
         let news = sequence_advance(&mut tx, key, purpose, body.sequence, now)
             .await
             .map_err(store_status)?;
+        let sign = |fresh| {
+            self.app.sessions.touch(node.node_id, now);
+            self.app.signs.send(SignOfLife {
+                node: node.node_id,
+                at: now,
+                fresh,
+            });
+        };
         match news {
             Sequence::New => {
                 tx.commit().await.map_err(store_status)?;
-                self.app.sessions.touch(node.node_id, now);
-                self.app.signs.send(SignOfLife {
-                    node: node.node_id,
-                    at: now,
-                });
+                sign(true);
                 Ok(())
             }
-            // Gossip may have brought it first: that minute is counted, the session lives all the same.
+            // Gossip may have brought it first: its minute is counted, the session lives all the same.
             Sequence::Duplicate => {
-                self.app.sessions.touch(node.node_id, now);
+                sign(false);
                 Ok(())
             }
             Sequence::Stale => Err(Status::failed_precondition(

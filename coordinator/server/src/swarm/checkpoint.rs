@@ -39,15 +39,14 @@ pub fn sign(
 /// Tells the swarm of `version`; makes up the checkpoint if there is none. `false`: not told, try again.
 pub(crate) async fn announce(app: &App, version: &ModelVersion) -> Result<bool, StoreError> {
     let mut tx = app.store.begin("checkpoint.announce").await?;
-    let signed = match checkpoint_of(&mut tx, version).await? {
-        Some(signed) => signed,
-        None => {
-            let Some(signed) = made_up(app, version) else {
-                return Ok(true);
-            };
-            checkpoint_add(&mut tx, &signed.0, &signed.1, app.now()).await?;
-            signed.1
-        }
+    let signed = if let Some(signed) = checkpoint_of(&mut tx, version).await? {
+        signed
+    } else {
+        let Some((checkpoint, signed)) = made_up(app, version) else {
+            return Ok(true);
+        };
+        checkpoint_add(&mut tx, &checkpoint, &signed, app.now()).await?;
+        signed
     };
     tx.commit().await?;
     let Some(handle) = app.swarm.handle() else {

@@ -175,7 +175,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<(), StoreError> {
         // Once per outage, not once a second.
         match (&done, away) {
             (Err(error), false) => {
-                tracing::warn!(%error, "what was heard by gossip waits to be written")
+                tracing::warn!(%error, "what was heard by gossip waits to be written");
             }
             (Ok(()), true) => tracing::info!("what was heard by gossip is written again"),
             _ => {}

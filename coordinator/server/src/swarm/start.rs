@@ -59,17 +59,16 @@ pub fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
     })?;
     app.swarm.started(handle.clone());
     let remembering = ways::remember(handle.clone(), Arc::clone(&app.config), lifecycle.soft());
-    let stopped = lifecycle.soft();
+    let (stopped, running) = (lifecycle.soft(), Box::pin(running));
     let stop = handle.clone();
     lifecycle.spawn("swarm", async move {
-        tokio::pin!(running);
         let ending = async {
             // Asks the swarm for the peers to be remembered once more, so it goes first.
             remembering.await;
             stopped.cancelled().await;
             stop.stop();
         };
-        tokio::join!(ending, &mut running);
+        tokio::join!(ending, running);
         Ok::<(), Infallible>(())
     });
     let listening = fold::listen(app.clone(), news, lifecycle.soft());

@@ -89,6 +89,7 @@ impl Site {
         })
         .unwrap();
         let name = format!("peer{n}");
+        let running = Box::pin(running);
         self.lifecycle.spawn(&name, async move {
             running.await;
             Ok::<(), Infallible>(())
@@ -354,4 +355,31 @@ async fn words_that_postgres_does_not_take_are_cleaned_at_the_door(pool: PgPool)
     assert!(says.software_version.starts_with("1[31m") && says.software_version.len() == 64);
     assert_eq!((says.roles.len(), says.roles[0].as_str()), (8, "infer"));
     assert!(says.addresses.iter().all(|a| !a.contains('\0')), "{says:?}");
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn peers_of_an_earlier_run_are_found_again_without_being_named(pool: PgPool) {
+    let first = site(pool.clone()).await;
+    let peer = first.peer(26).await;
+    let app = &first.app;
+    let listening = async || !peer.handle.view().borrow().listening.is_empty();
+    app.until(listening).await;
+    // The coordinator dials it once, because it is told to.
+    let address = peer.handle.view().borrow().listening[0].clone();
+    let address = address.with_p2p(peer.handle.peer()).unwrap();
+    let own = app.swarm.handle().unwrap();
+    own.add_candidates("static", vec![address]).await.unwrap();
+    let known = async || {
+        let book = own.remembered().await.unwrap();
+        let book = String::from_utf8(book).unwrap();
+        book.contains(&peer.handle.peer().to_string())
+    };
+    app.until(known).await;
+    let named = peer.handle.peer();
+    first.lifecycle.shutdown();
+    let saved = app.authority.dir.join("swarm-peers.json");
+    app.until(async || saved.exists()).await;
+    // The next run, in the same folder.
+    let again = ways::ways(&app.config, app.wall()).remembered.unwrap();
+    assert!(again.get(&named).is_some(), "{again:?}");
 }

@@ -57,7 +57,7 @@ pub async fn run(
             pending.push(sign);
         }
         let mut seen = HashSet::new();
-        pending.retain(|sign| seen.insert((sign.node, sign.at.0 / 60_000)));
+        pending.retain(|sign| seen.insert((sign.node, sign.at.0 / 60_000, sign.fresh)));
         if !pending.is_empty() {
             match fold(&app, &pending).await {
                 Ok(()) => pending.clear(),

@@ -196,9 +196,16 @@ async fn a_heartbeat_by_stream_and_by_gossip_is_one(pool: PgPool) {
     let one = register(&mut tx, 1, NodeStatus::Active).await;
     let advanced = sequence_advance(&mut tx, &key(1), Purpose::Heartbeat, 50, NOW).await;
     assert_eq!(advanced.unwrap(), Sequence::New);
-    signs_fold(&mut tx, &[SignOfLife { node: one, at: NOW }])
-        .await
-        .unwrap();
+    signs_fold(
+        &mut tx,
+        &[SignOfLife {
+            node: one,
+            at: NOW,
+            fresh: true,
+        }],
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     // The same by gossip, after the minute has changed.
     let later = NOW.after(std::time::Duration::from_mins(1));
@@ -209,9 +216,21 @@ async fn a_heartbeat_by_stream_and_by_gossip_is_one(pool: PgPool) {
     let mut tx = store.begin("test").await.unwrap();
     let twin = sequence_advance(&mut tx, &key(1), Purpose::Heartbeat, 51, later).await;
     assert_eq!(twin.unwrap(), Sequence::Duplicate);
+    let sign = SignOfLife {
+        node: one,
+        at: later.after(std::time::Duration::from_mins(1)),
+        fresh: false,
+    };
+    signs_fold(&mut tx, &[sign]).await.unwrap();
+    assert_eq!(minutes_count(&mut tx, one, UnixMillis(0)).await.unwrap(), 2);
     // It was heard by gossip both times, and that is shown.
     let seen = sightings(&mut tx, &[one]).await.unwrap();
     assert_eq!(seen[&one].heartbeat_heard_at, Some(later));
+    assert_eq!(
+        seen[&one].session_seen_at,
+        Some(sign.at),
+        "the session lives"
+    );
 }
 
 fn announced(n: u32, sequence: u64) -> Announced {
@@ -270,7 +289,9 @@ async fn thousands_go_in_one_statement_and_two_coordinators_double_nothing(pool:
     let mut backwards: Vec<Heard> = batch.clone();
     backwards.reverse();
     let later = NOW.after(std::time::Duration::from_mins(1));
-    backwards.iter_mut().for_each(|h| h.at = later);
+    for heard in &mut backwards {
+        heard.at = later;
+    }
     let (one, two) = tokio::join!(fold(&store, &batch), fold(&store, &backwards));
     assert_eq!(one.fresh + two.fresh, u64::from(NODES), "{one:?} {two:?}");
     let minutes: i64 = sqlx::query_scalar("SELECT count(*) FROM node_minutes")

@@ -1,5 +1,7 @@
-//! `owm-node init`: makes the folder, the key and the configuration, and tries the coordinator. A
-//! coordinator that is down is told, layer by layer, and is no failure.
+//! `owm-node init`: makes the folder, the key and the configuration, and tries the coordinator, then the
+//! invite's peers: any one has the network's documents. Nobody there is told, layer by layer, and is no failure.
+
+mod peers;
 
 use std::path::{Path, PathBuf};
 
@@ -72,6 +74,10 @@ pub(super) fn run(arguments: &InitArgs, output: Output) -> Result<(), RunError> 
         None => key.public(),
     };
     let reached = block_on(try_coordinator(&config, &home, &key, &invite))??;
+    let met = match &reached {
+        Ok(_) => None,
+        Err(_) => Some(block_on(peers::try_peers(&config, &home, &key, &invite))?),
+    };
     let mut lines = vec![
         format!("node key:      {}", key.public()),
         format!("owner:         {owner}"),
@@ -86,6 +92,7 @@ pub(super) fn run(arguments: &InitArgs, output: Output) -> Result<(), RunError> 
         )),
         Err(error) => lines.push(format!("coordinator:   not now: {error}")),
     }
+    lines.extend(met.iter().flat_map(peers::lines));
     lines.push(format!(
         "next:          owm-node start --config {}",
         config_path.display()
@@ -100,6 +107,7 @@ pub(super) fn run(arguments: &InitArgs, output: Output) -> Result<(), RunError> 
             Ok(network) => json!({ "reached": true, "network": network.trust.genesis().name }),
             Err(error) => json!({ "reached": false, "error": error }),
         },
+        "peer": met.as_ref().map(peers::value),
     });
     output.answer(&value, &lines);
     Ok(())

@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &StartArgs, output: Output) -> ExitCode {
             let _lock = home.lock()?;
             let clock = Arc::clone(&context.clock);
             LastExit::begin(&home, clock.now_ms());
-            let outcome = serve(context, config, home.clone()).await;
+            let outcome = Box::pin(serve(context, config, home.clone())).await;
             LastExit::of(&outcome, clock.now_ms()).store(&home);
             outcome
         };

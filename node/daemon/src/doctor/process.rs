@@ -54,6 +54,13 @@ impl ProcessFacts {
         }
     }
 
+    pub(super) fn swarm(&self) -> Option<&crate::swarm::SwarmPicture> {
+        match &self.answer {
+            Some(Ok(answer)) => answer.swarm.as_ref(),
+            _ => None,
+        }
+    }
+
     pub(super) fn daemon(&self) -> Daemon {
         match (self.status(), self.lock) {
             (Some(status), _) => Daemon::Runs(Some(status.pid)),

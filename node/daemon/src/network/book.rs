@@ -105,7 +105,7 @@ impl Networks {
     pub async fn changed(&mut self) {
         if self.following.changed().await.is_err() {
             // Nobody will learn more.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) enum KeptError {
 }
 
 /// Keeps it. Blocks on the disk.
-pub(super) fn store(path: &Path, newest: &NewestCheckpoint) -> Result<(), HomeError> {
+pub(crate) fn store(path: &Path, newest: &NewestCheckpoint) -> Result<(), HomeError> {
     let wire = MeetResponse {
         checkpoint: Some((&newest.envelope).into()),
         manifest: Some((&newest.manifest_envelope).into()),

@@ -12,8 +12,7 @@ use owm_service::{CancellationToken, clock::SharedClock, report::Chain, rng::See
 use tokio::sync::watch;
 
 use super::{
-    Settings, SwarmPicture, checkpoint, listen, remembered::Remembered, schedule::Schedule,
-    serving::Runner,
+    Settings, SwarmPicture, checkpoint, listen, schedule::Schedule, serving::Runner, ways::ways,
 };
 use crate::{
     metrics::SwarmMetrics, models::Shelf, network::NetworkBook, status::Status, tasklog::TaskLog,
@@ -134,7 +133,7 @@ impl Drop for Swarm {
 
 /// Our clock as the swarm asks it.
 #[derive(Debug)]
-struct SwarmClock(SharedClock);
+pub(crate) struct SwarmClock(pub(crate) SharedClock);
 
 impl owm_p2p::Clock for SwarmClock {
     fn wall(&self) -> UnixMillis {
@@ -161,8 +160,10 @@ async fn run(
 ) {
     let now = UnixMillis(setup.clock.now_ms());
     let newest = kept_checkpoint(&setup).await;
+    let mut config = setup.settings.swarm.clone();
+    config.ways = ways(&setup.settings, &setup.invited, &setup.peers_file, now);
     let start = listen::Start {
-        config: setup.settings.swarm.clone(),
+        config,
         key: &setup.identity.key,
         network: setup.identity.network,
         documents: documents(&setup.book, now),
@@ -183,7 +184,6 @@ async fn run(
     }
     tracing::info!(peer.id = %running.handle.peer(), "the swarm runs");
     heard.send_replace(newest.map(Arc::new));
-    let remembered = Remembered::load(&setup.peers_file);
     let service = tokio::spawn(running.service);
     let mut runner = Runner {
         view: running.handle.view(),
@@ -193,12 +193,11 @@ async fn run(
         holds: Vec::new(),
         disk_at: None,
         known: setup.book.follow(),
-        remembered,
+        peers_at: setup.clock.monotonic(),
         shown,
         heard,
         setup,
     };
-    runner.first_candidates().await;
     runner.known.mark_changed();
     runner.serve(running.news, stop).await;
     runner.handle.stop();

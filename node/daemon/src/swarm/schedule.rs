@@ -3,7 +3,7 @@
 //! Must stay true: what changes quickly is told by its last state; a laptop that slept speaks once, not once
 //! for every period it missed.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use owm_proto::gossip::Bootstrap;
 
@@ -11,10 +11,12 @@ use super::capability::Portrait;
 
 /// A change waits so long for the next one: at the start, addresses and files become known one by one.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Parts of a period between two changed portraits: peers allow a member ten in a period.
-const CHANGES_OF_MEMBER: u32 = 8;
-/// Peers allow a stranger two in a period, and three at once.
-const CHANGES_OF_STRANGER: u32 = 1;
+/// Portraits in one period, changed ones: peers allow a member ten.
+const PORTRAITS_OF_MEMBER: usize = 8;
+/// Peers allow a stranger two in a period, and three before that.
+const PORTRAITS_OF_STRANGER: usize = 2;
+/// So many a stranger may say at its start.
+const PORTRAITS_AT_START: usize = 3;
 
 /// What is due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub(super) struct Due {
 pub(super) struct Schedule {
     heartbeat_at: Option<Duration>,
     told: Option<(Duration, Portrait)>,
+    /// When the last portraits were told, the newest last.
+    told_at: VecDeque<Duration>,
+    /// Portraits told since the start.
+    count: usize,
     /// What will be told, and since when it looks like that.
     next: Option<(Duration, Portrait)>,
 }
@@ -54,6 +60,11 @@ impl Schedule {
         if due.portrait {
             self.told = Some((now, portrait.clone()));
             self.next = None;
+            self.count = self.count.saturating_add(1);
+            self.told_at.push_back(now);
+            if self.told_at.len() > PORTRAITS_OF_MEMBER {
+                self.told_at.pop_front();
+            }
         }
         due
     }
@@ -82,13 +93,13 @@ impl Schedule {
         if now >= *at + period {
             return true;
         }
-        let changes = if told.membership.is_some() {
-            CHANGES_OF_MEMBER
-        } else {
-            CHANGES_OF_STRANGER
+        let lately = self.told_at.iter().filter(|at| now < **at + period).count();
+        let may = match (&told.membership, &portrait.membership) {
+            (Some(_), _) => lately < PORTRAITS_OF_MEMBER,
+            // Who is admitted says so at once.
+            (None, Some(_)) => true,
+            (None, None) => lately < PORTRAITS_OF_STRANGER || self.count < PORTRAITS_AT_START,
         };
-        let is_admitted = told.membership.is_none() && portrait.membership.is_some();
-        let may = is_admitted || now >= *at + period / changes;
         told != portrait && may && settled
     }
 
@@ -153,12 +164,13 @@ mod tests {
     #[test]
     fn a_member_that_changes_all_the_time_stays_within_what_peers_allow() {
         let told = portraits(&mut Schedule::default(), |s| member(s / 3), 600);
-        assert!(
-            (5..=CHANGES_OF_MEMBER as usize + 1).contains(&told.len()),
-            "{told:?}"
-        );
+        assert!(told.len() == PORTRAITS_OF_MEMBER, "{told:?}");
         let told = portraits(&mut Schedule::default(), |s| portrait(s / 3), 600);
-        assert_eq!(told.len(), 1, "a stranger has little to say: {told:?}");
+        assert_eq!(
+            told.len(),
+            PORTRAITS_AT_START,
+            "a stranger has little to say: {told:?}"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use owm_p2p::{Handle, Multiaddr, NewestCheckpoint, News, SwarmView};
+use owm_p2p::{Handle, Multiaddr, NewestCheckpoint, News, SwarmView, bootstrap::COORDINATOR};
 use owm_proto::UnixMillis;
 use owm_service::{CancellationToken, report::Chain};
 use tokio::sync::{mpsc, watch};
@@ -13,9 +13,9 @@ use super::{
     SwarmPicture,
     capability::{Portrait, told},
     checkpoint,
-    remembered::Remembered,
     runner::{Identity, Setup, documents, kept_checkpoint},
     schedule::{Due, Schedule},
+    ways::addresses,
 };
 use crate::{
     heartbeat::{self, Beat},
@@ -26,8 +26,10 @@ use crate::{
 
 /// Between two looks at what there is to say.
 const TICK: Duration = Duration::from_millis(500);
-/// Between two looks at the shelf, and two writes of remembered peers.
+/// Between two looks at the shelf.
 const DISK_EVERY: Duration = Duration::from_secs(10);
+/// Between two writes of remembered peers: what a kill may cost.
+const PEERS_EVERY: Duration = Duration::from_mins(1);
 
 /// The task's state.
 pub(super) struct Runner {
@@ -40,7 +42,8 @@ pub(super) struct Runner {
     pub(super) holds: Vec<owm_proto::Sha256>,
     pub(super) disk_at: Option<Duration>,
     pub(super) known: watch::Receiver<Option<Arc<Known>>>,
-    pub(super) remembered: Remembered,
+    /// When peers were written down last.
+    pub(super) peers_at: Duration,
     pub(super) shown: watch::Sender<Arc<SwarmPicture>>,
     pub(super) heard: watch::Sender<Option<Arc<NewestCheckpoint>>>,
 }
@@ -55,36 +58,18 @@ impl Runner {
                 _ = tick.tick() => self.tick().await,
                 Ok(()) = self.known.changed() => self.take_known().await,
                 Ok(()) = self.view.changed() => self.show(),
-                item = news.recv() => match item {
-                    Some(item) => self.take(item).await,
-                    None => {
-                        let why = "the swarm's task has ended; restart the node";
-                        tracing::error!("{why}");
-                        self.shown.send_replace(Arc::new(SwarmPicture::off(why)));
-                        stop.cancelled().await;
-                        break;
-                    }
+                item = news.recv() => if let Some(item) = item {
+                    self.take(item).await;
+                } else {
+                    let why = "the swarm's task has ended; restart the node";
+                    tracing::error!("{why}");
+                    self.shown.send_replace(Arc::new(SwarmPicture::off(why)));
+                    stop.cancelled().await;
+                    break;
                 },
             }
         }
-        self.see_peers();
         self.save_peers().await;
-    }
-
-    pub(super) async fn first_candidates(&self) {
-        let invited = self
-            .setup
-            .invited
-            .iter()
-            .filter_map(|text| text.parse().ok());
-        let given = [
-            ("invite", invited.collect::<Vec<Multiaddr>>()),
-            ("static", self.setup.settings.peers.clone()),
-            ("remembered", self.remembered.addresses()),
-        ];
-        for (source, addresses) in given {
-            self.candidates(source, addresses).await;
-        }
     }
 
     async fn candidates(&self, source: &'static str, addresses: Vec<Multiaddr>) {
@@ -103,9 +88,8 @@ impl Runner {
         if let Some(documents) = documents(&self.setup.book, now) {
             drop(self.handle.set_documents(documents).await);
         }
-        let peers = known.network.peers().iter();
-        let peers = peers.filter_map(|text| text.parse().ok()).collect();
-        self.candidates("coordinator", peers).await;
+        let peers = addresses(known.network.peers());
+        self.candidates(COORDINATOR, peers).await;
         if self.heard.borrow().is_none()
             && let Some(newest) = kept_checkpoint(&self.setup).await
         {
@@ -119,9 +103,8 @@ impl Runner {
             News::Heartbeat { .. } => {
                 self.setup.metrics.news("heartbeat").inc();
             }
-            News::Capability { node, body } => {
+            News::Capability { .. } => {
                 self.setup.metrics.news("capability").inc();
-                self.remembered.heard(&node, &body.addresses);
             }
             News::Checkpoint(newest) => {
                 self.setup.metrics.news("checkpoint").inc();
@@ -191,17 +174,14 @@ impl Runner {
         if let Ok(Ok((whole, _))) = looked {
             self.holds = whole.into_iter().collect();
         }
-        self.see_peers();
-        self.save_peers().await;
+        if now >= self.peers_at + PEERS_EVERY {
+            self.peers_at = now;
+            self.save_peers().await;
+        }
     }
 
-    fn see_peers(&mut self) {
-        let now = UnixMillis(self.setup.clock.now_ms());
-        self.remembered.saw(&self.view.borrow(), now);
-    }
-
-    async fn save_peers(&mut self) {
-        let Some(bytes) = self.remembered.take_changed() else {
+    async fn save_peers(&self) {
+        let Ok(bytes) = self.handle.remembered().await else {
             return;
         };
         let path = self.setup.peers_file.clone();

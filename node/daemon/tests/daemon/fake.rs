@@ -14,9 +14,11 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
+use owm_p2p::{Documents, NewestCheckpoint};
 use owm_proto::{
     Envelope, NodeId, NodeKey, PublicKey, Purpose, Sha256, TaskId, Tier, UnixMillis,
-    genesis::{DelegatedRole, Delegation, Genesis, NetworkId, network_id},
+    genesis::{DelegatedRole, Delegation, Genesis, NetworkId, Revocation, network_id},
+    gossip::{Bootstrap, Checkpoint},
     invite::Invite,
     manifest::{Manifest, ManifestFile, SubModel},
     seal,
@@ -77,6 +79,8 @@ struct Poll {
 pub(crate) struct Fake {
     /// How to join.
     pub(crate) invite: Invite,
+    /// Where it really listens.
+    pub(crate) address: String,
     state: Arc<State>,
     streams: mpsc::Receiver<Stream>,
     seen: mpsc::Receiver<TaskResult>,
@@ -251,9 +255,77 @@ impl Fake {
         };
         Self {
             invite,
+            address: address.to_string(),
             state,
             streams,
             seen,
+        }
+    }
+
+    /// What a peer serves of the network: a heartbeat every second.
+    pub(crate) fn documents(&self) -> Documents {
+        let bootstrap = Bootstrap {
+            heartbeat_secs: 1,
+            ..Bootstrap::before_any()
+        };
+        let network = self.state.network.clone();
+        let parse = |wire: Vec<SignedEnvelope>| {
+            let parsed = wire
+                .into_iter()
+                .map(|wire| Envelope::try_from(wire).unwrap());
+            parsed.collect()
+        };
+        let now = UnixMillis(SystemClock::shared().now_ms());
+        let id = self.network_id();
+        let bootstrap = Some(bootstrap.sign(&self.state.instance, &id));
+        Documents::verify(
+            Some(id),
+            network.genesis,
+            parse(network.delegations),
+            parse(network.revocations),
+            bootstrap,
+            network.web_seed,
+            now,
+        )
+        .unwrap()
+    }
+
+    /// The same after the root key has taken the coordinator's key back.
+    pub(crate) fn revoked(&self) -> Documents {
+        let documents = self.documents();
+        let said = Revocation {
+            key: self.state.instance.public(),
+            revoked_at_ms: UnixMillis(1),
+        };
+        let root = NodeKey::from_seed(&[1; 32]);
+        Documents::verify(
+            Some(self.network_id()),
+            documents.genesis,
+            documents.delegations,
+            vec![said.sign(&root, &self.network_id())],
+            None,
+            documents.web_seed,
+            UnixMillis(SystemClock::shared().now_ms()),
+        )
+        .unwrap()
+    }
+
+    /// The checkpoint of the version that it serves.
+    pub(crate) fn newest(&self) -> NewestCheckpoint {
+        let (manifest, release) = (manifest(), NodeKey::from_seed(&[3; 32]));
+        let bytes = manifest.to_bytes();
+        let checkpoint = Checkpoint {
+            sequence: manifest.sequence,
+            version: manifest.version.clone(),
+            manifest_sha256: Sha256::of(&bytes),
+            manifest_bytes: bytes.len() as u64,
+            created_at_ms: manifest.created_at,
+        };
+        NewestCheckpoint {
+            envelope: checkpoint.sign(&release, &self.network_id()),
+            checkpoint,
+            manifest,
+            manifest_envelope: self.state.manifest.clone().try_into().unwrap(),
         }
     }
 

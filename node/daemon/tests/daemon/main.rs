@@ -7,7 +7,9 @@ mod echo;
 mod fake;
 mod faults;
 mod orders;
+mod peer;
 mod program;
+mod swarm;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -57,6 +59,8 @@ fn config() -> NodeConfig {
     config.coordinator.reconnect_max = HumanDuration::from_millis(50);
     config.coordinator.register_min = HumanDuration::from_millis(10);
     config.node.drain = HumanDuration::from_millis(300);
+    config.p2p.network = NetworkPolicy::LoopbackOnly;
+    config.p2p.listen = vec!["/ip4/127.0.0.1/tcp/0".into()];
     config
 }
 

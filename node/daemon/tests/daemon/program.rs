@@ -8,12 +8,14 @@ use std::{
 use owm_proto::{Sha256, invite::Invite};
 use serde_json::Value;
 
-use super::{Fake, fake::BlobFault};
+use super::{Fake, fake::BlobFault, peer::Peer};
 
 /// Runs `owm-node` to its end.
 async fn owm_node(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_owm-node"));
     command.args(arguments);
+    command.env("OWM_P2P__NETWORK", "loopback_only");
+    command.env("OWM_P2P__LISTEN", "[\"/ip4/127.0.0.1/tcp/0\"]");
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
         .unwrap()
@@ -248,4 +250,47 @@ async fn a_node_without_an_invite_is_told_to_join() {
     std::fs::write(&config, "").unwrap();
     let output = owm_node(&["start", "--config", config.to_str().unwrap()]).await;
     check(&output, 2, &["owm-node init --join"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_works_through_any_one_peer_while_the_coordinator_is_away() {
+    let mut fake = Fake::start().await;
+    let peer = Peer::start(&fake, Some(fake.newest()));
+    let address = peer.address().await.to_string();
+    // A reserved port that nobody serves.
+    fake.invite.addresses = vec!["127.0.0.1:1".into()];
+    let dead = address
+        .replace("/tcp/", "/udp/")
+        .replace("/p2p/", "/quic-v1/p2p/");
+    fake.invite.peers = vec![dead, address.clone()];
+    let (joined, output) = join(&fake.invite).await;
+    let words = [
+        "coordinator:   not now",
+        "fails at tcp",
+        "\"fake\" verified",
+        "owm-v0.1.0",
+        &address,
+    ];
+    check(&output, 0, &words);
+    let documents = joined.folder.path().join("data/network/documents.pb");
+    assert!(documents.exists());
+    drop(peer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_nobody_can_be_joined_through_every_peer_is_told_with_its_layer() {
+    let mut fake = Fake::start().await;
+    fake.invite.addresses = vec!["127.0.0.1:1".into()];
+    let peer = Peer::start(&fake, None).handle.peer();
+    fake.invite.peers = vec![format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}")];
+    let (_, output) = join(&fake.invite).await;
+    check(
+        &output,
+        0,
+        &[
+            "coordinator:   not now",
+            "peers:         not now",
+            "tcp/quic",
+        ],
+    );
 }

@@ -61,7 +61,9 @@ impl Tally {
         self.asking = false;
         self.pause.fail(now, rng);
         self.again_at = Duration::ZERO;
-        failures.into_iter().for_each(|told| self.fault(told));
+        for told in failures {
+            self.fault(told);
+        }
     }
 
     /// Due at once.

@@ -35,7 +35,8 @@ pub(super) async fn run(args: &UpArgs, lifecycle: &Lifecycle) -> Result<()> {
         }
     };
     let versions = devnet.api().get("/v1/model/versions").await?.ok()?;
-    let banner = show::banner(&mut devnet, &show::served(&versions)?);
+    let swarm = show::swarm(&devnet).await;
+    let banner = show::banner(&mut devnet, &show::served(&versions)?, swarm);
     say(&format!("\nThe network is up.\n\n{banner}"));
     let outcome = watch(&mut devnet, lifecycle).await;
     say("\nstopping …");

@@ -7,8 +7,13 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::HEALTH_PORT;
-use crate::{node::Node, ports::Port, process, state::Kept};
+use super::{HEALTH_PORT, P2P_PORT};
+use crate::{
+    node::{Node, NodePorts},
+    ports::Port,
+    process,
+    state::Kept,
+};
 
 /// The folder of a network and the ports in it.
 #[derive(Debug)]
@@ -53,9 +58,13 @@ impl Places {
 
     pub(super) async fn node(&mut self, number: u16, invite: &str) -> Result<Node> {
         let name = format!("node{number}");
-        let health = self.port(&name, Some(HEALTH_PORT.saturating_add(number)))?;
+        let p2p = format!("{name}-p2p");
+        let ports = NodePorts {
+            health: self.port(&name, Some(HEALTH_PORT.saturating_add(number)))?,
+            p2p: self.port(&p2p, Some(P2P_PORT.saturating_add(number)))?,
+        };
         let (dir, log) = (self.dir.join("nodes").join(&name), self.log(&name));
-        let mut node = Node::prepare(&name, &dir, &log, health, invite).await?;
+        let mut node = Node::prepare(&name, &dir, &log, ports, invite).await?;
         node.set_log(self.log.clone());
         Ok(node)
     }

@@ -2,27 +2,29 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use owm_p2p::gossip::{Topic, Verdict};
-use owm_proto::Purpose;
+use owm_p2p::gossip::{IgnoreReason, Topic, Verdict};
+use owm_proto::{PublicKey, Purpose};
 
 use super::{Event, Kind, State, TICK_MS, World};
 use crate::{
     dice::Dice,
-    frame::{Frame, Peer},
+    frame::{Frame, Message, Peer},
     identity::Identity,
     liar::{LiarState, Stage},
     lore::{capability, heartbeat},
     mesh::{Outbox, Router},
     node::{Learnt, Node, Outcome, Setup, Store},
     scenario::{Deed, Turn},
+    truth::Split,
+    watch::Invariant,
 };
 
 impl World {
-    pub(super) fn honest_kind(&self, member: bool) -> Kind {
+    pub(super) fn honest_kind(&self, member: Option<PublicKey>) -> Kind {
         Kind::Honest {
             node: None,
             store: Store::default(),
-            member,
+            membership: member.map(|key| self.lore.membership(&key)),
         }
     }
 
@@ -132,11 +134,25 @@ impl World {
         actor.clock.slept(slept);
         actor.state = State::Awake;
         actor.since = now;
+        let held = std::mem::take(&mut actor.held);
         // Its timers stood still: a new life's, with the same memory.
         actor.life += 1;
         let life = actor.life;
         self.trace
             .note(now, format_args!("{} wakes after {slept:?}", peer.0));
+        for (from, link, frame) in held {
+            let soon = now.after_ms(self.dice.within(1, 500));
+            let to = peer;
+            self.queue.push(
+                soon,
+                Event::Arrive {
+                    to,
+                    from,
+                    link,
+                    frame,
+                },
+            );
+        }
         for event in [
             Event::Tick(peer, life),
             Event::Dial(peer, life),
@@ -188,15 +204,22 @@ impl World {
         let shard = self.shard(peer);
         let lasts = self.capability_time();
         let every_ms = u64::from(every_secs) * 1_000;
-        let next = now.after_ms(every_ms - every_ms / 20 + self.dice.within(0, every_ms / 10));
+        // The first repetition comes at any time of its period, so that those who started together do not
+        // stay together.
+        let first = self.actor(peer).since.after_secs(3) > now;
+        let wait_ms = if first {
+            self.dice.within(every_ms / 10, every_ms)
+        } else {
+            every_ms - every_ms / 20 + self.dice.within(0, every_ms / 10)
+        };
+        let next = now.after_ms(wait_ms);
         let identity = self.actor(peer).identity.clone();
-        let membership = self.lore.membership(&identity.public);
         let actor = &mut self.actors[peer.0 as usize];
         let at = actor.clock.moment(now);
         let Kind::Honest {
             node: Some(node),
             store,
-            member,
+            membership,
         } = &mut actor.kind
         else {
             return;
@@ -212,7 +235,7 @@ impl World {
                 Event::Beat(peer, life),
             )
         } else {
-            let membership = member.then_some(&membership);
+            let membership = membership.as_ref();
             let newest = node.newest_sequence();
             let body = capability(at.wall, last, node.session, lasts, membership, newest);
             let envelope = self.lore.sign(&identity, purpose, &body);
@@ -224,8 +247,8 @@ impl World {
             )
         };
         store.sequences.insert(purpose.as_str(), sequence);
-        self.truth.said(&envelope, purpose, sequence);
-        let verdict = node.says(at, &envelope, &self.memo);
+        self.truth.said(&envelope, purpose);
+        let verdict = node.says(at, &envelope, &self.lore.memo);
         actor.sent.accepted += 1;
         let message = Self::message(topic, &envelope);
         node.router.publish(&message, now, out);
@@ -240,8 +263,7 @@ impl World {
         let now = self.now();
         let sequence = self.published.len() as u64 + 1;
         let newest = self.lore.checkpoint(sequence, "", &self.lore.release);
-        self.truth
-            .said(&newest.envelope, Purpose::Checkpoint, sequence);
+        self.truth.said(&newest.envelope, Purpose::Checkpoint);
         self.truth.published(sequence);
         self.published.push(newest.clone());
         self.trace.note(now, format_args!("release {sequence}"));
@@ -256,7 +278,7 @@ impl World {
             ..
         } = &mut actor.kind
         {
-            node.publishes(at, newest, store, &self.memo);
+            node.publishes(at, newest, store, &self.lore.memo);
             node.router.publish(&message, now, out);
         }
         self.send(publisher, out);
@@ -266,7 +288,12 @@ impl World {
     pub(super) fn deed(&mut self, peer: Peer, out: &mut Outbox) {
         let number = peer.0 as usize - self.scenario.honest.len();
         let now = self.now();
-        let next = now.after_ms(self.scenario.liars[number].every_ms);
+        let liar = &mut self.scenario.liars[number];
+        if liar.deeds == 0 {
+            return;
+        }
+        liar.deeds -= 1;
+        let next = now.after_ms(liar.every_ms);
         self.queue.push(next, Event::Deed(peer));
         self.on_stage(peer, |liar, stage| {
             liar.act(stage, out);
@@ -297,15 +324,30 @@ impl World {
     }
 
     /// A frame has come.
-    pub(super) fn arrived(&mut self, to: Peer, from: Peer, frame: &Frame, out: &mut Outbox) {
+    pub(super) fn arrived(
+        &mut self,
+        to: Peer,
+        from: Peer,
+        link: u64,
+        frame: Frame,
+        out: &mut Outbox,
+    ) {
+        /// Frames that wait for a sleeper: what a connection's windows hold.
+        const HELD_MAX: usize = 256;
         let actor = &mut self.actors[to.0 as usize];
+        if actor.state != State::Awake {
+            if actor.state == State::Asleep && actor.held.len() < HELD_MAX {
+                actor.held.push((from, link, frame));
+            }
+            return;
+        }
         actor.cost.bytes_in += frame.wire_bytes() as u64;
         actor.cost.frames_in += 1;
         actor.cost.messages_in += u64::from(matches!(frame, Frame::Publish(_)));
         if self.is_honest(to) {
-            self.node_hears(to, from, frame, out);
+            self.node_hears(to, from, &frame, out);
         } else {
-            self.liar_hears(to, from, frame, out);
+            self.liar_hears(to, from, &frame, out);
         }
         self.send(to, out);
     }
@@ -332,7 +374,7 @@ impl World {
     fn node_hears(&mut self, to: Peer, from: Peer, frame: &Frame, out: &mut Outbox) {
         let now = self.now();
         let from_key = self.actor(from).identity.public;
-        let asked = self.memo.asked();
+        let asked = self.lore.memo.asked();
         let actor = &mut self.actors[to.0 as usize];
         let at = actor.clock.moment(now);
         let Kind::Honest {
@@ -345,9 +387,9 @@ impl World {
         };
         let sender = (from, &from_key);
         let outcome = match frame {
-            Frame::Publish(message) => node.hears((at, now), sender, message, &self.memo, out),
-            Frame::Ask(ask) => node.asked(at, sender, ask, &self.memo, out),
-            Frame::Answer(answer) => node.answered(at, &from_key, answer, store, &self.memo),
+            Frame::Publish(message) => node.hears((at, now), sender, message, &self.lore.memo, out),
+            Frame::Ask(ask) => node.asked(at, sender, ask, &self.lore.memo, out),
+            Frame::Answer(answer) => node.answered(at, &from_key, answer, store, &self.lore.memo),
             frame => {
                 if let Frame::Want(ids) = frame {
                     actor.sent.wanted += ids.len() as u64;
@@ -359,7 +401,7 @@ impl World {
         };
         actor.cost.judged += u64::from(outcome.verdict.is_some());
         actor.sent.accepted += u64::from(outcome.verdict == Some(Verdict::Accept));
-        actor.cost.signatures += self.memo.asked() - asked;
+        actor.cost.signatures += self.lore.memo.asked() - asked;
         if let (Some(verdict), Frame::Publish(message)) = (outcome.verdict, frame)
             && verdict != Verdict::Accept
         {
@@ -367,7 +409,44 @@ impl World {
             let what = format_args!("{} drops {id:016x} of {}: {verdict:?}", to.0, from.0);
             self.trace.note(now, what);
         }
+        if let Frame::Publish(message) = frame {
+            self.heard_split(to, message, &outcome);
+        }
         self.learnt(to, from, &outcome);
+    }
+
+    /// One of two things said under one sequence has been judged: whoever holds the other must see it.
+    fn heard_split(&mut self, peer: Peer, message: &Message, outcome: &Outcome) {
+        let Some(split) = self.truth.split_of(message.id) else {
+            return;
+        };
+        let (now, actor) = (self.now(), self.actor(peer));
+        let Split {
+            key,
+            purpose,
+            sequence,
+        } = split;
+        let (held, warned) = if purpose == Purpose::Checkpoint {
+            let node = actor.node();
+            let newest = node.map_or(0, Node::announced_sequence);
+            let warned = node.is_some_and(|node| !node.warnings().is_empty());
+            (newest == sequence, warned)
+        } else {
+            let last = self.watch.last(peer, actor.life, &key, purpose);
+            (last == Some(sequence), true)
+        };
+        // Other rules may come first: its time is over, its topic is wrong, its sender says too much.
+        let missed = matches!(outcome.verdict, Some(Verdict::Ignore(IgnoreReason::Stale)));
+        let seen = matches!(
+            outcome.verdict,
+            Some(Verdict::Ignore(IgnoreReason::Equivocation))
+        );
+        if held && (missed || (seen && !warned)) {
+            let (verdict, key) = (outcome.verdict, key.short());
+            let what = format_args!("{} on {purpose} {sequence} of {key}: {verdict:?}", peer.0);
+            self.watch
+                .violated(Invariant::EquivocationIsSeen, now, what);
+        }
     }
 
     /// What a judgement led to: news are held against the truth, a cut connection is cut.

@@ -1,0 +1,277 @@
+//! A node among peers: real swarms on loopback, with a coordinator that is away, comes back, or was never there.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
+
+use owm_node::{
+    control::{self, StatusAnswer},
+    session::Phase,
+    status::Origin,
+};
+use owm_p2p::error::FailedLayer;
+use owm_proto::{Envelope, wire::coordinator::HeartbeatBody};
+use prost::Message as _;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Fake, Node, PATIENCE, config, peer::Peer, ready, start};
+
+/// An address at which nobody listens.
+async fn nobody() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    free.local_addr().unwrap()
+}
+
+/// Lets whoever connects to `at` through to `to`.
+async fn forward(at: SocketAddr, to: String) -> tokio::task::JoinHandle<()> {
+    let listener = TcpListener::bind(at).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let to: SocketAddr = to.parse().unwrap();
+            tokio::spawn(async move {
+                let mut there = connect(to).await;
+                drop(copy_bidirectional(&mut from, &mut there).await);
+            });
+        }
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's proxy, loopback only; what is tested goes through the dialer"
+)]
+async fn connect(to: SocketAddr) -> TcpStream {
+    TcpStream::connect(to).await.unwrap()
+}
+
+/// Waits until `owm-node status` would say so.
+async fn says(folder: &Path, mut is_it: impl FnMut(&StatusAnswer) -> bool) -> StatusAnswer {
+    let socket = folder.join("control.sock");
+    let mut last = String::new();
+    let asking = async {
+        loop {
+            if let Ok(answer) = control::ask(&socket).await {
+                if is_it(&answer) {
+                    return answer;
+                }
+                last = format!("{answer:#?}");
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    asked.unwrap_or_else(|_| panic!("the status does not say so: {last}"))
+}
+
+async fn stop(node: Node) {
+    node.lifecycle.shutdown();
+    node.ended().await.unwrap();
+}
+
+/// A network whose coordinator cannot be reached, and a peer that knows it.
+async fn without_coordinator() -> (Fake, Peer) {
+    let mut fake = Fake::start().await;
+    let peer = Peer::start(&fake, Some(fake.newest()));
+    fake.invite.addresses = vec![nobody().await.to_string()];
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    (fake, peer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_saw_its_coordinator_joins_through_a_peer_and_fetches_the_newest_model() {
+    let (fake, mut peer) = without_coordinator().await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    let key = node.key.public();
+    let said = says(folder.path(), |said| {
+        let swarm = said.swarm.as_ref().unwrap();
+        said.status.model.is_some() && swarm.newest.is_some()
+    })
+    .await;
+    assert_eq!(said.status.network, "fake");
+    assert_eq!(said.status.origins.network, Some(Origin::Peer));
+    assert_eq!(said.status.phase, Phase::Unregistered);
+    let swarm = said.swarm.unwrap();
+    assert_eq!(swarm.newest.unwrap().version, "owm-v0.1.0");
+    let beat = peer.heartbeat(&key).await;
+    assert!(beat.expires_at_ms > beat.issued_at_ms);
+    let said = peer.capability(&key, |said| said.holds.len() == 3).await;
+    assert_eq!(said.roles, ["infer"]);
+    assert_eq!(said.checkpoint_sequence, 1);
+    assert!(said.membership.is_none(), "a stranger so far");
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_registers_and_works_when_its_coordinator_comes_back() {
+    let (mut fake, _peer) = without_coordinator().await;
+    let away: SocketAddr = fake.invite.addresses[0].parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    says(folder.path(), |said| said.status.model.is_some()).await;
+    let forwarding = forward(away, fake.address.clone()).await;
+    let stream = ready(&mut fake).await;
+    let said = says(folder.path(), |said| said.status.linked).await;
+    assert_eq!(said.status.origins.tier, Some(Origin::Registration));
+    assert_eq!(said.status.origins.node_status, Some(Origin::Stream));
+    drop(stream);
+    stop(node).await;
+    forwarding.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_never_says_two_things_under_one_sequence() {
+    let mut fake = Fake::start().await;
+    let mut peer = Peer::start(&fake, None);
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    let key = node.key.public();
+    let mut sequences = BTreeSet::new();
+    for _ in 0..3 {
+        // Every link begins with a heartbeat, every second brings one by gossip.
+        let mut stream = fake.stream().await;
+        stream.hello().await;
+        let envelope = Envelope::try_from(stream.heartbeat().await).unwrap();
+        let said = HeartbeatBody::decode(envelope.unverified_payload()).unwrap();
+        assert!(sequences.insert(said.sequence), "{}", said.sequence);
+        let said = peer.heartbeat(&key).await;
+        assert!(sequences.insert(said.sequence), "{}", said.sequence);
+    }
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_outlives_the_process_and_is_told_while_the_coordinator_is_away() {
+    let mut fake = Fake::start().await;
+    fake.grant(Duration::from_hours(7 * 24));
+    let mut peer = Peer::start(&fake, None);
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    let key = node.key.public();
+    drop(ready(&mut fake).await);
+    let told = peer
+        .capability(&key, |said| said.membership.is_some())
+        .await;
+    stop(node).await;
+    fake.invite.addresses = vec![nobody().await.to_string()];
+    let node = start(&fake, folder.path(), config());
+    let again = peer
+        .capability(&key, |said| said.session_id != told.session_id)
+        .await;
+    assert_eq!(again.membership, told.membership);
+    assert!(again.sequence > told.sequence);
+    let said = says(folder.path(), |said| said.status.member_until_ms.is_some()).await;
+    assert_eq!(said.status.origins.membership, Some(Origin::Disk));
+    assert_eq!(said.status.origins.network, Some(Origin::Disk));
+    assert_eq!(said.status.tier.as_deref(), Some("t1"));
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_remembered_peers_are_forgotten_and_written_anew() {
+    let (mut fake, mut peer) = without_coordinator().await;
+    let folder = tempfile::tempdir().unwrap();
+    let remembered = folder.path().join("peers.json");
+    std::fs::write(&remembered, b"{\"format\":1,\"peers\":{\"ab").unwrap();
+    let node = start(&fake, folder.path(), config());
+    let key = node.key.public();
+    peer.announce(&fake).await;
+    says(folder.path(), |said| {
+        let swarm = said.swarm.as_ref().unwrap();
+        swarm
+            .nodes
+            .iter()
+            .any(|node| node.key == Peer::key().to_string() && node.connected)
+    })
+    .await;
+    stop(node).await;
+    let text = std::fs::read_to_string(&remembered).unwrap();
+    assert!(text.contains(&peer.handle.peer().to_string()), "{text}");
+    // With nothing but what it remembers, it finds its way back in.
+    fake.invite.peers = vec![];
+    let node = start(&fake, folder.path(), config());
+    let said = says(folder.path(), |said| {
+        said.swarm.as_ref().unwrap().peers_connected > 0
+    })
+    .await;
+    let sources = said.swarm.unwrap().sources;
+    let remembered = sources.iter().find(|source| source.name == "remembered");
+    assert_eq!(remembered.unwrap().reached, 1);
+    peer.capability(&key, |_| true).await;
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_in_that_fails_is_told_with_its_layer_and_the_others_are_used() {
+    let (mut fake, _peer) = without_coordinator().await;
+    let port = nobody().await.port();
+    let stranger = owm_proto::NodeKey::from_seed(&[89; 32]).public();
+    let stranger = owm_p2p::peer::identity::peer_id(&stranger).unwrap();
+    fake.invite
+        .peers
+        .push(format!("/ip4/127.0.0.1/tcp/{port}/p2p/{stranger}"));
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    let said = says(folder.path(), |said| {
+        let swarm = said.swarm.as_ref().unwrap();
+        let invite = swarm.sources.iter().find(|source| source.name == "invite");
+        swarm.peers_connected > 0 && invite.is_some_and(|invite| !invite.failures.is_empty())
+    })
+    .await;
+    let swarm = said.swarm.unwrap();
+    let invite = swarm
+        .sources
+        .iter()
+        .find(|source| source.name == "invite")
+        .unwrap();
+    assert_eq!((invite.given, invite.reached), (2, 1));
+    let failure = &invite.failures[0];
+    assert_eq!(failure.layer, FailedLayer::Transport, "{failure}");
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_told_and_the_node_goes_on() {
+    let mut fake = Fake::start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut config = config();
+    config.p2p.listen.push(format!("/ip4/127.0.0.1/tcp/{port}"));
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config);
+    drop(ready(&mut fake).await);
+    let said = says(folder.path(), |said| {
+        said.swarm
+            .as_ref()
+            .is_some_and(|swarm| !swarm.listening.is_empty())
+    })
+    .await;
+    let swarm = said.swarm.unwrap();
+    assert_eq!(swarm.problems.len(), 1);
+    let problem = &swarm.problems[0];
+    assert!(
+        problem.contains(&port.to_string()) && problem.contains("[p2p] listen"),
+        "{problem}"
+    );
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_coordinator_is_not_spoken_to_even_if_it_knows_nothing_of_it() {
+    let mut fake = Fake::start().await;
+    let peer = Peer::serving(&fake, fake.revoked(), None);
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    // Whoever answers first, the revocation counts in the end.
+    says(folder.path(), |said| {
+        let why = said.status.link_error.clone().unwrap_or_default();
+        !said.status.linked && why.contains("not delegated")
+    })
+    .await;
+    assert!(!node.task.is_finished(), "it lives on");
+    stop(node).await;
+}
