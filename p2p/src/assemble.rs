@@ -1,6 +1,6 @@
 //! Puts a swarm's behaviours together from its settings: the numbers, each with its reason.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use libp2p::{
     StreamProtocol, allow_block_list,
@@ -35,8 +35,8 @@ const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
 
 /// Fewest, wanted and most peers that every message is sent to at once. A random graph of degree four and more
 /// holds together at a thousand nodes per shard, and whoever is missed learns of the message by gossip within
-/// a second, which is soon enough for heartbeats. Each peer less is a copy less of every message: with 50 peers
-/// a sixth fewer bytes than libp2p's 5, 6, 12 (docs/benchmarks.md).
+/// a second, which is soon enough for heartbeats. Each peer less is a copy less of every message; one run with 50
+/// peers had 0.84 of the bytes of libp2p's 5, 6, 12, and a longer tail (docs/benchmarks.md).
 const MESH: (usize, usize, usize) = (4, 5, 8);
 
 /// Peers outside the mesh that are told the hashes of the last three seconds' messages, at least; a quarter of
@@ -60,9 +60,13 @@ const PENDING_MAX: u32 = 64;
 /// Connections with one peer: one each way, and one that replaces a relayed one.
 const CONNECTIONS_PER_PEER: u32 = 3;
 
-/// Between two walks through the DHT that keep its table fresh: one costs a connection with nearly everybody
-/// in a small network, and some hundred in a large one.
+/// Between two walks through the DHT that keep its table fresh: one meets nearly everybody of a small network
+/// and some hundred of a large one. `tending` lets those go again.
 const KAD_WALK_EVERY: Duration = Duration::from_mins(30);
+
+/// Peers nearest to a key that a walk looks for and a record is put to: with libp2p's 20 each walk of a network
+/// of 50 meets nearly all of it, and what is kept here is refreshed by its owners anyway.
+const KAD_NEAREST: NonZeroUsize = NonZeroUsize::new(8).expect("it is 8");
 
 /// Values in the DHT are signed envelopes of a few hundred bytes.
 const RECORD_BYTES_MAX: usize = 4 << 10;
@@ -193,6 +197,7 @@ fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryS
     let mut config = kad::Config::new(protocol);
     config
         .disjoint_query_paths(true)
+        .set_replication_factor(KAD_NEAREST)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)

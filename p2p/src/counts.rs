@@ -27,6 +27,8 @@ pub struct Counts {
     pub inbound_refused: u64,
     /// Dials that failed.
     pub dials_failed: u64,
+    /// Connections let go because there were more than needed.
+    pub let_go: u64,
     /// Peers cut off for their score.
     pub cut_off: u64,
     /// DHT records refused.

@@ -55,8 +55,11 @@ use {connecting::Peer, known::Known, telling::Teller};
 /// News that wait for the daemon: a minute's heartbeats of a full shard, twice.
 pub const NEWS_QUEUE: usize = 4_096;
 
-/// Views at most so often.
+/// Views at most so often while little changes...
 const VIEW_EVERY: Duration = Duration::from_millis(250);
+
+/// ... and so often while something changes all the time, as heartbeats do: a view costs a copy of all nodes.
+const VIEW_EVERY_BUSY: Duration = Duration::from_secs(1);
 
 /// Looks after connections, sources and the DHT so often.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
@@ -283,7 +286,7 @@ impl Service {
                     Some(command) => self.on_command(command),
                     None => break,
                 },
-                _ = show.tick() => self.show(),
+                _ = show.tick(), if self.dirty => self.show(),
                 _ = upkeep.tick() => self.upkeep(),
                 () = self.news.deliver(), if self.news.waits() => {}
                 dials = self.ways.next() => self.dial(dials),
@@ -352,6 +355,7 @@ impl Service {
             BehaviourEvent::Open(OpenEvent::Identify(event)) => self.on_identify(event),
             BehaviourEvent::Open(OpenEvent::Mdns(event)) => self.on_mdns(event),
             BehaviourEvent::Open(OpenEvent::Reach(event)) => self.on_tested(&event),
+            BehaviourEvent::Open(OpenEvent::Relay(event)) => self.on_relay(&event),
             BehaviourEvent::Open(_) => self.dirty = true,
         }
     }

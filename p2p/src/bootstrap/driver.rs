@@ -364,6 +364,16 @@ impl Driver {
         self.plan.bar(peer);
     }
 
+    /// Whether the plan has dialled this connected peer, not some part of libp2p on its way.
+    pub fn has_dialled(&self, peer: &PeerId) -> bool {
+        self.plan.has_dialled(peer)
+    }
+
+    /// Peers connected and met.
+    pub fn met_count(&self) -> usize {
+        self.plan.met_count()
+    }
+
     /// What each way in has brought.
     pub fn views(&self) -> Vec<SourceView> {
         self.plan.views()

@@ -148,6 +148,12 @@ impl Plan {
         self.links.values().filter(|link| link.met).count()
     }
 
+    /// Whether an order of ours has led to this connected peer: such a connection is meant to last.
+    pub fn has_dialled(&self, peer: &PeerId) -> bool {
+        let link = self.links.get(peer);
+        link.is_some_and(|link| !link.dialled.is_empty())
+    }
+
     /// What each way in has brought.
     pub fn views(&self) -> Vec<SourceView> {
         let view = |(name, tally): (&&'static str, &Tally)| tally.view(name);

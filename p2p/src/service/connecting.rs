@@ -21,9 +21,12 @@ use crate::{
     transport::is_loopback,
 };
 
-/// A connection that nothing needs stays for so long; gossip needs those of its mesh. Long, so that the
-/// peers we want are not dialled again and again; who has too many lets them go (`tending`).
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
+/// A connection on which nobody says anything stays for so long. So long that libp2p closes none that the plan
+/// wants and would dial again; who has too many lets some go (`tending`).
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
+
+/// With so many peers met, those that the DHT meets on its walks are not asked too: an answer has up to 4 MiB.
+const MET_ENOUGH: usize = 4;
 
 /// Addresses of one peer that are believed from identify.
 const ADDRESSES_PER_PEER: usize = 8;
@@ -81,7 +84,8 @@ impl Service {
         };
         entry.links.insert(connection, link);
         let met = entry.met;
-        if endpoint.is_dialer() && !met {
+        let to_last = self.ways.has_dialled(&peer) || self.ways.met_count() < MET_ENOUGH;
+        if endpoint.is_dialer() && !met && to_last {
             self.ask(peer);
         }
     }

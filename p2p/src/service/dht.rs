@@ -21,7 +21,7 @@ const PROVIDE_EVERY: Duration = Duration::from_mins(20);
 
 /// Looks for peers of the shard so often while it has too few, at first and later: others tell of themselves
 /// at the same time as we.
-const SEEK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
+const SEEK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(20));
 
 /// Looks whether the record is there and new, and puts it if it is not: so it outlives its publisher.
 const RECORD_EVERY: Duration = Duration::from_hours(1);

@@ -3,7 +3,7 @@
 //! client of the DHT only, so nobody waits for it there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -43,6 +43,16 @@ pub(super) struct Reach {
     relays: BTreeMap<PeerId, Multiaddr>,
     circuits: HashMap<ListenerId, PeerId>,
     next: Duration,
+    /// For whom we carry: who has a reservation stands here with itself, a circuit with both its ends.
+    carried: BTreeSet<(PeerId, PeerId)>,
+}
+
+impl Reach {
+    /// Peers whose connections hold somebody's way to somebody: our relays, and those for whom we are one.
+    pub(super) fn needed(&self) -> BTreeSet<PeerId> {
+        let carried = self.carried.iter().flat_map(|(from, to)| [*from, *to]);
+        self.circuits.values().copied().chain(carried).collect()
+    }
 }
 
 /// Whether it goes through a relay.
@@ -96,6 +106,35 @@ impl Service {
             for (listener, _) in std::mem::take(&mut self.reach.circuits) {
                 self.swarm.remove_listener(listener);
             }
+        }
+    }
+
+    /// Keeps who is carried.
+    pub(super) fn on_relay(&mut self, event: &relay::Event) {
+        self.dirty = true;
+        let carried = &mut self.reach.carried;
+        match *event {
+            relay::Event::ReservationReqAccepted { src_peer_id, .. } => {
+                carried.insert((src_peer_id, src_peer_id));
+            }
+            relay::Event::ReservationClosed { src_peer_id }
+            | relay::Event::ReservationTimedOut { src_peer_id } => {
+                carried.remove(&(src_peer_id, src_peer_id));
+            }
+            relay::Event::CircuitReqAccepted {
+                src_peer_id,
+                dst_peer_id,
+            } => {
+                carried.insert((src_peer_id, dst_peer_id));
+            }
+            relay::Event::CircuitClosed {
+                src_peer_id,
+                dst_peer_id,
+                ..
+            } => {
+                carried.remove(&(src_peer_id, dst_peer_id));
+            }
+            _ => {}
         }
     }
 

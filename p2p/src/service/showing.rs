@@ -1,6 +1,7 @@
-//! The view: a snapshot for people and pages, at most four times a second and only when something changed.
+//! The view: a snapshot for people and pages, at most four times a second, once while something changes
+//! all the time, and only when something changed.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use libp2p::PeerId;
 use owm_proto::{PublicKey, gossip::Bootstrap};
@@ -12,6 +13,9 @@ use crate::{
     peer,
     view::{CheckpointView, NodeView, PeerView, Reachability},
 };
+
+/// So far may views run ahead of their pace: four in a row, after a rest, come as soon as something changes.
+const AHEAD_MAX: Duration = super::VIEW_EVERY_BUSY.saturating_mul(4);
 
 /// Before anything is known.
 pub(super) fn empty(me: PeerId) -> SwarmView {
@@ -32,14 +36,20 @@ pub(super) fn empty(me: PeerId) -> SwarmView {
 impl Service {
     pub(super) fn show(&mut self) {
         let now = self.clock.monotonic();
-        if !self.dirty || now < self.show_at {
+        if !self.dirty || now + AHEAD_MAX < self.show_at {
             return;
         }
         self.dirty = false;
         let view = self.snapshot();
         // A coordinator of a large network shows itself less often: a thousand nodes a quarter second.
-        let thousands = view.nodes.len() / 1_000;
-        self.show_at = now + super::VIEW_EVERY * u32::try_from(thousands).unwrap_or(u32::MAX);
+        let thousands = u32::try_from(view.nodes.len() / 1_000).unwrap_or(u32::MAX);
+        let wait = super::VIEW_EVERY.saturating_mul(thousands);
+        // A few at once, on the average one for each such time; after a large one none before its time.
+        self.show_at = if thousands > 0 {
+            now + AHEAD_MAX + wait
+        } else {
+            self.show_at.max(now) + super::VIEW_EVERY_BUSY
+        };
         self.counted.send_replace(self.counts.clone());
         self.view.send_replace(Arc::new(view));
     }

@@ -14,7 +14,7 @@ use owm_p2p::{
     gossip::{Topic, Verdict},
 };
 use owm_proto::{Envelope, NodeKey, PublicKey, Purpose, SignerRule, StrictEd25519, UnixMillis};
-use owm_service::clock::{Clock as _, SystemClock};
+use owm_service::clock::SystemClock;
 use prost::Message as _;
 use serde_json::json;
 

@@ -25,6 +25,10 @@ use crate::{
 };
 
 /// How much gossip.
+#[expect(
+    clippy::struct_field_names,
+    reason = "they are the options of one command line with the others'"
+)]
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct GossipArgs {
     /// Sizes of the gossiping networks.

@@ -80,7 +80,7 @@ async fn hear(mut news: mpsc::Receiver<News>, heard: mpsc::Sender<Heard>) {
         if let News::Heartbeat { body, .. } = news {
             let (message, at) = (peer::number(&body), Instant::now());
             // Full only if the bench has stopped listening; what is lost counts as undelivered.
-            drop(heard.try_send(Heard { message, at }));
+            let _ = heard.try_send(Heard { message, at });
         }
     }
 }
@@ -117,7 +117,7 @@ impl Signer {
                     connections: view.borrow().peers.len(),
                     shunned: view.borrow().peers.iter().filter(|p| p.score < 0.0).count(),
                 };
-                drop(answer.send(links));
+                let _ = answer.send(links);
             }
         }
     }

@@ -21,7 +21,6 @@ async fn both_hear_all_and_the_bytes_are_counted(variant: Variant) {
     let least = peer::body_bytes(UnixMillis(1_800_000_000_000)) as f64 / 2.0;
     let bytes = outcome.bytes_per_message_and_peer;
     assert!(bytes > least && bytes < 100.0 * least, "{bytes}");
-    assert!(outcome.cpu_ms_per_message_and_peer > 0.0);
 }
 
 #[tokio::test]

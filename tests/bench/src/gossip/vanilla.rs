@@ -71,7 +71,7 @@ async fn run(
                 {
                     let (message, at) = (peer::number(&body), Instant::now());
                     // Full only if the bench has stopped listening; what is lost counts as undelivered.
-                    drop(heard.try_send(Heard { message, at }));
+                    let _ = heard.try_send(Heard { message, at });
                 }
             }
         }
@@ -98,7 +98,7 @@ fn obey(swarm: &mut Swarm<gossipsub::Behaviour>, topic: &gossipsub::IdentTopic, 
                 connections: swarm.connected_peers().count(),
                 shunned: 0,
             };
-            drop(answer.send(links));
+            let _ = answer.send(links);
         }
     }
 }

@@ -25,19 +25,12 @@ use libp2p::{
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     written: AtomicU64,
-    read: AtomicU64,
 }
 
 impl Meter {
     /// Bytes sent so far.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
-    }
-
-    /// Bytes received so far.
-    #[cfg(test)]
-    pub(crate) fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
     }
 }
 
@@ -72,9 +65,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let bytes = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-        self.meter.read.fetch_add(bytes as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(bytes))
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
