@@ -187,15 +187,18 @@ impl Directory {
         /// Purpose, key, signature and framing beside the payload.
         const FRAME_BYTES: usize = 160;
         let mut room = bytes_max;
-        let own = self.announced(at).filter(|(key, _)| *key == first);
+        let life = self.lives[StateKind::Capability as usize];
+        let own = self.known(first).and_then(|k| k.capability.as_deref());
+        let own = own.filter(|announced| announced.said.holds(at, life));
         let others = self.announced(at).filter(|(key, _)| *key != first);
-        own.chain(others)
-            .map_while(|(_, announced)| {
+        own.into_iter()
+            .chain(others.map(|(_, announced)| announced))
+            .take(count_max)
+            .map_while(|announced| {
                 let bytes = announced.envelope.unverified_payload().len() + FRAME_BYTES;
                 room = room.checked_sub(bytes)?;
                 Some(announced.envelope.clone())
             })
-            .take(count_max)
             .collect()
     }
 

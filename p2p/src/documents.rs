@@ -2,7 +2,7 @@
 //! checkpoint. Must stay true: a value of this type has been verified against its genesis.
 
 use owm_proto::{
-    Envelope, SignerRule, UnixMillis,
+    Envelope, PublicKey, SignerRule, UnixMillis,
     genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
     gossip::Bootstrap,
     statement::Statement as _,
@@ -63,9 +63,25 @@ impl Documents {
     }
 
     fn opened(&self, envelope: &Envelope, now: UnixMillis) -> Option<Bootstrap> {
-        let instances = self.trust.keys(DelegatedRole::Instance, now);
-        Bootstrap::open(envelope, &self.trust.id(), SignerRule::OneOf(&instances))
-            .ok()
-            .filter(Bootstrap::is_sound)
+        let instance = DelegatedRole::Instance;
+        let instances = self.trust.keys_ever(instance);
+        let rule = SignerRule::OneOf(&instances);
+        let said = Bootstrap::open(envelope, &self.trust.id(), rule).ok()?;
+        let signer = envelope.claimed_signer();
+        let holds = holds_still(&self.trust, instance, &signer, said.issued_at_ms, now);
+        Some(said).filter(|said| holds && said.is_sound())
     }
+}
+
+/// Whether a durable statement that `key` issued in `role` holds at `now`: it outlives the delegation (spec §5),
+/// and ends with a revocation. A key that was delegated after the time the statement names may repeat it.
+pub(crate) fn holds_still(
+    trust: &TrustRoot,
+    role: DelegatedRole,
+    key: &PublicKey,
+    issued: UnixMillis,
+    now: UnixMillis,
+) -> bool {
+    let delegated = |at| trust.is_delegated(role, key, at);
+    trust.keys_ever(role).contains(key) && (delegated(issued) || delegated(now))
 }

@@ -69,7 +69,7 @@ impl Guard {
 }
 
 /// The address that counts; `None`: exempt (loopback), or none at all (memory, onion, relayed).
-fn counted(remote: &Multiaddr) -> Option<IpAddr> {
+pub(crate) fn counted(remote: &Multiaddr) -> Option<IpAddr> {
     if remote.iter().any(|part| part == Protocol::P2pCircuit) {
         return None;
     }

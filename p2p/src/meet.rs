@@ -89,7 +89,8 @@ impl request_response::Codec for MeetCodec {
     }
 }
 
-/// One message is all there is on a half-stream.
+/// One message is all there is on a half-stream. No honest message is empty (a question says what time it is, an
+/// answer which version it comes from): nothing at all means that the other side would not answer.
 async fn read<M: Message + Default>(
     io: &mut (impl AsyncRead + Unpin + Send),
     bytes_max: usize,
@@ -101,6 +102,12 @@ async fn read<M: Message + Default>(
         .await?;
     if read > bytes_max {
         return Err(refused(format!("a Meet message of over {bytes_max} bytes")));
+    }
+    if read == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the stream was closed without a message",
+        ));
     }
     M::decode(bytes.as_slice()).map_err(|error| refused(error.to_string()))
 }
@@ -121,4 +128,24 @@ async fn write<M: Message>(
 
 fn refused(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{executor::block_on, io::Cursor};
+
+    use super::*;
+
+    #[test]
+    fn a_stream_that_is_closed_at_once_is_a_refusal_and_no_empty_answer() {
+        let error = block_on(read::<MeetResponse>(&mut Cursor::new([]), 100)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let said = MeetResponse {
+            now_ms: 7,
+            ..MeetResponse::default()
+        };
+        let bytes = said.encode_to_vec();
+        let read = block_on(read::<MeetResponse>(&mut Cursor::new(bytes), 100));
+        assert_eq!(read.unwrap(), said);
+    }
 }

@@ -71,8 +71,13 @@ pub struct Admission {
 pub enum Reading {
     /// Of a key that this network trusts.
     Known(Box<Admission>),
-    /// Well made, by a key that no delegation known here names: its node is a stranger (until we learn more).
+    /// Well made, by a key that no delegation known here names, or in a form that we can't read: its node is a
+    /// stranger (until we learn more).
     UnknownSigner,
+}
+
+fn is_instance(trust: &TrustRoot, key: &PublicKey) -> bool {
+    trust.keys_ever(DelegatedRole::Instance).contains(key)
 }
 
 /// When the newest statement was issued: a sign that a coordinator was there.
@@ -102,7 +107,14 @@ impl Admission {
         let verified = envelope
             .verify_by(Purpose::Membership, network, SignerRule::Anyone, check)
             .map_err(|error| crate::gossip::verdict::reject_reason(&error))?;
-        let said: Membership = verified.json().map_err(|_| RejectReason::Malformed)?;
+        let said: Membership = match verified.json() {
+            Ok(said) => said,
+            // By a newer coordinator, perhaps: not the forwarder's fault.
+            Err(_) if trust.is_some_and(|t| is_instance(t, &verified.signer)) => {
+                return Ok(Reading::UnknownSigner);
+            }
+            Err(_) => return Err(RejectReason::Malformed),
+        };
         if said.node != *node {
             return Err(RejectReason::Malformed);
         }
@@ -135,7 +147,7 @@ impl Admission {
     pub fn is_trusted(&self, trust: &TrustRoot) -> bool {
         let instance = DelegatedRole::Instance;
         trust.is_delegated(instance, &self.signer, self.said.issued_at_ms)
-            && trust.keys_ever(instance).contains(&self.signer)
+            && is_instance(trust, &self.signer)
     }
 
     /// What it is worth at `now`.

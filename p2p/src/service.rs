@@ -6,6 +6,7 @@
 //! Must stay true: every queue here is bounded; nothing unverified becomes news or is served on.
 
 mod announcing;
+mod answering;
 mod catching;
 mod connecting;
 mod dht;
@@ -112,6 +113,7 @@ pub(crate) struct Service {
     topics: Option<Topics>,
     peers: BTreeMap<PeerId, Peer>,
     asked: HashMap<OutboundRequestId, PeerId>,
+    answers: answering::Answers,
     /// When one peer was asked again last, on the clock's monotonic side.
     met_again: Duration,
     meet_wait: Duration,
@@ -210,6 +212,7 @@ pub fn start_over(
         topics: None,
         peers: BTreeMap::new(),
         asked: HashMap::new(),
+        answers: answering::Answers::default(),
         meet_wait: Duration::ZERO,
         catching: catching::Catching::default(),
         met_again: start.clock.monotonic(),

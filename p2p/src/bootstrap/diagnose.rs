@@ -292,6 +292,11 @@ pub fn meet(target: impl Into<String>, error: &OutboundFailure) -> Unavailable {
                 detail(error)
             ),
         ),
+        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => (
+            FailedLayer::Handshake,
+            "it refuses to answer: it is busy, or was asked too often; try another peer, or later"
+                .to_owned(),
+        ),
         OutboundFailure::Io(error) => (
             FailedLayer::Handshake,
             format!(

@@ -16,6 +16,7 @@ use owm_proto::{
 
 use crate::{
     Moment,
+    documents::holds_still,
     gossip::{IgnoreReason, RejectReason, Verdict, verdict::reject_reason},
 };
 
@@ -92,7 +93,8 @@ impl Checkpoints {
         // An older sequence costs no signature check; the claim is not used for anything else.
         let claimed = serde_json::from_slice::<Claim>(payload).map(|claim| claim.sequence);
         let Ok(sequence) = claimed else {
-            return Heard::Dropped(Verdict::Reject(RejectReason::Malformed));
+            let opened = open(envelope, trust, at.wall, check);
+            return Heard::Dropped(opened.err().unwrap_or(UNREADABLE));
         };
         if self
             .newest()
@@ -145,6 +147,9 @@ impl Checkpoints {
     }
 }
 
+/// A release key has signed it, and we can't read it: perhaps we are an old version. Nobody is to blame.
+const UNREADABLE: Verdict = Verdict::Ignore(IgnoreReason::Unreadable);
+
 /// As much of an unverified announcement as decides whether it is worth a signature check.
 #[derive(serde::Deserialize)]
 struct Claim {
@@ -157,15 +162,21 @@ fn open(
     now: UnixMillis,
     check: &dyn SignatureCheck,
 ) -> Result<Checkpoint, Verdict> {
-    let keys = trust.keys(DelegatedRole::Release, now);
+    let release = DelegatedRole::Release;
+    let keys = trust.keys_ever(release);
     let opened = Checkpoint::open_by(envelope, &trust.id(), SignerRule::OneOf(&keys), check);
     let checkpoint = opened.map_err(|error| match error {
         // Its forwarder may know of a delegation that we don't, or not of a revocation that we do.
         EnvelopeError::WrongSigner { .. } => Verdict::Ignore(IgnoreReason::UnknownSigner),
+        EnvelopeError::BadPayload { .. } => UNREADABLE,
         error => Verdict::Reject(reject_reason(&error)),
     })?;
+    let signer = envelope.claimed_signer();
+    if !holds_still(trust, release, &signer, checkpoint.created_at_ms, now) {
+        return Err(Verdict::Ignore(IgnoreReason::UnknownSigner));
+    }
     if checkpoint.manifest_bytes > ENVELOPE_PAYLOAD_BYTES_MAX as u64 {
-        return Err(Verdict::Reject(RejectReason::Malformed));
+        return Err(UNREADABLE);
     }
     Ok(checkpoint)
 }

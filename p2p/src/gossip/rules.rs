@@ -16,7 +16,7 @@ use owm_proto::{
     Envelope, PublicKey, Purpose, SignatureCheck,
     genesis::{NetworkId, TrustRoot},
     gossip::{Bootstrap, shard_of},
-    limits::GOSSIP_MESSAGE_BYTES_MAX,
+    limits::{GOSSIP_MESSAGE_BYTES_MAX, SHARDS_MAX},
 };
 
 use crate::{
@@ -286,16 +286,16 @@ impl Rules {
         self.state(at, Door::Gossip(from), kind, envelope, check)
     }
 
-    /// Whether a key's message has no business on a shard's topic. While the number of shards doubles, peers
-    /// that have not heard of it yet are honest.
+    /// Whether a key's message has no business on a shard's topic. While the number of shards changes, peers
+    /// that have not heard of it yet, or have before us, are honest.
     fn misplaced(&self, key: &PublicKey, shard: u32) -> Option<Verdict> {
         let shards = self.parameters.shards;
         if shard_of(key, shards) == shard {
             return None;
         }
-        let half = shards / 2;
-        let lagging = shard >= shards || (shard < half && shard_of(key, half) == shard);
-        Some(if lagging {
+        let numbers = std::iter::successors(Some(1_u32), |n| n.checked_mul(2));
+        let mut numbers = numbers.take_while(|n| *n <= SHARDS_MAX);
+        Some(if numbers.any(|n| shard_of(key, n) == shard) {
             Verdict::Ignore(IgnoreReason::OtherShards)
         } else {
             Verdict::Reject(RejectReason::WrongShard)

@@ -15,7 +15,10 @@ use libp2p::gossipsub::{PeerScoreParams, PeerScoreThresholds, TopicScoreParams};
 
 use crate::{
     NetworkPolicy,
-    peer::score::{GOSSIP_BELOW, GRAYLIST_BELOW, HALF_LIFE, PUBLISH_BELOW},
+    peer::{
+        ban::FIRST_BAN,
+        score::{GOSSIP_BELOW, GRAYLIST_BELOW, HALF_LIFE, PUBLISH_BELOW},
+    },
 };
 
 /// Counters are faded this often.
@@ -46,7 +49,8 @@ pub fn peer_score_params(policy: NetworkPolicy, peers_per_address: u32) -> PeerS
         behaviour_penalty_decay: decay(Duration::from_mins(1)),
         decay_interval: FADED_EVERY,
         decay_to_zero: 0.01,
-        retain_score: 4 * HALF_LIFE,
+        // Less than the first ban: who comes back after one starts anew.
+        retain_score: FIRST_BAN / 2,
         slow_peer_weight: -0.1,
         slow_peer_threshold: 20.0,
         slow_peer_decay: decay(Duration::from_mins(1)),

@@ -38,7 +38,9 @@ pub enum IgnoreReason {
     Equivocation,
     /// Its issuer is a release key of which no delegation is known here (yet), or whose delegation ended.
     UnknownSigner,
-    /// Its issuer belongs here under half as many shards: it, or its forwarder, has older parameters.
+    /// A key of the network has signed it, in a form that we can't read: we may be an old version.
+    Unreadable,
+    /// Its issuer belongs here under another number of shards: it, or its forwarder, has other parameters.
     OtherShards,
 }
 
@@ -73,6 +75,7 @@ impl IgnoreReason {
             Self::Full => "full",
             Self::Equivocation => "equivocation",
             Self::UnknownSigner => "unknown_signer",
+            Self::Unreadable => "unreadable",
             Self::OtherShards => "other_shards",
         }
     }

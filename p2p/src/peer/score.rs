@@ -134,14 +134,19 @@ impl Scores {
         let now = at.monotonic;
         let value = (self.score(at, peer) + action.price()).max(SCORE_MIN);
         if value <= BAN_BELOW {
-            self.scores.pop(peer);
-            return Consequence::CutOff(self.bans.ban(at, peer));
+            return Consequence::CutOff(self.cut_off(at, peer));
         }
         if self.scores.len() >= SCORED_MAX && !self.scores.contains(peer) {
             self.scores.pop_lru();
         }
         self.scores.put(*peer, Score { value, at: now });
         Consequence::Score(value)
+    }
+
+    /// Cuts `peer` off, says for how long; its score starts anew after that.
+    pub fn cut_off(&mut self, at: Moment, peer: &PublicKey) -> Duration {
+        self.scores.pop(peer);
+        self.bans.ban(at, peer)
     }
 
     /// The score of `peer` now: 0 for who did nothing wrong, lower for others.

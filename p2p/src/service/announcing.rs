@@ -109,7 +109,7 @@ impl Service {
             manifest_envelope,
             ..
         } = newest;
-        let Some(newest) = self.known.verified(envelope, manifest_envelope) else {
+        let Ok(newest) = self.known.verified(envelope, manifest_envelope) else {
             return refused(
                 "the checkpoint or its manifest is not signed by a release key of this network",
             );

@@ -17,9 +17,23 @@ pub(super) const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Peers asked in one round of the upkeep. News of new statements reach a full house (512 peers) in a minute.
 const ASKED_PER_ROUND: usize = 8;
 
+/// Between two peers that are asked for a manifest, at first and at last.
+const SEARCHED_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+
 /// Who is to be asked, and what for.
 #[derive(Debug, Default)]
-pub(super) struct Catching(BTreeMap<PeerId, Wanted>);
+pub(super) struct Catching {
+    wanted: BTreeMap<PeerId, Wanted>,
+    search: Search,
+}
+
+/// Looking for the manifest of one announced checkpoint.
+#[derive(Debug, Default)]
+struct Search {
+    sequence: u64,
+    wait: Duration,
+    next: Duration,
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Wanted {
@@ -29,19 +43,38 @@ struct Wanted {
     sequence: u64,
 }
 
+impl Search {
+    /// Whether one more peer is asked now; less and less often, for it may be that nobody has it.
+    fn is_due(&mut self, sequence: u64, now: Duration) -> bool {
+        if self.sequence != sequence {
+            *self = Self {
+                sequence,
+                wait: SEARCHED_EVERY.0,
+                next: now,
+            };
+        }
+        let due = now >= self.next;
+        if due {
+            self.next = now + self.wait;
+            self.wait = (self.wait * 2).min(SEARCHED_EVERY.1);
+        }
+        due
+    }
+}
+
 impl Catching {
     fn statements(&mut self, peer: PeerId) {
-        self.0.entry(peer).or_default().statements = true;
+        self.wanted.entry(peer).or_default().statements = true;
     }
 
     fn checkpoint(&mut self, peer: PeerId, sequence: u64) {
-        let wanted = self.0.entry(peer).or_default();
+        let wanted = self.wanted.entry(peer).or_default();
         wanted.sequence = wanted.sequence.max(sequence);
     }
 
     /// Forgets who has gone, and checkpoints that have come another way.
     fn prune(&mut self, known: u64, is_there: impl Fn(&PeerId) -> bool) {
-        self.0.retain(|peer, wanted| {
+        self.wanted.retain(|peer, wanted| {
             is_there(peer) && (wanted.statements || wanted.sequence > known)
         });
     }
@@ -52,14 +85,19 @@ impl Catching {
         may: impl Fn(&PeerId) -> bool,
         choose: impl FnOnce(usize) -> usize,
     ) -> Vec<PeerId> {
-        let mut due: Vec<PeerId> = self.0.keys().filter(|peer| may(peer)).copied().collect();
+        let mut due: Vec<PeerId> = self
+            .wanted
+            .keys()
+            .filter(|peer| may(peer))
+            .copied()
+            .collect();
         if !due.is_empty() {
             let first = choose(due.len());
             due.rotate_left(first);
         }
         due.truncate(ASKED_PER_ROUND);
         for peer in &due {
-            self.0.remove(peer);
+            self.wanted.remove(peer);
         }
         due
     }
@@ -119,11 +157,13 @@ impl Service {
         }
     }
 
-    /// The manifest of a checkpoint that was announced has not come: one more peer is asked each time.
+    /// The manifest of a checkpoint that was announced has not come: one more peer is asked.
     fn want_manifest(&mut self) {
         let announced = self.rules.as_ref().and_then(Rules::checkpoint);
         let announced = announced.map_or(0, |known| known.checkpoint.sequence);
-        if announced > self.known.sequence() && !self.peers.is_empty() {
+        let now = self.clock.monotonic();
+        let wanted = announced > self.known.sequence() && !self.peers.is_empty();
+        if wanted && self.catching.search.is_due(announced, now) {
             let at = self.choose(self.peers.len());
             if let Some(peer) = self.peers.keys().nth(at) {
                 self.catching.checkpoint(*peer, announced);
@@ -157,6 +197,17 @@ mod tests {
         asked.dedup();
         assert_eq!(asked.len(), peers.len());
         assert!(catching.take(|_| true, |_| 0).is_empty());
+    }
+
+    #[test]
+    fn a_manifest_that_nobody_has_is_looked_for_less_and_less_often() {
+        let mut search = Search::default();
+        let asked = |search: &mut Search, sequence, secs: std::ops::Range<u64>| {
+            let at = |secs| search.is_due(sequence, Duration::from_secs(secs));
+            secs.map(at).filter(|due| *due).count()
+        };
+        assert_eq!(asked(&mut search, 7, 0..3_600), 20);
+        assert_eq!(asked(&mut search, 8, 3_600..3_604), 3, "another checkpoint");
     }
 
     #[test]

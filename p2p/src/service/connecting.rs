@@ -38,8 +38,10 @@ pub(super) struct Peer {
     pub(super) since: Duration,
     pub(super) met: bool,
     pub(super) round_trip: Option<Duration>,
-    pub(super) answers: u32,
-    pub(super) answers_since: Duration,
+    /// It asked before we had documents, and was asked back: once a connection.
+    pub(super) asked_back: bool,
+    /// Its clock and ours are apart, as of the last exchange.
+    pub(super) clock_apart: bool,
     /// When it was asked last by `catching`.
     pub(super) caught_up: Option<Duration>,
 }
@@ -110,9 +112,6 @@ impl Service {
 
     /// Notes under the source that brought `peer` what was wrong with it.
     pub(super) fn note_failure(&mut self, peer: PeerId, layer: FailedLayer, reason: String) {
-        if layer == FailedLayer::Clock {
-            self.warn(format!("{peer}: {reason}"));
-        }
         self.ways.note(
             &peer,
             Unavailable {
@@ -134,6 +133,9 @@ impl Service {
 
     pub(super) fn block(&mut self, peer: PeerId) {
         self.ways.bar(peer);
+        // For good, also if it is cut off for a time already.
+        self.config.blocked.insert(peer);
+        self.banned.remove(&peer);
         self.swarm.behaviour_mut().blocked.block_peer(peer);
         self.swarm.behaviour_mut().dht.remove_peer(&peer);
     }

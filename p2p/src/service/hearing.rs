@@ -6,11 +6,15 @@ use libp2p::{
     gossipsub::{self, MessageAcceptance, MessageId},
 };
 use owm_proto::{
-    Envelope, PublicKey, Purpose, StrictEd25519, UnixMillis, genesis::GenesisError,
-    gossip::shard_of,
+    Envelope, PublicKey, Purpose, StrictEd25519, UnixMillis,
+    genesis::GenesisError,
+    gossip::{Checkpoint, shard_of},
 };
 
-use super::{Service, known::Offered};
+use super::{
+    Service,
+    known::{Offered, Unverified},
+};
 use crate::{
     Limits, Moment, News, Rules,
     gossip::{Heard, IgnoreReason, Judged, Notice, Topic, Verdict, limits::StateKind},
@@ -103,7 +107,7 @@ impl Service {
                 self.tell(News::Capability { node, body });
             }
             // Its manifest is with who told us; it is news once it is here.
-            Some(Heard::Checkpoint(_)) if fetch => self.ask(from),
+            Some(Heard::Checkpoint(_)) if fetch => self.ask_briefly(from),
             Some(Heard::Checkpoint(_)) | None => {}
         }
     }
@@ -163,15 +167,20 @@ impl Service {
         if !self.hear_from(from, envelope.clone(), manifest.is_none()) {
             return;
         }
-        // Only what the rules hold for the newest: a second one under the same sequence is not.
+        let Some(manifest) = manifest else { return };
+        // Only what the rules hold for the newest: a second one under the same sequence is not. The same
+        // statement may have been signed by two keys.
+        let said = serde_json::from_slice::<Checkpoint>(envelope.unverified_payload()).ok();
         let newest = self.rules.as_ref().and_then(Rules::checkpoint);
-        if newest.is_none_or(|newest| newest.envelope != envelope) {
+        if said.is_none() || newest.map(|newest| &newest.checkpoint) != said.as_ref() {
             return;
         }
-        let Some(manifest) = manifest else { return };
         match self.known.verified(envelope, manifest) {
-            Some(newest) => self.keep_checkpoint(newest, Source::Peer(from)),
-            None => self.blame(from, Action::BadMeet),
+            Ok(newest) => self.keep_checkpoint(newest, Source::Peer(from)),
+            Err(Unverified::Fault) => self.blame(from, Action::BadMeet),
+            Err(Unverified::Unreadable) => {
+                tracing::debug!(peer = %from, "a checkpoint's manifest can't be read by this version");
+            }
         }
     }
 
@@ -251,7 +260,10 @@ impl Service {
     }
 
     fn cut_off(&mut self, peer: PeerId, key: PublicKey) {
-        self.swarm.behaviour_mut().blocked.block_peer(peer);
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.blocked.block_peer(peer);
+        // Or it would be cut off again as soon as it comes back.
+        behaviour.gossip.set_application_score(&peer, 0.0);
         self.banned.insert(peer, key);
         self.counts.cut_off += 1;
         self.dirty = true;
@@ -266,7 +278,7 @@ impl Service {
         let gray: Vec<PeerId> = all.filter(|p| score(p) < GRAYLIST_BELOW).copied().collect();
         for peer in gray {
             if let Some(key) = peer::public_key(&peer) {
-                let span = self.scores.bans.ban(at, &key);
+                let span = self.scores.cut_off(at, &key);
                 tracing::info!(peer = %peer, "cut off for its gossip score, {} s", span.as_secs());
                 self.cut_off(peer, key);
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use owm_proto::{
-    Envelope, Sha256, SignerRule, UnixMillis,
+    Envelope, EnvelopeError, Sha256, SignerRule, UnixMillis,
     envelope::Purpose,
     genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
     gossip::Checkpoint,
@@ -25,6 +25,37 @@ pub(super) struct Offered {
     pub(super) revocations: Vec<Envelope>,
     pub(super) bootstrap: Option<Envelope>,
     pub(super) web_seed: String,
+}
+
+/// Why a checkpoint with its manifest is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unverified {
+    /// A signature or a hash does not hold: who told it could have seen that.
+    Fault,
+    /// By a key that we don't know, or signed by one that we trust in a form that we can't read: nobody is to
+    /// blame.
+    Unreadable,
+}
+
+fn fault(error: EnvelopeError) -> Unverified {
+    match error {
+        EnvelopeError::WrongSigner { .. } | EnvelopeError::BadPayload { .. } => {
+            Unverified::Unreadable
+        }
+        _ => Unverified::Fault,
+    }
+}
+
+/// The hint where to fetch files, if it is one.
+fn web_seed(url: String) -> String {
+    /// Of a URL.
+    const BYTES_MAX: usize = 1 << 10;
+    let is_http = url.starts_with("http://") || url.starts_with("https://");
+    if is_http && url.len() <= BYTES_MAX {
+        url
+    } else {
+        String::new()
+    }
 }
 
 /// What is known.
@@ -103,19 +134,21 @@ impl Known {
         if !grown && !other {
             return Ok(false);
         }
-        let web_seed = ours.map(|d| d.web_seed.clone()).filter(|s| !s.is_empty());
+        let seed = ours.map(|d| d.web_seed.clone()).filter(|s| !s.is_empty());
         let merged = Documents::verify(
             Some(self.network),
             ours.map_or(offered.genesis, |d| d.genesis.clone()),
             delegations,
             revocations,
             bootstrap,
-            web_seed.unwrap_or(offered.web_seed),
+            seed.unwrap_or_else(|| web_seed(offered.web_seed)),
             now,
         )?;
         let merged = self.with_latest_bootstrap(merged, now);
         let newer = grown || merged.bootstrap != self.documents().and_then(|d| d.bootstrap.clone());
-        self.documents = Some(merged);
+        if newer {
+            self.documents = Some(merged);
+        }
         Ok(newer)
     }
 
@@ -151,19 +184,24 @@ impl Known {
         &self,
         envelope: Envelope,
         manifest_envelope: Envelope,
-    ) -> Option<NewestCheckpoint> {
-        let releases = self.trust()?.keys_ever(DelegatedRole::Release);
+    ) -> Result<NewestCheckpoint, Unverified> {
+        let trust = self.trust().ok_or(Unverified::Unreadable)?;
+        let releases = trust.keys_ever(DelegatedRole::Release);
         let release = SignerRule::OneOf(&releases);
-        let checkpoint = Checkpoint::open(&envelope, &self.network, release).ok()?;
+        let checkpoint = Checkpoint::open(&envelope, &self.network, release).map_err(fault)?;
         let bytes = manifest_envelope.unverified_payload();
         if checkpoint.manifest_sha256 != Sha256::of(bytes) {
-            return None;
+            return Err(Unverified::Fault);
         }
         let signed = manifest_envelope.verify(Purpose::Manifest, &self.network, release);
-        let manifest = Manifest::from_bytes(signed.ok()?.payload).ok()?;
+        let signed = signed.map_err(fault)?;
+        let manifest = Manifest::from_bytes(signed.payload).or(Err(Unverified::Unreadable))?;
         let same =
             manifest.sequence == checkpoint.sequence && manifest.version == checkpoint.version;
-        same.then_some(NewestCheckpoint {
+        if !same {
+            return Err(Unverified::Unreadable);
+        }
+        Ok(NewestCheckpoint {
             checkpoint,
             envelope,
             manifest,

@@ -5,30 +5,29 @@ use std::time::Duration;
 
 use libp2p::{
     PeerId,
-    request_response::{Event, Message, OutboundFailure},
+    request_response::{Event, InboundRequestId, Message, OutboundFailure, ResponseChannel},
 };
 use owm_proto::{
     Envelope, UnixMillis,
     envelope::CLOCK_SKEW_MAX,
-    limits::{MEET_MESSAGE_BYTES_MAX, MEET_NODES_MAX},
+    limits::MEET_NODES_MAX,
     wire::{
         coordinator::SignedEnvelope,
         gossip::{MeetRequest, MeetResponse},
     },
 };
+use prost::Message as _;
 
-use super::{Service, known::Offered};
+use super::{
+    Service,
+    answering::{FAR_NODES_MAX, May, Share},
+    known::Offered,
+};
 use crate::{error::FailedLayer, peer::Action};
 
 /// Asks one connected peer again so often: what gossip missed (a revocation, a checkpoint, who announced
 /// itself before we were in the mesh) comes this way. Sooner at first, when most is missed.
 const AGAIN_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
-
-/// Questions of one peer that are answered in a minute.
-const ANSWERS_PER_MINUTE: u32 = 12;
-
-/// Of an answer, what is left for frames and small fields.
-const ANSWER_MARGIN: usize = 64 << 10;
 
 impl Service {
     /// Asks a connected peer, unless it is being asked.
@@ -45,6 +44,11 @@ impl Service {
         if self.asked.values().any(|asked| *asked == peer) {
             return;
         }
+        let nodes_max = if self.is_far(peer) {
+            nodes_max.min(FAR_NODES_MAX as u32)
+        } else {
+            nodes_max
+        };
         let introduced = self.own.capability().filter(|_| nodes_max > 0);
         let request = MeetRequest {
             checkpoint_sequence: self.known.sequence(),
@@ -86,21 +90,10 @@ impl Service {
         match event {
             Event::Message { peer, message, .. } => match message {
                 Message::Request {
-                    request, channel, ..
-                } => {
-                    if !self.may_ask(peer) {
-                        self.counts.meets_failed += 1;
-                        self.blame(peer, Action::MeetTooOften);
-                        return;
-                    }
-                    let response = self.answer(&request);
-                    let meet = &mut self.swarm.behaviour_mut().meet;
-                    // It has gone again.
-                    let _ = meet.send_response(channel, response);
-                    self.counts.meets_answered += 1;
-                    self.ways.met(peer);
-                    self.learn_from_request(peer, request);
-                }
+                    request_id,
+                    request,
+                    channel,
+                } => self.on_question(peer, request_id, request, channel),
                 Message::Response {
                     request_id,
                     response,
@@ -120,25 +113,54 @@ impl Service {
                 self.counts.meets_failed += 1;
                 self.on_meet_failed(peer, &error);
             }
-            Event::InboundFailure { .. } => self.counts.meets_failed += 1,
-            Event::ResponseSent { .. } => {}
+            Event::InboundFailure { request_id, .. } => {
+                self.answers.gone(request_id);
+                self.counts.meets_failed += 1;
+            }
+            Event::ResponseSent { request_id, .. } => self.answers.gone(request_id),
         }
     }
 
-    fn may_ask(&mut self, peer: PeerId) -> bool {
-        let now = self.clock.monotonic();
-        let Some(peer) = self.peers.get_mut(&peer) else {
-            return false;
-        };
-        if now >= peer.answers_since + Duration::from_mins(1) {
-            peer.answers_since = now;
-            peer.answers = 0;
+    fn on_question(
+        &mut self,
+        peer: PeerId,
+        id: InboundRequestId,
+        mut request: MeetRequest,
+        channel: ResponseChannel<MeetResponse>,
+    ) {
+        // Where nothing is sent, the channel is dropped, and the other side sees an empty stream.
+        match self.may_ask(peer) {
+            May::Ask => {}
+            May::NotNow => {
+                self.counts.meets_failed += 1;
+                return;
+            }
+            May::TooOften => {
+                self.counts.meets_failed += 1;
+                self.blame(peer, Action::MeetTooOften);
+                return;
+            }
         }
-        peer.answers += 1;
-        peer.answers <= ANSWERS_PER_MINUTE
+        // First: a member is told more.
+        if let Ok(capability) = Envelope::from_wire(request.capability.take()) {
+            self.introduce(peer, &capability);
+        }
+        let response = self.answer(&request, self.share_of(peer));
+        if self.answers.reserve(id, response.encoded_len()) {
+            let meet = &mut self.swarm.behaviour_mut().meet;
+            if meet.send_response(channel, response).is_err() {
+                // It has gone again.
+                self.answers.gone(id);
+            }
+            self.counts.meets_answered += 1;
+            self.ways.met(peer);
+        } else {
+            self.counts.meets_failed += 1;
+        }
+        self.learn_from_request(peer, request);
     }
 
-    fn answer(&self, request: &MeetRequest) -> MeetResponse {
+    fn answer(&self, request: &MeetRequest, share: Share) -> MeetResponse {
         let mut response = MeetResponse {
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
             now_ms: rounded(self.clock.wall()),
@@ -161,9 +183,9 @@ impl Service {
             response.checkpoint = Some((&newest.envelope).into());
             response.manifest = Some((&newest.manifest_envelope).into());
         }
-        let nodes_max = (request.nodes_max as usize).min(MEET_NODES_MAX);
-        let room = (MEET_MESSAGE_BYTES_MAX - ANSWER_MARGIN)
-            .saturating_sub(prost::Message::encoded_len(&response));
+        let nodes_max = (request.nodes_max as usize).min(share.nodes);
+        let room = share.answer_bytes.saturating_sub(response.encoded_len());
+        let room = room.min(share.node_bytes);
         if let Some(rules) = &self.rules {
             let at = self.clock.moment();
             let heard = rules
@@ -176,15 +198,16 @@ impl Service {
 
     fn learn_from_request(&mut self, peer: PeerId, request: MeetRequest) {
         self.compare_clocks(peer, UnixMillis(request.now_ms));
-        if let Ok(capability) = Envelope::from_wire(request.capability) {
-            self.introduce(peer, &capability);
-        }
         if let Ok(checkpoint) = Envelope::from_wire(request.checkpoint) {
             // If it is newer, this asks back for its manifest.
             self.hear_checkpoint(peer, checkpoint, None);
         }
         if self.known.documents().is_none() {
-            self.ask(peer);
+            let entry = self.peers.get_mut(&peer);
+            let first = entry.is_some_and(|entry| !std::mem::replace(&mut entry.asked_back, true));
+            if first {
+                self.ask(peer);
+            }
         } else {
             self.compare_statements(peer, &request.statements_sha256);
         }
@@ -229,9 +252,17 @@ impl Service {
     }
 
     fn compare_clocks(&mut self, peer: PeerId, theirs: UnixMillis) {
+        // Not said.
+        if theirs.0 == 0 {
+            return;
+        }
         let ours = self.clock.wall();
         let apart = ours.since(theirs).max(theirs.since(ours));
-        if apart > CLOCK_SKEW_MAX {
+        let is_apart = apart > CLOCK_SKEW_MAX;
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.clock_apart = is_apart;
+        }
+        if is_apart {
             let minutes = apart.as_secs() / 60;
             let reason = format!("its clock and ours are {minutes} min apart; check both");
             self.note_failure(peer, FailedLayer::Clock, reason);

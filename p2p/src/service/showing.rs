@@ -1,12 +1,16 @@
 //! The view: a snapshot for people and pages, at most four times a second, once while something changes
 //! all the time, and only when something changed.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use libp2p::PeerId;
-use owm_proto::{PublicKey, gossip::Bootstrap};
+use owm_proto::{PublicKey, envelope::CLOCK_SKEW_MAX, gossip::Bootstrap};
 
-use super::{Service, reaching::is_relayed};
+use super::{Peer, Service, reaching::is_relayed};
 use crate::{
     Rules, SwarmView,
     membership::Standing,
@@ -31,6 +35,18 @@ pub(super) fn empty(me: PeerId) -> SwarmView {
         sources: Vec::new(),
         warnings: Vec::new(),
     }
+}
+
+/// One for all of them: what one peer says about the time must not fill the list.
+fn clock_warning(peers: &BTreeMap<PeerId, Peer>) -> Option<String> {
+    let apart = peers.values().filter(|peer| peer.clock_apart).count();
+    (apart > 0).then(|| {
+        format!(
+            "this machine's clock and those of {apart} of {} connected peers are more than {} min apart; check this machine's time service",
+            peers.len(),
+            CLOCK_SKEW_MAX.as_secs() / 60
+        )
+    })
 }
 
 impl Service {
@@ -81,7 +97,8 @@ impl Service {
     fn all_warnings(&self) -> Vec<String> {
         let rules = self.rules.iter().flat_map(Rules::warnings);
         let own = self.warnings.iter().cloned();
-        own.chain(rules.map(str::to_owned)).collect()
+        let clock = clock_warning(&self.peers);
+        own.chain(clock).chain(rules.map(str::to_owned)).collect()
     }
 
     fn peer_views(&self) -> Vec<PeerView> {
@@ -124,5 +141,25 @@ impl Service {
             from: self.learnt.from.clone(),
             learnt_at_ms: self.learnt.at,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_wrong_clocks_make_one_warning_and_it_ends_with_them() {
+        let peer = |clock_apart| Peer {
+            clock_apart,
+            ..Peer::default()
+        };
+        let peers = [true, true, false].map(|apart| (PeerId::random(), peer(apart)));
+        let warning = clock_warning(&peers.into()).unwrap();
+        assert!(warning.contains("2 of 3 connected peers"), "{warning}");
+        assert_eq!(
+            clock_warning(&[(PeerId::random(), peer(false))].into()),
+            None
+        );
     }
 }

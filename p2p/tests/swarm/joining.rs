@@ -37,7 +37,8 @@ fn through(world: &World, peers: Vec<Multiaddr>) -> Join {
 /// The one failure of joining through `address` alone.
 async fn failure(world: &World, address: Multiaddr) -> Unavailable {
     let mut wanted = through(world, vec![address]);
-    wanted.dial_timeout = Duration::from_secs(5);
+    // Long enough for a busy machine.
+    wanted.dial_timeout = Duration::from_secs(20);
     match join(wanted, &newcomer()).await {
         Err(JoinError::Unreachable(failures)) => {
             assert_eq!(failures.len(), 1, "{failures:?}");

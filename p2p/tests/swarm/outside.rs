@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use owm_p2p::{Multiaddr, bootstrap::Resolver};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     task::JoinHandle,
 };
 
@@ -46,10 +46,13 @@ fn of_port(port: u16) -> Multiaddr {
     format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()
 }
 
-/// Nobody listens there.
+/// Nobody listens there. The port stays taken until the test's process ends, so that nobody else gets it.
 pub(crate) async fn closed_port() -> Multiaddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    of_port(listener.local_addr().unwrap().port())
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::mem::forget(socket);
+    of_port(port)
 }
 
 /// Takes connections and says nothing.

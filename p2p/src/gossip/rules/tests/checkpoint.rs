@@ -56,9 +56,12 @@ fn who_is_no_release_key_is_not_heard_and_a_forger_is_blamed() {
         hear(&mut net, &forgery),
         rejected(RejectReason::BadSignature)
     );
-    for garbage in [&b"{}"[..], b"", &[b' '; 5_000]] {
-        let forgery = forged(garbage);
-        assert_eq!(hear(&mut net, &forgery), rejected(RejectReason::Malformed));
+    for (garbage, reason) in [
+        (&b"{}"[..], RejectReason::BadSignature),
+        (b"", RejectReason::BadSignature),
+        (&[b' '; 5_000], RejectReason::Malformed),
+    ] {
+        assert_eq!(hear(&mut net, &forged(garbage)), rejected(reason));
     }
     assert_eq!(sequence(&net), None);
 }
@@ -128,4 +131,57 @@ fn a_revocation_takes_back_what_a_stolen_key_said() {
     let next = net.checkpoint(RELEASE, 4, 3);
     assert_eq!(hear(&mut net, &next), Verdict::Accept);
     assert_eq!(sequence(&net), Some(4));
+}
+
+#[test]
+fn what_a_release_key_signed_in_a_newer_form_is_dropped_and_nobody_is_blamed() {
+    let mut net = Net::new(1);
+    let known = net.checkpoint(RELEASE, 3, 1);
+    let mut more: serde_json::Value = serde_json::from_slice(known.unverified_payload()).unwrap();
+    more["mirrors"] = 7.into();
+    for payload in [more.to_string().into_bytes(), b"{}".to_vec()] {
+        let newer = net.signed(RELEASE, Purpose::Checkpoint, payload);
+        let judged = net.judge(at(0), Topic::Checkpoint, &newer);
+        assert_eq!(judged.verdict, ignored(IgnoreReason::Unreadable));
+        assert_eq!(judged.action, None);
+    }
+    assert_eq!(hear(&mut net, &known), Verdict::Accept);
+}
+
+#[test]
+fn what_was_signed_while_delegated_holds_after_the_delegation_has_ended() {
+    let net = Net::new(4);
+    let ended = UnixMillis(START_MS + 1_000);
+    let delegate = |role, n| {
+        let delegation = Delegation {
+            role,
+            key: key(n).public(),
+            issued_at_ms: UnixMillis(1),
+            expires_at_ms: ended,
+        };
+        delegation.sign(&key(ROOT), &net.id)
+    };
+    let delegations = [
+        delegate(DelegatedRole::Instance, INSTANCE),
+        delegate(DelegatedRole::Release, RELEASE),
+    ];
+    let judge = |revocations| {
+        let documents = documents(net.id, &net.genesis, &delegations, revocations, 4);
+        let later = at(7 * 24 * 3_600);
+        let mut rules = Rules::new(&documents, key(ME).public(), Limits::default(), later);
+        let said = net.checkpoint(RELEASE, 3, 1).to_stored();
+        let peer = key(PEER).public();
+        let judged = rules.judge(later, &peer, Topic::Checkpoint, &said, &StrictEd25519);
+        (rules.topics().shards, judged.verdict)
+    };
+    assert_eq!(judge(vec![]), (4, Verdict::Accept));
+    let revoke = |n| {
+        let revocation = Revocation {
+            key: key(n).public(),
+            revoked_at_ms: ended,
+        };
+        revocation.sign(&key(ROOT), &net.id)
+    };
+    let unknown = ignored(IgnoreReason::UnknownSigner);
+    assert_eq!(judge(vec![revoke(INSTANCE), revoke(RELEASE)]), (1, unknown));
 }

@@ -134,13 +134,16 @@ fn a_node_speaks_on_its_own_shard_only() {
     let said = net.beat(n, at(0), 5);
     let wrong = rejected(RejectReason::WrongShard);
     assert_eq!(net.verdict(at(0), Topic::Heartbeat(3), &said), wrong);
-    assert_eq!(net.verdict(at(0), Topic::Heartbeat(0), &said), wrong);
     // With two shards it would be right: its issuer has not heard yet that there are four.
     let early = net.beat(lagging, at(0), 5);
     let other = ignored(IgnoreReason::OtherShards);
     assert_eq!(net.verdict(at(0), Topic::Heartbeat(0), &early), other);
+    // With one; and with more than there are.
+    assert_eq!(net.verdict(at(0), Topic::Heartbeat(0), &said), other);
+    let finer = shard_of(&key(n).public(), 1 << 10);
+    assert_eq!(net.verdict(at(0), Topic::Heartbeat(finer), &said), other);
     assert_eq!(net.verdict(at(0), Topic::Heartbeat(1), &early), wrong);
-    assert_eq!(net.verdict(at(0), Topic::Heartbeat(5), &said), other);
+    assert_eq!(net.verdict(at(0), Topic::Heartbeat(6), &said), wrong);
     assert_eq!(net.check.count(), 0);
     assert_eq!(
         net.verdict(at(0), Topic::Heartbeat(1), &said),
