@@ -97,7 +97,10 @@ impl Service {
         }
         match judged.news {
             Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
-            Some(Heard::Capability { node, body }) => self.tell(News::Capability { node, body }),
+            Some(Heard::Capability { node, body }) => {
+                self.remember(from, &node, &body);
+                self.tell(News::Capability { node, body });
+            }
             // Its manifest is with who told us; it is news once it is here.
             Some(Heard::Checkpoint(_)) if fetch => self.ask(from),
             Some(Heard::Checkpoint(_)) | None => {}
