@@ -18,6 +18,9 @@ use libp2p::{
     },
 };
 
+/// Inbound handshakes that one address may have under way: an eighth of all (`assemble`).
+const PENDING_PER_ADDRESS: usize = 8;
+
 /// Too many connections from one address.
 #[derive(Debug, thiserror::Error)]
 #[error("{limit} connections from one address are open already")]
@@ -29,6 +32,8 @@ pub(crate) struct TooManyFromAddress {
 #[derive(Debug)]
 pub(crate) struct Guard {
     per_address: u32,
+    /// Inbound connections whose handshake is under way.
+    pending: HashMap<ConnectionId, IpAddr>,
     inbound: HashMap<ConnectionId, IpAddr>,
     counts: HashMap<IpAddr, u32>,
 }
@@ -38,6 +43,7 @@ impl Guard {
     pub(crate) fn new(per_address: u32) -> Self {
         Self {
             per_address,
+            pending: HashMap::new(),
             inbound: HashMap::new(),
             counts: HashMap::new(),
         }
@@ -55,7 +61,26 @@ impl Guard {
         Ok(Some(address))
     }
 
+    /// All handshakes together are bounded, so one address must not hold the places of all others.
+    fn begin(
+        &mut self,
+        connection: ConnectionId,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let Some(address) = self.check(remote)? else {
+            return Ok(());
+        };
+        let open = self.pending.values().filter(|of| **of == address).count();
+        if open >= PENDING_PER_ADDRESS {
+            let limit = PENDING_PER_ADDRESS as u32;
+            return Err(ConnectionDenied::new(TooManyFromAddress { limit }));
+        }
+        self.pending.insert(connection, address);
+        Ok(())
+    }
+
     fn forget(&mut self, connection: ConnectionId) {
+        self.pending.remove(&connection);
         let Some(address) = self.inbound.remove(&connection) else {
             return;
         };
@@ -95,11 +120,11 @@ impl NetworkBehaviour for Guard {
 
     fn handle_pending_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.check(remote).map(|_| ())
+        self.begin(connection, remote)
     }
 
     fn handle_established_inbound_connection(
@@ -109,6 +134,7 @@ impl NetworkBehaviour for Guard {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending.remove(&connection);
         if let Some(address) = self.check(remote)? {
             self.inbound.insert(connection, address);
             *self.counts.entry(address).or_default() += 1;
@@ -147,5 +173,37 @@ impl NetworkBehaviour for Guard {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn knock(guard: &mut Guard, id: usize, from: &str) -> bool {
+        let (id, from) = (ConnectionId::new_unchecked(id), from.parse().unwrap());
+        let here = "/ip4/203.0.113.1/tcp/4001".parse().unwrap();
+        let pending = guard.handle_pending_inbound_connection(id, &here, &from);
+        pending.is_ok()
+    }
+
+    #[test]
+    fn one_address_cannot_hold_the_handshakes_of_all() {
+        let mut guard = Guard::new(16);
+        let (host, other) = ("/ip4/198.51.100.7/tcp/9", "/ip4/198.51.100.8/tcp/9");
+        assert!((0..8).all(|id| knock(&mut guard, id, host)));
+        assert!(!knock(&mut guard, 8, host));
+        assert!(knock(&mut guard, 9, other));
+        assert!((20..60).all(|id| knock(&mut guard, id, "/ip4/127.0.0.1/tcp/9")));
+        // One has failed, one stands: both places are free again.
+        guard.forget(ConnectionId::new_unchecked(0));
+        let (here, from) = (other.parse().unwrap(), host.parse().unwrap());
+        let id = ConnectionId::new_unchecked(1);
+        let peer = PeerId::random();
+        let stands = guard.handle_established_inbound_connection(id, peer, &here, &from);
+        assert!(stands.is_ok());
+        assert!((10..12).all(|id| knock(&mut guard, id, host)));
+        assert!(!knock(&mut guard, 12, host));
+        assert_eq!((guard.pending.len(), guard.inbound.len()), (9, 1));
     }
 }

@@ -49,7 +49,7 @@ use crate::{
     handle::{COMMAND_QUEUE, Command},
     news::NewestCheckpoint,
     peer::{self, Scores},
-    transport::Transport,
+    transport::{Transport, Vouched},
 };
 use {connecting::Peer, known::Known, telling::Teller};
 
@@ -163,7 +163,8 @@ pub fn start_over(
     P2pError,
 > {
     let tasks = TaskTracker::new();
-    let mut swarm = build(&start, transport, &tasks)?;
+    let vouched = Vouched::default();
+    let mut swarm = build(&start, transport, &tasks, vouched.clone())?;
     let listeners = listen(&mut swarm, &start.config)?;
     let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
     let (news, news_out) = mpsc::channel(NEWS_QUEUE);
@@ -174,6 +175,7 @@ pub fn start_over(
         ourselves: me,
         peers_wanted: start.config.peers_wanted,
         ways: start.config.ways.clone(),
+        vouched,
         clock: Arc::clone(&start.clock),
         rng: ChaCha20Rng::from_rng(&mut rng),
     });
@@ -231,10 +233,11 @@ fn build(
     start: &Start<'_>,
     transport: Transport,
     tasks: &TaskTracker,
+    vouched: Vouched,
 ) -> Result<Swarm<Behaviour>, P2pError> {
     let config = &start.config;
     let key = peer::keypair(start.key);
-    let transport = transport.under(config.policy, config.dial_timeout);
+    let transport = transport.under(config.policy, config.dial_timeout, vouched);
     let behaviour = assemble::behaviour(config, &key, &start.network, transport.relay)?;
     let tasks = tasks.clone();
     let settings = swarm::Config::with_executor(move |task| {

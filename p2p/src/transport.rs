@@ -3,8 +3,10 @@
 //! Must stay true: no address that the policy forbids is ever dialled or listened on, whoever asks for it.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,7 +28,13 @@ use libp2p::{
 };
 use owm_proto::NodeKey;
 
-use crate::{NetworkPolicy, P2pError, peer};
+use crate::{
+    NetworkPolicy, P2pError,
+    peer::{
+        self,
+        group::{has_one_host, is_global_address, without_peer},
+    },
+};
 
 /// An onion dial builds circuits: minutes at worst (facts: 4–9 s typical).
 pub const ONION_DIAL_TIMEOUT: Duration = Duration::from_mins(5);
@@ -82,11 +90,18 @@ impl Transport {
     }
 
     /// Keeps to the policy and to a time for each dial.
-    pub(crate) fn under(self, policy: NetworkPolicy, dial_timeout: Duration) -> Self {
+    /// On the clear net what is not global is dialled only if `vouched` says so.
+    pub(crate) fn under(
+        self,
+        policy: NetworkPolicy,
+        dial_timeout: Duration,
+        vouched: Vouched,
+    ) -> Self {
         let guarded = Guarded {
             inner: self.connections,
             policy,
             dial_timeout,
+            vouched,
         };
         Self {
             connections: guarded.boxed(),
@@ -102,6 +117,10 @@ fn noise_of(key: &Keypair) -> Result<noise::Config, P2pError> {
 impl NetworkPolicy {
     /// Whether `address` may be dialled, listened on or told to others.
     pub fn allows(self, address: &Multiaddr) -> bool {
+        // The last host is dialled, the first one looked at.
+        if !has_one_host(address) {
+            return false;
+        }
         match self {
             Self::Clearnet => !is_onion(address),
             Self::LoopbackOnly => is_loopback(address),
@@ -127,11 +146,45 @@ fn is_onion(address: &Multiaddr) -> bool {
     )
 }
 
+/// Addresses kept by [`Vouched`]: far above what one swarm dials within a dial's time.
+const VOUCHED_MAX: usize = 1_024;
+
+/// Addresses that are not global and may be dialled on the clear net all the same: a source of the operator's
+/// named them, or a peer of the same private network. Parts of libp2p (the DHT's walks, AutoNAT, hole punching)
+/// dial what strangers say, so the transport asks here. Bounded; who came first leaves first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vouched(Arc<Mutex<VecDeque<Multiaddr>>>);
+
+impl Vouched {
+    pub(crate) fn add(&self, address: &Multiaddr) {
+        let address = without_peer(address);
+        if is_global_address(&address) {
+            return;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other| *other != address);
+        if known.len() >= VOUCHED_MAX {
+            known.pop_front();
+        }
+        known.push_back(address);
+    }
+
+    fn has(&self, address: &Multiaddr) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&without_peer(address))
+    }
+}
+
+fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
 /// Refuses what the policy forbids, before anything is sent.
 struct Guarded {
     inner: Connections,
     policy: NetworkPolicy,
     dial_timeout: Duration,
+    vouched: Vouched,
 }
 
 impl Guarded {
@@ -169,6 +222,10 @@ impl TransportTrait for Guarded {
         opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
         let address = self.check(address)?;
+        let strict = self.policy == NetworkPolicy::Clearnet && !is_relayed(&address);
+        if strict && !is_global_address(&address) && !self.vouched.has(&address) {
+            return Err(TransportError::MultiaddrNotSupported(address));
+        }
         let limit = if is_onion(&address) {
             ONION_DIAL_TIMEOUT
         } else {
@@ -196,4 +253,46 @@ impl TransportTrait for Guarded {
 async fn in_time<T>(limit: Duration, made: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection within its time");
     tokio::time::timeout(limit, made).map_err(late).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn on_the_clear_net_only_what_was_named_is_dialled_beside_the_world() {
+        let key = NodeKey::from_seed(&[1; 32]);
+        let vouched = Vouched::default();
+        let transport = Transport::clearnet(&key).unwrap();
+        let mut transport = transport
+            .under(
+                NetworkPolicy::Clearnet,
+                Duration::from_secs(1),
+                vouched.clone(),
+            )
+            .connections;
+        let mut is_dialled = |address: &str| {
+            let opts = DialOpts {
+                role: libp2p::core::Endpoint::Dialer,
+                port_use: libp2p::core::transport::PortUse::New,
+            };
+            transport.dial(address.parse().unwrap(), opts).is_ok()
+        };
+        // Making the future sends nothing yet.
+        assert!(is_dialled("/ip4/7.7.7.7/tcp/4001"));
+        for address in [
+            "/ip4/127.0.0.1/tcp/22",
+            "/ip4/169.254.169.254/tcp/80",
+            "/ip4/192.168.1.1/tcp/80",
+            "/ip6/::1/tcp/22",
+            "/ip6/::ffff:7.7.7.7/tcp/22",
+        ] {
+            assert!(!is_dialled(address), "{address}");
+            vouched.add(&address.parse().unwrap());
+            assert!(is_dialled(address), "{address} was named");
+        }
+        let hidden = "/ip4/7.7.7.7/tcp/1/ip4/127.0.0.1/tcp/22";
+        vouched.add(&hidden.parse().unwrap());
+        assert!(!is_dialled(hidden));
+    }
 }

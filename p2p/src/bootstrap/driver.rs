@@ -14,13 +14,17 @@ use rand_chacha::ChaCha20Rng;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{
-    Plan, PlanConfig, Resolver, Source, Ways, diagnose,
+    MDNS, Plan, PlanConfig, Resolver, Source, Ways, diagnose,
     plan::{Order, Step},
     resolve::resolved,
 };
 use crate::{
     Clock, Moment, NetworkPolicy, Unavailable,
-    peer::{Book, Group, group},
+    peer::{
+        Book, Group,
+        group::{self, may_tell},
+    },
+    transport::Vouched,
     view::SourceView,
 };
 
@@ -44,6 +48,8 @@ pub struct DriverConfig {
     pub peers_wanted: usize,
     /// The ways in.
     pub ways: Ways,
+    /// What may be dialled though it is not global.
+    pub(crate) vouched: Vouched,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -55,6 +61,7 @@ pub struct DriverConfig {
 pub struct Driver {
     plan: Plan,
     policy: NetworkPolicy,
+    vouched: Vouched,
     sources: HashMap<&'static str, Arc<dyn Source>>,
     resolver: Arc<dyn Resolver>,
     clock: Arc<dyn Clock>,
@@ -111,6 +118,7 @@ impl Driver {
         Self {
             plan: Plan::new(plan, book, &names),
             policy: config.policy,
+            vouched: config.vouched,
             sources,
             resolver,
             clock: config.clock,
@@ -212,6 +220,14 @@ impl Driver {
         addresses: Vec<Multiaddr>,
         failures: Vec<Unavailable>,
     ) -> Vec<DialOpts> {
+        // All that gets here was named by a source of ours or passed `may_tell`; who speaks by mDNS is anybody.
+        if order.source != MDNS || self.policy != NetworkPolicy::Clearnet {
+            addresses.iter().for_each(|a| self.vouched.add(a));
+        } else {
+            let lan = |a: &&Multiaddr| may_tell(self.policy, Group::of(a), a);
+            let lan = addresses.iter().filter(lan);
+            lan.for_each(|a| self.vouched.add(a));
+        }
         let unnamed = |told| diagnose::DialFailure {
             address: None,
             told,
@@ -349,6 +365,9 @@ impl Driver {
             NetworkPolicy::LoopbackOnly => Some(Group::Loopback),
             _ => from.map(Group::of),
         };
+        let group = from.unwrap_or(Group::Other);
+        let told = addresses.iter().filter(|a| may_tell(self.policy, group, a));
+        told.for_each(|a| self.vouched.add(a));
         if self.plan.heard(peer, addresses, teller, from, now) {
             self.changed = true;
         }

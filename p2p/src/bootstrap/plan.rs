@@ -41,6 +41,10 @@ pub const CANDIDATES_PER_SOURCE: usize = 64;
 /// A gap between two looks at the clock, or between the two clocks, that means this machine slept.
 pub const SLEPT: Duration = Duration::from_mins(1);
 
+/// The wall clock is so much further than the monotonic one: a clock fault or a very long sleep. The book does
+/// not age from then on; the next start looks at the time again.
+const JUMP: Duration = Duration::from_hours(24);
+
 /// A source that answered is asked again after so long, while peers are missing.
 const ASK_AGAIN: Duration = Duration::from_mins(5);
 
@@ -182,6 +186,7 @@ impl Plan {
                 return;
             }
         };
+        self.watch_clock(now);
         for address in addresses {
             if !allowed(self.config.policy, &address) {
                 let told = super::diagnose::forbidden(&address, self.config.policy);
@@ -242,6 +247,7 @@ impl Plan {
         if peer == self.config.ourselves || self.barred.contains(&peer) {
             return false;
         }
+        self.watch_clock(now);
         let origin = Origin::Peer {
             peer: teller,
             group: from.unwrap_or(Group::Other),
@@ -345,6 +351,7 @@ impl Plan {
         let Some(order) = self.take(order) else {
             return;
         };
+        self.watch_clock(now);
         let targets: Vec<_> = match order.peer {
             Some(peer) => vec![Target::Peer(peer)],
             None => order

@@ -43,6 +43,10 @@ pub const STATE_LIFE_MAX: Duration = Duration::from_hours(48);
 /// Unaccepted messages that a peer may send in a second, at least.
 const PEER_PER_SEC_MIN: u32 = 20;
 
+/// The same at most, however many shards are listened to: who forwards more than this of what nobody accepts
+/// costs us a core's work, and is no honest peer's fault of the clock.
+const PEER_PER_SEC_MAX: u32 = 1_000;
+
 /// Seconds that a peer's allowance may be saved up for.
 const PEER_BURST_SECS: u32 = 10;
 
@@ -116,7 +120,7 @@ impl Allowances {
         let expected = |period: Duration| nodes / period.as_secs().max(1) as u32;
         let whole = (expected(heartbeat) + expected(capability)).saturating_mul(shards.max(1));
         let peer = |a_second: u32| {
-            let a_second = a_second.max(PEER_PER_SEC_MIN);
+            let a_second = a_second.clamp(PEER_PER_SEC_MIN, PEER_PER_SEC_MAX);
             let burst = a_second.saturating_mul(PEER_BURST_SECS);
             Rate::per(Duration::from_secs(1), a_second).with_burst(burst)
         };
@@ -125,7 +129,7 @@ impl Allowances {
             heartbeat,
             capability,
             peer: peer(whole),
-            stranger_peer: peer(whole / 4),
+            stranger_peer: peer(whole.min(PEER_PER_SEC_MAX) / 4),
             strangers_of_topic: [strangers(heartbeat), strangers(capability)],
         }
     }

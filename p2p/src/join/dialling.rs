@@ -30,6 +30,7 @@ use crate::{
     bootstrap::{diagnose, resolve::resolved},
     meet, peer,
     peer::group::peer_of,
+    transport::Vouched,
 };
 
 type Resolved = (Multiaddr, Result<Vec<Multiaddr>, Unavailable>);
@@ -37,6 +38,7 @@ type Resolved = (Multiaddr, Result<Vec<Multiaddr>, Unavailable>);
 /// One joining under way.
 pub(super) struct Joining {
     wanted: Join,
+    vouched: Vouched,
     swarm: Swarm<meet::Behaviour>,
     names: JoinSet<Resolved>,
     /// Dials under way, by the address that was given for them.
@@ -50,7 +52,8 @@ pub(super) struct Joining {
 
 impl Joining {
     pub(super) fn new(wanted: Join, key: &NodeKey, transport: Transport) -> Self {
-        let transport = transport.under(wanted.policy, wanted.dial_timeout);
+        let vouched = Vouched::default();
+        let transport = transport.under(wanted.policy, wanted.dial_timeout, vouched.clone());
         let me = peer::keypair(key).public().to_peer_id();
         // The request that is under way keeps its connection.
         let settings = swarm::Config::with_tokio_executor();
@@ -58,6 +61,7 @@ impl Joining {
         Self {
             swarm: Swarm::new(transport.connections, behaviour, me, settings),
             wanted,
+            vouched,
             names: JoinSet::new(),
             dials: HashMap::new(),
             reached: HashMap::new(),
@@ -121,6 +125,8 @@ impl Joining {
             Err(failure) => return self.fail(failure),
         };
         for address in found.into_iter().take(ADDRESSES_MAX) {
+            // The invite names it.
+            self.vouched.add(&address);
             let opts = opts(&address);
             let id = opts.connection_id();
             match self.swarm.dial(opts) {

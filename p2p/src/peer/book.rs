@@ -58,6 +58,8 @@ const AGE_MAX_MS: u64 = 30 * 24 * 3_600 * 1_000;
 pub struct Book {
     policy: NetworkPolicy,
     peers: BTreeMap<PeerId, Known>,
+    /// The wall clock can't be trusted: nothing is too old.
+    ageless: bool,
 }
 
 impl Book {
@@ -66,7 +68,25 @@ impl Book {
         Self {
             policy,
             peers: BTreeMap::new(),
+            ageless: false,
         }
+    }
+
+    /// From now on nothing is too old: the wall clock has jumped.
+    pub fn stop_ageing(&mut self) {
+        self.ageless = true;
+    }
+
+    /// Whether `peer` is known and not given up.
+    pub fn is_dialable(&self, peer: &PeerId, now: UnixMillis) -> bool {
+        let now = self.ageing(now);
+        let known = self.peers.get(peer);
+        known.is_some_and(|known| !known.is_hopeless(now))
+    }
+
+    /// The time that ages are taken by.
+    fn ageing(&self, now: UnixMillis) -> UnixMillis {
+        if self.ageless { UnixMillis(0) } else { now }
     }
 
     /// How many peers it knows.
@@ -99,7 +119,7 @@ impl Book {
     ) -> bool {
         let mut claims: Vec<Multiaddr> = Vec::new();
         for address in addresses.iter().map(without_peer) {
-            let fits = allowed(self.policy, &address) && origin.may_tell(&address);
+            let fits = allowed(self.policy, &address) && origin.may_tell(self.policy, &address);
             if fits && !claims.contains(&address) && self.has_room_in(Group::of(&address), &peer) {
                 claims.push(address);
             }
@@ -144,6 +164,7 @@ impl Book {
         layer: FailedLayer,
         now: UnixMillis,
     ) {
+        let ageing = self.ageing(now);
         let Some(known) = self.peers.get_mut(peer) else {
             return;
         };
@@ -158,7 +179,7 @@ impl Book {
             FailedLayer::Transport | FailedLayer::Timeout => false,
         };
         known.failed(&without_peer(address), wrong, now);
-        if known.is_hopeless(now) {
+        if known.is_hopeless(ageing) {
             self.peers.remove(peer);
         }
     }
@@ -175,8 +196,10 @@ impl Book {
         self.peers.remove(peer);
     }
 
-    /// Drops what is too old.
+    /// Drops claims that are too old, and what has failed too often. Who has answered once is kept, however
+    /// long ago: a clock that is ahead must not cost us every way back in.
     pub fn age(&mut self, now: UnixMillis) {
+        let now = self.ageing(now);
         self.peers.retain(|_, known| !known.is_hopeless(now));
     }
 

@@ -69,7 +69,7 @@ impl Group {
 /// Whether `policy` allows dialling `address`, by its form alone: port and host are there, and none of them
 /// is a wildcard. A name is allowed where names are; what it resolves to has to be asked again.
 pub fn allowed(policy: NetworkPolicy, address: &Multiaddr) -> bool {
-    if address.len() > ADDRESS_BYTES_MAX || !has_port(address) {
+    if address.len() > ADDRESS_BYTES_MAX || !has_port(address) || !has_one_host(address) {
         return false;
     }
     match (policy, address.iter().next()) {
@@ -106,6 +106,91 @@ pub fn without_peer(address: &Multiaddr) -> Multiaddr {
         bare.pop();
     }
     bare
+}
+
+/// Whether the public internet routes to `ip`: not loopback, private, shared (100.64/10), link-local, multicast,
+/// unspecified, reserved, for documentation or benchmarks, nor an IPv4 address in IPv6 clothes (mapped,
+/// translated, 6to4, Teredo), behind which any of these may hide. After the IANA special-purpose address
+/// registries (RFC 6890).
+pub fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            let special = match (a, b, c) {
+                (0 | 10 | 127 | 224.., ..) | (169, 254, _) | (192, 168, _) => true,
+                (100, 64..=127, _) | (172, 16..=31, _) | (198, 18 | 19, _) => true,
+                (192, 0, 0 | 2) | (192, 88, 99) | (198, 51, 100) | (203, 0, 113) => true,
+                _ => false,
+            };
+            !special
+        }
+        // Only 2000::/3 is given out; in it: 2001::/23 for protocols, 2001:db8::/32 and 3fff::/20 for
+        // documentation, 2002::/16 (6to4).
+        IpAddr::V6(ip) => {
+            let [a, b, ..] = ip.segments();
+            a & 0xe000 == 0x2000
+                && !(a == 0x2001 && (b < 0x200 || b == 0xdb8))
+                && a != 0x2002
+                && !(a == 0x3fff && b < 0x1000)
+        }
+    }
+}
+
+/// Whether the first hop of `address` is an IP address that [`is_global`].
+pub fn is_global_address(address: &Multiaddr) -> bool {
+    ip_of(address).is_some_and(is_global) && has_one_host(address)
+}
+
+/// Whether a peer, itself connected from `from`, may tell of `address`: on the clear net global addresses
+/// only, and those of the private network that it shares with us, so that nobody has us knock at our own
+/// machine, at our neighbours' or at names of its choice.
+pub fn may_tell(policy: NetworkPolicy, from: Group, address: &Multiaddr) -> bool {
+    if !allowed(policy, address) || Group::of(address) == Group::Name {
+        return false;
+    }
+    let shared = |ip| is_private(ip) && Group::of_ip(ip) == from;
+    match policy {
+        NetworkPolicy::Clearnet => ip_of(address).is_some_and(|ip| is_global(ip) || shared(ip)),
+        NetworkPolicy::LoopbackOnly | NetworkPolicy::OnionOnly => true,
+    }
+}
+
+fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => Some(ip.into()),
+        Some(Protocol::Ip6(ip)) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// A network of a house or a provider. Mapped addresses and link-local ones are none.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            ip.is_private() || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
+}
+
+/// TCP takes the last host of an address, all checks look at the first: there must be no other.
+pub(crate) fn has_one_host(address: &Multiaddr) -> bool {
+    let hosts = address.iter().filter(|part| {
+        matches!(
+            part,
+            Protocol::Ip4(_)
+                | Protocol::Ip6(_)
+                | Protocol::Dns(_)
+                | Protocol::Dns4(_)
+                | Protocol::Dns6(_)
+                | Protocol::Dnsaddr(_)
+                | Protocol::Onion(..)
+                | Protocol::Onion3(_)
+                | Protocol::Memory(_)
+        )
+    });
+    hosts.count() == 1
 }
 
 fn name_of(protocol: &Protocol<'_>) -> Option<String> {
@@ -174,11 +259,101 @@ mod tests {
             ("/ip4/203.0.113.7/udp/4001", false, false, false),
             ("/ip4/203.0.113.7", false, false, false),
             ("/memory/7", false, true, false),
+            // TCP would dial the last of them.
+            (
+                "/ip4/7.7.7.7/tcp/1/ip4/127.0.0.1/tcp/22",
+                false,
+                false,
+                false,
+            ),
+            (
+                "/ip4/127.0.0.1/tcp/1/ip4/7.7.7.7/tcp/22",
+                false,
+                false,
+                false,
+            ),
         ] {
             assert_eq!(check(Clearnet, address), clearnet, "clearnet {address}");
             assert_eq!(check(LoopbackOnly, address), loopback, "loopback {address}");
             assert_eq!(check(OnionOnly, address), only_onion, "onion {address}");
         }
+    }
+
+    #[test]
+    fn global_is_what_the_internet_routes() {
+        let global = |ip: &str| is_global(ip.parse().unwrap());
+        for ip in [
+            "7.7.7.7",
+            "9.255.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "223.1.1.1",
+            "2a00:1450::1",
+            "2001:4860::1",
+            "2600::1",
+        ] {
+            assert!(global(ip), "{ip}");
+        }
+        for ip in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.1.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.0.1",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:7.7.7.7",
+            "::7.7.7.7",
+            "64:ff9b::7.7.7.7",
+            "fe80::1",
+            "fc00::1",
+            "fd00::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "2002::1",
+            "3fff::1",
+        ] {
+            assert!(!global(ip), "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_peer_tells_of_the_world_and_of_the_network_it_shares_with_us() {
+        use NetworkPolicy::{Clearnet, LoopbackOnly};
+        let may = |from: &str, address: &str| {
+            let from = Group::of_ip(from.parse().unwrap());
+            may_tell(Clearnet, from, &address.parse().unwrap())
+        };
+        assert!(may("7.7.7.7", "/ip4/8.8.8.8/tcp/4001"));
+        assert!(!may("7.7.7.7", "/ip4/192.168.1.2/tcp/4001"));
+        assert!(may("192.168.1.9", "/ip4/192.168.1.2/tcp/4001"));
+        assert!(!may("192.168.1.9", "/ip4/10.0.0.2/tcp/4001"));
+        assert!(may("fd00:1::1", "/ip6/fd00:1::2/tcp/4001"));
+        for no in [
+            "/ip4/127.0.0.1/tcp/22",
+            "/dns4/intranet/tcp/80",
+            "/dns/localhost/tcp/80",
+        ] {
+            assert!(!may("7.7.7.7", no) && !may("127.0.0.1", no), "{no}");
+        }
+        assert!(!may("169.254.1.1", "/ip4/169.254.169.254/tcp/80"));
+        let here = "/ip4/127.0.0.1/tcp/22".parse().unwrap();
+        assert!(may_tell(LoopbackOnly, Group::Loopback, &here));
     }
 
     #[test]

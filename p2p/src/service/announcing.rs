@@ -171,9 +171,6 @@ impl Service {
 
     pub(super) fn tell(&mut self, news: crate::News) {
         self.dirty = true;
-        if let crate::News::Capability { node, body } = &news {
-            self.remember(node, body);
-        }
         if !self.news.tell(news) {
             self.counts.news_dropped += 1;
         }

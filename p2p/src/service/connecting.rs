@@ -12,12 +12,15 @@ use libp2p::{
 
 use owm_proto::{PublicKey, wire::gossip::CapabilityBody};
 
-use super::Service;
+use super::{Service, reaching::is_relayed};
 use crate::{
     assemble,
     bootstrap::{MDNS, diagnose},
     error::{FailedLayer, Unavailable},
-    peer,
+    peer::{
+        self,
+        group::{Group, may_tell, without_peer},
+    },
     transport::is_loopback,
 };
 
@@ -99,6 +102,7 @@ impl Service {
         }
         if left == 0 {
             self.peers.remove(&peer);
+            self.forget_relay(&peer);
         }
     }
 
@@ -170,37 +174,56 @@ impl Service {
         if !serves_dht {
             return;
         }
-        let near = self.peers.get(&peer_id);
-        let near =
-            near.is_some_and(|peer| peer.links.values().any(|link| is_loopback(&link.address)));
-        let policy = self.config.policy;
         let usable = info.listen_addrs.into_iter();
-        let usable =
-            usable.filter(|address| policy.allows(address) && (near || !is_loopback(address)));
+        let usable = usable.filter(|address| self.may_tell(&peer_id, address));
         let usable: Vec<_> = usable.take(ADDRESSES_PER_PEER).collect();
-        let at = self
-            .peers
-            .get(&peer_id)
-            .and_then(|peer| peer.links.values().next())
-            .map(|link| &link.address);
-        self.ways.heard(peer_id, &usable, peer_id, at);
-        for address in usable {
-            self.swarm
-                .behaviour_mut()
-                .dht
-                .add_address(&peer_id, address);
+        let at = self.address_of(&peer_id);
+        self.ways.heard(peer_id, &usable, peer_id, at.as_ref());
+        let dht = &mut self.swarm.behaviour_mut().dht;
+        let known: Vec<Multiaddr> = dht
+            .kbucket(peer_id)
+            .into_iter()
+            .flat_map(|bucket| {
+                let of_peer = bucket.iter().find(|e| *e.node.key.preimage() == peer_id);
+                of_peer.map_or_else(Vec::new, |e| {
+                    e.node.value.iter().map(without_peer).collect()
+                })
+            })
+            .collect();
+        for address in &usable {
+            dht.add_address(&peer_id, address.clone());
+        }
+        for address in surplus(&known, &usable) {
+            dht.remove_address(&peer_id, &address);
         }
     }
 
+    /// Where a connected peer is, as the connection shows it.
+    fn address_of(&self, peer: &PeerId) -> Option<Multiaddr> {
+        let links = self.peers.get(peer)?.links.values();
+        let direct = links.clone().find(|link| !is_relayed(&link.address));
+        let link = direct.or_else(|| links.clone().next())?;
+        Some(link.address.clone())
+    }
+
+    /// Whether a connected peer's word for `address` counts.
+    pub(super) fn may_tell(&self, teller: &PeerId, address: &Multiaddr) -> bool {
+        let from = self.address_of(teller);
+        let group = from.map_or(Group::Other, |at| Group::of(&at));
+        may_tell(self.config.policy, group, address)
+    }
+
     /// Keeps the addresses that a node announces, as its claim.
-    pub(super) fn remember(&mut self, node: &PublicKey, body: &CapabilityBody) {
+    /// `teller` has forwarded it: whoever signs in many names shares that one's part of the book.
+    pub(super) fn remember(&mut self, teller: PeerId, node: &PublicKey, body: &CapabilityBody) {
         let Some(peer) = peer::peer_id(node).filter(|_| *node != self.me) else {
             return;
         };
         let addresses = body.addresses.iter().take(ADDRESSES_PER_PEER).cloned();
         let addresses = addresses.filter_map(|bytes| Multiaddr::try_from(bytes).ok());
         let addresses: Vec<_> = addresses.collect();
-        self.ways.heard(peer, &addresses, peer, None);
+        let at = self.address_of(&teller);
+        self.ways.heard(peer, &addresses, teller, at.as_ref());
         let public = !addresses.is_empty();
         self.ways.describe(&peer, public, body.relay);
     }
@@ -211,5 +234,39 @@ impl Service {
             let found = found.into_iter().filter_map(with_peer).collect();
             self.ways.given(MDNS, found);
         }
+    }
+}
+
+/// Of the addresses that the DHT had for a peer, those to forget so that no more than
+/// [`ADDRESSES_PER_PEER`] stay: the oldest that it does not name any more.
+fn surplus(known: &[Multiaddr], told: &[Multiaddr]) -> Vec<Multiaddr> {
+    let old = known.iter().filter(|address| !told.contains(address));
+    let old: Vec<_> = old.cloned().collect();
+    let over = (old.len() + told.len()).saturating_sub(ADDRESSES_PER_PEER);
+    old.into_iter().take(over).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pushing_ever_new_addresses_keeps_eight_of_a_peer() {
+        let at = |n: usize| -> Multiaddr { format!("/ip4/7.7.7.7/tcp/{}", n + 1).parse().unwrap() };
+        let mut known: Vec<Multiaddr> = Vec::new();
+        for push in 0..100 {
+            let told: Vec<_> = (push * 3..push * 3 + 3).map(at).collect();
+            let gone = surplus(&known, &told);
+            known.extend(
+                told.iter()
+                    .filter(|a| !known.contains(a))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            );
+            known.retain(|address| !gone.contains(address));
+            assert!(known.len() <= ADDRESSES_PER_PEER);
+            assert!(told.iter().all(|address| known.contains(address)));
+        }
+        assert!(surplus(&known[..5], &known[..5]).is_empty());
     }
 }

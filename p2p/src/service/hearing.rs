@@ -104,6 +104,7 @@ impl Service {
             Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
             Some(Heard::Capability { node, body }) => {
                 self.compare_checkpoints(from, &node, &body);
+                self.remember(from, &node, &body);
                 self.tell(News::Capability { node, body });
             }
             // Its manifest is with who told us; it is news once it is here.

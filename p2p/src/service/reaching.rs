@@ -13,7 +13,7 @@ use libp2p::{
 };
 
 use super::Service;
-use crate::{NetworkPolicy, view::Reachability};
+use crate::{NetworkPolicy, peer::group::is_global_address, view::Reachability};
 
 /// So many failed tests without a successful one, and we are taken for unreachable. One must do: identify
 /// tells one address for each transport, whoever observed it, and AutoNAT tests each only once. Who is taken
@@ -62,7 +62,14 @@ pub(super) fn is_relayed(address: &Multiaddr) -> bool {
 
 impl Service {
     pub(super) fn reachability(&self) -> Reachability {
-        if self.swarm.external_addresses().any(|a| !is_relayed(a)) {
+        // A router's private side confirms addresses that nobody outside can use.
+        let public = |address: &&Multiaddr| {
+            !is_relayed(address)
+                && (self.config.policy != NetworkPolicy::Clearnet
+                    || is_global_address(address)
+                    || self.config.external.contains(address))
+        };
+        if self.swarm.external_addresses().any(|a| public(&a)) {
             Reachability::Public
         } else if self.reach.private || !self.reach.circuits.is_empty() {
             Reachability::Private
@@ -138,6 +145,11 @@ impl Service {
         }
     }
 
+    /// Who has left carries nothing; it is noted again when it comes back.
+    pub(super) fn forget_relay(&mut self, peer: &PeerId) {
+        self.reach.relays.remove(peer);
+    }
+
     /// Remembers who could carry our connections.
     pub(super) fn note_relay(&mut self, peer: PeerId, info: &identify::Info) {
         if !info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
@@ -149,11 +161,19 @@ impl Service {
         let dialled = links
             .filter(|(_, link)| link.dialled && !is_relayed(&link.address))
             .map(|(_, link)| link.address.clone());
-        let told = info.listen_addrs.iter().filter(|a| {
-            self.config.policy.allows(a) && !is_relayed(a) && !crate::transport::is_loopback(a)
-        });
+        let told = info
+            .listen_addrs
+            .iter()
+            .filter(|a| !is_relayed(a) && self.may_tell(&peer, a));
         let address = dialled.chain(told.cloned()).next();
-        if let Some(address) = address.filter(|_| self.reach.relays.len() < RELAYS_MAX) {
+        if self.reach.relays.len() >= RELAYS_MAX && !self.reach.relays.contains_key(&peer) {
+            let gone = |relay: &&PeerId| !self.peers.contains_key(relay);
+            let Some(gone) = self.reach.relays.keys().find(gone).copied() else {
+                return;
+            };
+            self.reach.relays.remove(&gone);
+        }
+        if let Some(address) = address {
             let direct = address.iter().filter(|p| !matches!(p, Protocol::P2p(_)));
             self.reach.relays.insert(peer, direct.collect());
         }

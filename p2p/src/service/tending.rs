@@ -19,9 +19,14 @@ const TRIM_AFTER: Duration = Duration::from_secs(30);
 const PASSING: Duration = Duration::from_secs(15);
 
 /// Connections that are too many: twice those wanted, since others want as many as we and dial half of them;
-/// and well below the limit in any case, so that newcomers find a place.
+/// and well below the limit in any case, so that newcomers find a place. Who listens to all shards (a
+/// coordinator) has peers in each, and is what everybody's invite names: only the limit counts there.
 fn peers_max(config: &SwarmConfig) -> usize {
-    (2 * config.peers_wanted).min(config.connections_max as usize * 5 / 8)
+    let most = config.connections_max as usize * 5 / 8;
+    if config.all_shards {
+        return most;
+    }
+    (2 * config.peers_wanted).min(most)
 }
 
 impl Service {

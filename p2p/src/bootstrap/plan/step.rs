@@ -6,7 +6,8 @@ use libp2p::{Multiaddr, PeerId};
 use rand::{Rng, seq::SliceRandom};
 
 use super::{
-    DIALS_MAX, DRAWN_MAX, Order, Plan, SLEPT, Step, Target, candidate::Candidate, tally::Tally,
+    DIALS_MAX, DRAWN_MAX, JUMP, Order, Plan, SLEPT, Step, Target, candidate::Candidate,
+    tally::Tally,
 };
 use crate::{Moment, bootstrap::REMEMBERED};
 
@@ -14,6 +15,10 @@ impl Plan {
     /// What is to be done now.
     pub fn step(&mut self, now: Moment, rng: &mut impl Rng) -> Vec<Step> {
         self.wake_up(now);
+        let alone = self.is_alone();
+        let book = &self.book;
+        self.drawn
+            .retain(|peer, pause| book.get(peer).is_some() || pause.until(alone) > now.monotonic);
         let missing = self.missing();
         let mut steps = Vec::new();
         for (name, tally) in &mut self.tallies {
@@ -43,8 +48,7 @@ impl Plan {
             .filter(|(key, c)| self.is_free(&key.1, c));
         let candidates = candidates.map(|(_, c)| c.pause.until(alone));
         let drawn = self.drawn.iter();
-        let drawn =
-            drawn.filter(|(peer, _)| !self.links.contains_key(peer) && !self.is_dialling(peer));
+        let drawn = drawn.filter(|(peer, _)| self.is_drawable(peer, now));
         let drawn = drawn.map(|(_, pause)| pause.until(alone));
         let dials = candidates.chain(drawn).filter(|_| dialable);
         asks.chain(dials).min().map_or(latest, |at| at.min(latest))
@@ -66,8 +70,20 @@ impl Plan {
         self.met_count() == 0
     }
 
+    /// A wall clock that runs away says nothing of how old an entry is.
+    pub(super) fn watch_clock(&mut self, now: Moment) {
+        let jumped = self.seen.is_some_and(|seen| {
+            let by_monotonic = now.monotonic.saturating_sub(seen.monotonic);
+            now.wall.since(seen.wall).saturating_sub(by_monotonic) >= JUMP
+        });
+        if jumped {
+            self.book.stop_ageing();
+        }
+    }
+
     /// After a sleep everything is due at once: addresses, networks and peers have changed meanwhile.
     fn wake_up(&mut self, now: Moment) {
+        self.watch_clock(now);
         let slept = self.seen.is_some_and(|seen| {
             let by_wall = now.wall.since(seen.wall);
             let by_monotonic = now.monotonic.saturating_sub(seen.monotonic);
@@ -143,24 +159,27 @@ impl Plan {
         Some(self.order(peer, addresses, source))
     }
 
+    /// Whether the book could give it, but for its pause: [`Plan::due`] counts no other, or the loop would
+    /// spin for what [`Plan::step`] never takes.
+    fn is_drawable(&self, peer: &PeerId, now: Moment) -> bool {
+        let target = Target::Peer(*peer);
+        let mut names = self.tallies.keys();
+        let mut is_candidate =
+            || names.any(|name| self.candidates.contains_key(&(*name, target.clone())));
+        *peer != self.config.ourselves
+            && self.book.is_dialable(peer, now.wall)
+            && !self.links.contains_key(peer)
+            && !self.is_dialling(peer)
+            && !is_candidate()
+    }
+
     fn draw(&mut self, now: Moment, rng: &mut impl Rng) -> Option<Order> {
         let alone = self.is_alone();
         let waits = |peer: &PeerId| {
             let pause = self.drawn.get(peer);
             pause.is_some_and(|pause| pause.until(alone) > now.monotonic)
         };
-        let is_candidate = |peer: &PeerId| {
-            let target = Target::Peer(*peer);
-            let mut names = self.tallies.keys();
-            names.any(|name| self.candidates.contains_key(&(*name, target.clone())))
-        };
-        let skip = |peer: &PeerId| {
-            *peer == self.config.ourselves
-                || self.links.contains_key(peer)
-                || self.is_dialling(peer)
-                || waits(peer)
-                || is_candidate(peer)
-        };
+        let skip = |peer: &PeerId| waits(peer) || !self.is_drawable(peer, now);
         let choice = self.book.choose(1, skip, now.wall, rng).pop()?;
         if self.drawn.len() >= DRAWN_MAX {
             self.drawn.retain(|_, p| p.until(alone) > now.monotonic);

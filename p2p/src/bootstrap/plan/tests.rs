@@ -67,13 +67,16 @@ impl Bench {
     }
 
     /// Everybody in `alive` answers, everybody else is silent; sources give what `given` says.
-    fn turn(&mut self, alive: &[u8], given: &dyn Fn(&'static str) -> Vec<Multiaddr>) {
-        for step in self.plan.step(self.now, &mut self.rng) {
+    fn turn(&mut self, alive: &[u8], given: &dyn Fn(&'static str) -> Vec<Multiaddr>) -> usize {
+        let steps = self.plan.step(self.now, &mut self.rng);
+        let count = steps.len();
+        for step in steps {
             match step {
                 Step::Ask(source) => self.give(source, &given(source)),
                 Step::Dial(order) => self.answer(&order, alive),
             }
         }
+        count
     }
 
     fn answer(&mut self, order: &Order, alive: &[u8]) {
@@ -107,10 +110,14 @@ impl Bench {
     ) {
         let end = self.now.monotonic + span;
         while self.now.monotonic < end {
-            self.turn(alive, given);
+            let steps = self.turn(alive, given);
             let due = self.plan.due(self.now).min(end);
             let wait = due.saturating_sub(self.now.monotonic);
-            self.pass(wait.max(Duration::from_millis(10)));
+            assert!(
+                steps > 0 || !wait.is_zero(),
+                "due at once, and nothing to do: the loop would spin"
+            );
+            self.pass(wait);
         }
     }
 }
@@ -316,4 +323,39 @@ fn a_silent_source_is_asked_ever_more_rarely() {
     }
     assert!((50..260).contains(&asked.len()), "{}", asked.len());
     assert_eq!(bench.plan.views()[0].failures.len(), 1, "told once");
+}
+
+#[test]
+fn a_drawn_peer_that_the_book_forgot_does_not_make_the_loop_spin() {
+    let mut book = Book::new(NetworkPolicy::Clearnet);
+    let now = UnixMillis(1_800_000_000_000);
+    for n in 1..4 {
+        book.learn(peer(n), &[address(n)], &Origin::source("dns"), now);
+    }
+    let mut bench = Bench::new(1, book, &[STATIC]);
+    // Claims that never answer are forgotten after a few dials; one is a source's candidate meanwhile.
+    bench.run(Duration::from_mins(2), &[], &|_| vec![with_peer(2)]);
+    assert!(bench.plan.book().get(&peer(1)).is_none());
+    assert!(bench.dialled.iter().any(|d| d.1 == Some(peer(1))));
+    bench.run(Duration::from_hours(1), &[], &|_| vec![with_peer(2)]);
+    assert!(bench.plan.drawn.is_empty(), "{:?}", bench.plan.drawn);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_costs_no_remembered_peer() {
+    let mut book = Book::new(NetworkPolicy::Clearnet);
+    let now = UnixMillis(1_800_000_000_000);
+    book.learn(peer(1), &[address(1)], &Origin::source("dns"), now);
+    book.reached(peer(2), &address(2), &Origin::source("dns"), now);
+    let mut bench = Bench::new(1, book, &[]);
+    bench.plan.config.peers_wanted = 0;
+    bench.turn(&[], &nothing);
+    bench.now.wall = bench.now.wall.after(Duration::from_hours(10 * 365 * 24));
+    // The first to see the new time is a peer's word, before any step.
+    bench
+        .plan
+        .heard(peer(3), &[address(3)], peer(4), None, bench.now);
+    bench.turn(&[], &nothing);
+    let known = |n| bench.plan.book().get(&peer(n)).is_some();
+    assert!((1..4).all(known));
 }

@@ -132,8 +132,13 @@ impl Rules {
             return ignore(IgnoreReason::TooManyOfKey);
         }
         // A capability may bring the membership that makes a member of a stranger: judged after that.
-        if m.kind == StateKind::Heartbeat {
-            self.may_enter(m, standing, 0)?;
+        match m.kind {
+            StateKind::Heartbeat => self.may_enter(m, standing, 0)?,
+            // It would make a stranger of whoever says it.
+            StateKind::Capability if !shows_membership(payload) => {
+                self.may_enter(m, Standing::Stranger, 0)?;
+            }
+            StateKind::Capability => {}
         }
         Ok(order)
     }
@@ -278,6 +283,17 @@ impl Rules {
         let shards = self.parameters.shards;
         m.kind.topic(owm_proto::gossip::shard_of(&m.key, shards))
     }
+}
+
+/// Whether a capability brings a membership, read without the rest. What is malformed is refused later.
+fn shows_membership(payload: &[u8]) -> bool {
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    struct Shown {
+        /// Of `CapabilityBody`, not looked into.
+        #[prost(bytes = "vec", optional, tag = "11")]
+        membership: Option<Vec<u8>>,
+    }
+    Shown::decode(payload).map_or(true, |shown| shown.membership.is_some())
 }
 
 fn decoded<T: prost::Message + Default>(payload: &[u8]) -> Result<T, Verdict> {

@@ -34,7 +34,8 @@ impl Book {
     ) -> Vec<Choice> {
         let mut left = BTreeMap::<(bool, &str), BTreeMap<Group, BTreeSet<PeerId>>>::new();
         for (peer, known) in self.peers.iter().filter(|(peer, _)| !skip(peer)) {
-            let Some(first) = known.addresses.first().filter(|_| !known.is_hopeless(now)) else {
+            let dialable = !known.is_hopeless(self.ageing(now));
+            let Some(first) = known.addresses.first().filter(|_| dialable) else {
                 continue;
             };
             let class = left.entry((known.tried, known.origin.class())).or_default();

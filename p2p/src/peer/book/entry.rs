@@ -8,7 +8,10 @@ use super::{
     ADDRESSES_PER_PEER, AGE_MAX_MS, ANNOUNCER_GROUP_MAX, ANNOUNCER_MAX, FAILURES_OF_CLAIM_MAX,
     FAILURES_OF_TRIED_MAX, SOURCE_MAX,
 };
-use crate::peer::group::Group;
+use crate::{
+    NetworkPolicy,
+    peer::group::{Group, may_tell},
+};
 
 /// Who told of a peer first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,14 +71,11 @@ impl Origin {
         Self::Source(name.to_owned())
     }
 
-    /// Whether it may tell of `address`: a peer from elsewhere has nothing to say about this machine, and
-    /// would have us knock at our own services.
-    pub(super) fn may_tell(&self, address: &Multiaddr) -> bool {
+    /// Whether it may tell of `address`: a source of ours may tell of all that the policy allows.
+    pub(super) fn may_tell(&self, policy: NetworkPolicy, address: &Multiaddr) -> bool {
         match self {
             Self::Source(_) => true,
-            Self::Peer { group, .. } => {
-                *group == Group::Loopback || Group::of(address) != Group::Loopback
-            }
+            Self::Peer { group, .. } => may_tell(policy, *group, address),
         }
     }
 
@@ -191,6 +191,6 @@ impl Known {
         };
         self.addresses.is_empty()
             || self.failures() >= failures_max
-            || now.0.saturating_sub(seen.0) > AGE_MAX_MS
+            || !self.tried && now.0.saturating_sub(seen.0) > AGE_MAX_MS
     }
 }

@@ -150,8 +150,13 @@ fn poisoned_claims_go_at_once_and_silent_ones_slowly() {
         book.get(&peer(2)).is_some(),
         "one that has answered gets more patience"
     );
+    book.learn(peer(3), &[at(52, 1, 1, 1)], &origin, NOW);
     book.age(NOW.after(Duration::from_hours(31 * 24)));
-    assert!(book.is_empty());
+    assert!(book.get(&peer(3)).is_none(), "a claim ages");
+    assert!(
+        book.get(&peer(2)).is_some(),
+        "a clock that is ahead costs no proven peer"
+    );
 }
 
 #[test]
@@ -222,7 +227,9 @@ fn the_file_reads_back_and_damage_is_told() {
     assert!(error(b"{\"format\":2,\"peers\":[]}").contains("format 2"));
     assert!(error(&vec![b' '; BOOK_BYTES_MAX + 1]).contains("bytes"));
     let later = NOW.after(Duration::from_hours(40 * 24));
-    assert!(Book::from_json(policy, &bytes, later).unwrap().is_empty());
+    let late = Book::from_json(policy, &bytes, later).unwrap();
+    assert_eq!(late.len(), 1, "claims are too old, proven peers never");
+    assert!(late.get(&peer(5)).is_some());
 }
 
 #[derive(Clone, Debug)]

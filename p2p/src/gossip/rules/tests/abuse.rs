@@ -128,3 +128,33 @@ fn many_peers_leave_small_tables() {
     }
     assert!(net.rules.peers.len() <= net.rules.limits.peers_max);
 }
+
+#[test]
+fn strangers_capabilities_beyond_the_topics_allowance_cost_no_signature_check() {
+    let mut net = Net::new(1);
+    let (enemy, topic) = (key(666).public(), Topic::Capability(0));
+    let body = capability(at(0), 1).encode_to_vec();
+    let check = Counting::default();
+    let max = Limits::default().strangers_max as u32;
+    for n in 0..3 * max {
+        let mut name = [0; 32];
+        name[..4].copy_from_slice(&n.to_be_bytes());
+        let check: &dyn SignatureCheck = if n < max { &Trusting } else { &check };
+        let sybil =
+            Envelope::from_parts(Purpose::Capability, PublicKey(name), [5; 64], body.clone());
+        let judged = net
+            .rules
+            .judge(at(1), &enemy, topic, &sybil.to_stored(), check);
+        assert_eq!(judged.verdict == Verdict::Accept, n < max);
+    }
+    assert_eq!(net.rules.directory().len().1, max as usize);
+    assert_eq!(check.count(), 0, "no room: nothing is checked");
+}
+
+#[test]
+fn a_peers_allowance_is_bounded_whatever_the_number_of_shards() {
+    let parameters = Bootstrap::before_any();
+    let of = |shards| Allowances::new(&parameters, shards).of_peer(true).period;
+    assert!(of(2_048) >= Duration::from_millis(1));
+    assert!(of(1) >= of(2_048));
+}
