@@ -3,8 +3,10 @@
 
 use owm_proto::{
     Envelope, SignerRule, UnixMillis,
+    envelope::CLOCK_SKEW_MAX,
     genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
     gossip::Bootstrap,
+    limits::SHORT_TEXT_BYTES_MAX,
     statement::Statement as _,
 };
 
@@ -26,17 +28,20 @@ pub struct Documents {
 
 impl Documents {
     /// Verifies genesis, delegations and revocations (against `expected`, if the network is known already)
-    /// and keeps a bootstrap statement only if it holds at `now`.
+    /// and keeps a bootstrap statement only if it holds at `now`, a web seed only if it is short.
     pub fn verify(
         expected: Option<NetworkId>,
         genesis: Vec<u8>,
         delegations: Vec<Envelope>,
         revocations: Vec<Envelope>,
         bootstrap: Option<Envelope>,
-        web_seed: String,
+        mut web_seed: String,
         now: UnixMillis,
     ) -> Result<Self, GenesisError> {
         let trust = TrustRoot::from_documents(expected, &genesis, &delegations, &revocations)?;
+        if web_seed.len() > SHORT_TEXT_BYTES_MAX {
+            web_seed.clear();
+        }
         let mut documents = Self {
             genesis,
             delegations,
@@ -67,5 +72,7 @@ impl Documents {
         Bootstrap::open(envelope, &self.trust.id(), SignerRule::OneOf(&instances))
             .ok()
             .filter(Bootstrap::is_sound)
+            // One from the future would outrank all that follow.
+            .filter(|said| said.issued_at_ms <= now.after(CLOCK_SKEW_MAX))
     }
 }
