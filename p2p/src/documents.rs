@@ -3,8 +3,10 @@
 
 use owm_proto::{
     Envelope, PublicKey, SignerRule, UnixMillis,
+    envelope::CLOCK_SKEW_MAX,
     genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
     gossip::Bootstrap,
+    limits::SHORT_TEXT_BYTES_MAX,
     statement::Statement as _,
 };
 
@@ -26,17 +28,20 @@ pub struct Documents {
 
 impl Documents {
     /// Verifies genesis, delegations and revocations (against `expected`, if the network is known already)
-    /// and keeps a bootstrap statement only if it holds at `now`.
+    /// and keeps a bootstrap statement only if it holds at `now`, a web seed only if it is short.
     pub fn verify(
         expected: Option<NetworkId>,
         genesis: Vec<u8>,
         delegations: Vec<Envelope>,
         revocations: Vec<Envelope>,
         bootstrap: Option<Envelope>,
-        web_seed: String,
+        mut web_seed: String,
         now: UnixMillis,
     ) -> Result<Self, GenesisError> {
         let trust = TrustRoot::from_documents(expected, &genesis, &delegations, &revocations)?;
+        if web_seed.len() > SHORT_TEXT_BYTES_MAX {
+            web_seed.clear();
+        }
         let mut documents = Self {
             genesis,
             delegations,
@@ -69,7 +74,9 @@ impl Documents {
         let said = Bootstrap::open(envelope, &self.trust.id(), rule).ok()?;
         let signer = envelope.claimed_signer();
         let holds = holds_still(&self.trust, instance, &signer, said.issued_at_ms, now);
-        Some(said).filter(|said| holds && said.is_sound())
+        // One from the future would outrank all that follow.
+        let in_time = said.issued_at_ms <= now.after(CLOCK_SKEW_MAX);
+        Some(said).filter(|said| holds && in_time && said.is_sound())
     }
 }
 

@@ -107,7 +107,8 @@ owm_service::config! {
             "/ip6/::/udp/4001/quic-v1",
             "/ip6/::/tcp/4001",
         ].map(str::to_owned).to_vec(),
-        /// Where it can be reached from outside, if you know: `["/ip4/203.0.113.7/udp/4001/quic-v1"]`.
+        /// Where it can be reached from outside, if you know: `["/ip4/203.0.113.7/udp/4001/quic-v1"]`. Private
+        /// addresses of this machine are told to the network only if they stand here.
         pub external: Vec<String> = Vec::new(),
         /// Peers to begin with, beside those of the invite: addresses that end in `/p2p/12D3KooW…`.
         pub peers: Vec<String> = Vec::new(),

@@ -246,7 +246,7 @@ fn keeper_settings(
         coordinator: coordinator.clone(),
         networks: networks.clone(),
         heard: watch::channel(None).1,
-        invited_web_seed: parts.invite.web_seed.clone().unwrap_or_default(),
+        invite: parts.invite.clone(),
         fetcher: Fetcher {
             http: parts.dialer.http(),
             // Whichever is known when it is needed.

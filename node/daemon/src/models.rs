@@ -10,6 +10,7 @@ mod keeper;
 mod manifest;
 mod shelf;
 mod teller;
+mod web_seeds;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

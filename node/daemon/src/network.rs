@@ -4,15 +4,16 @@
 
 mod book;
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 pub use book::{Known, NetworkBook, Networks};
 use owm_p2p::Documents;
 use owm_proto::{
-    Envelope, UnixMillis,
+    Envelope, PublicKey, Sha256, UnixMillis,
     envelope::EnvelopeError,
-    genesis::{DelegatedRole, GenesisError, NetworkId, TrustRoot},
+    genesis::{DelegatedRole, GenesisError, NetworkId, Revocation, TrustRoot},
     invite::Invite,
+    limits::SHORT_TEXT_BYTES_MAX,
     wire::coordinator::{GetNetworkResponse, SignedEnvelope},
 };
 use prost::Message as _;
@@ -84,27 +85,25 @@ pub struct Network {
 }
 
 impl Network {
-    /// Verifies what a coordinator or a file says.
+    /// Verifies what a coordinator, a peer or a file says. A statement that is said twice counts once, and a
+    /// web seed that is too long is as good as none.
     pub fn verify(
         expected: Option<NetworkId>,
-        documents: GetNetworkResponse,
+        mut documents: GetNetworkResponse,
     ) -> Result<Self, NetworkError> {
-        let count = documents.delegations.len() + documents.revocations.len();
+        let delegations = each_once(&documents.delegations)?;
+        let revocations = each_once(&documents.revocations)?;
+        let count = delegations.len() + revocations.len();
         if count > STATEMENTS_MAX {
             return Err(NetworkError::TooMany(count));
         }
-        let parse = |wire: &[SignedEnvelope]| {
-            wire.iter()
-                .cloned()
-                .map(Envelope::try_from)
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let (delegations, revocations) = (
-            parse(&documents.delegations)?,
-            parse(&documents.revocations)?,
-        );
         let trust =
             TrustRoot::from_documents(expected, &documents.genesis, &delegations, &revocations)?;
+        documents.delegations = delegations.iter().map(Into::into).collect();
+        documents.revocations = revocations.iter().map(Into::into).collect();
+        if documents.web_seed.len() > SHORT_TEXT_BYTES_MAX {
+            documents.web_seed.clear();
+        }
         Ok(Self {
             trust,
             web_seed: documents.web_seed.clone(),
@@ -150,6 +149,17 @@ impl Network {
         &self.documents.peers
     }
 
+    /// Whether the root key has taken this key back, now or from a later time on.
+    pub fn is_revoked(&self, key: &PublicKey) -> bool {
+        let revocations = self.documents.revocations.iter().cloned();
+        let mut keys = revocations.filter_map(|wire| {
+            let envelope = Envelope::try_from(wire).ok()?;
+            let said: Revocation = serde_json::from_slice(envelope.unverified_payload()).ok()?;
+            Some(said.key)
+        });
+        keys.any(|revoked| revoked == *key)
+    }
+
     /// That the invite's coordinator may speak for the network now.
     pub fn check_instance(&self, invite: &Invite, now: UnixMillis) -> Result<(), NetworkError> {
         if self
@@ -187,6 +197,18 @@ impl Network {
             })?;
         Self::verify(expected, documents)
     }
+}
+
+/// Decoded, in their order, without repetitions.
+fn each_once(wire: &[SignedEnvelope]) -> Result<Vec<Envelope>, EnvelopeError> {
+    let (mut ids, mut all) = (BTreeSet::<Sha256>::new(), Vec::new());
+    for statement in wire {
+        let envelope = Envelope::try_from(statement.clone())?;
+        if ids.insert(envelope.id()) {
+            all.push(envelope);
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -268,6 +290,24 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("60 min 0 s behind"), "{text}");
         assert!(text.contains("timedatectl"), "{text}");
+    }
+
+    #[test]
+    fn a_statement_that_is_said_a_thousand_times_counts_once() {
+        let (mut documents, invite) = documents(1_000);
+        documents.delegations = vec![documents.delegations[0].clone(); 2 * STATEMENTS_MAX];
+        let network = Network::verify(Some(invite.genesis), documents).unwrap();
+        network.check_instance(&invite, UnixMillis(10)).unwrap();
+        assert_eq!(network.documents.delegations.len(), 1, "and is kept once");
+    }
+
+    #[test]
+    fn a_web_seed_of_any_length_is_not_kept() {
+        let (mut documents, invite) = documents(1_000);
+        documents.web_seed = "h".repeat(SHORT_TEXT_BYTES_MAX + 1);
+        let network = Network::verify(Some(invite.genesis), documents).unwrap();
+        assert_eq!(network.web_seed, "");
+        assert_eq!(network.documents.web_seed, "");
     }
 
     #[test]

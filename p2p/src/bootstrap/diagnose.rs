@@ -234,7 +234,7 @@ pub fn forbidden(address: &Multiaddr, policy: NetworkPolicy) -> Unavailable {
         target: address.to_string(),
         layer: FailedLayer::Policy,
         reason: format!(
-            "not dialled: the network policy allows {allows}; correct the address, or change [p2p] policy"
+            "not dialled: the network policy allows {allows}; correct the address, or change [p2p] network"
         ),
     }
 }

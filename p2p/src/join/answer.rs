@@ -1,5 +1,7 @@
 //! What a peer has answered to Meet, verified: documents first, then the checkpoint with them.
 
+use std::collections::BTreeSet;
+
 use libp2p::{Multiaddr, PeerId};
 use owm_proto::{
     Envelope, PublicKey, Sha256, SignerRule, UnixMillis,
@@ -76,9 +78,13 @@ pub(super) fn verified(
     })
 }
 
+/// Decoded, each once: who repeats a statement must not make the rest of us refuse them all.
 fn all(wire: Vec<SignedEnvelope>) -> Option<Vec<Envelope>> {
     let envelopes = wire.into_iter().map(Envelope::try_from);
-    envelopes.collect::<Result<_, _>>().ok()
+    let mut envelopes: Vec<Envelope> = envelopes.collect::<Result<_, _>>().ok()?;
+    let mut ids = BTreeSet::new();
+    envelopes.retain(|envelope| ids.insert(envelope.id()));
+    Some(envelopes)
 }
 
 /// A checkpoint outlives the delegation of the key that signed it (spec §5), not its revocation.

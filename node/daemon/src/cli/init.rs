@@ -31,7 +31,8 @@ use crate::{
     daemon::{JoinError, fetch_network},
     home::{Home, read_small, write_atomically},
     link::{CallError, Coordinator},
-    network::Network,
+    network::{Network, NetworkBook},
+    status::Origin,
 };
 
 /// A configuration larger than this is none.
@@ -131,18 +132,22 @@ fn make_config(path: &Path, invite: &Invite) -> Result<NodeConfig, RunError> {
     }
 }
 
+fn now() -> UnixMillis {
+    use owm_service::clock::Clock as _;
+    UnixMillis(SystemClock::new().now_ms())
+}
+
 fn bind_owner(
     home: &Home,
     node: &NodeKey,
     owner_key: &Path,
     invite: &Invite,
 ) -> Result<owm_proto::PublicKey, RunError> {
-    use owm_service::clock::Clock as _;
     let owner = NodeKey::load(owner_key)?;
     let said = OwnerBinding {
         owner: owner.public(),
         node: node.public(),
-        issued_at_ms: UnixMillis(SystemClock::new().now_ms()),
+        issued_at_ms: now(),
     };
     let signed = [
         said.sign(&owner, &invite.genesis),
@@ -174,8 +179,11 @@ async fn try_coordinator(
         let target = coordinator.target().to_owned();
         match fetch_network(&coordinator, invite, &SystemClock::shared()).await {
             Ok(network) => {
-                network.store(&home.network())?;
-                return Ok(Ok(network));
+                let book = NetworkBook::new(home.network());
+                let known = book.learn(network, Origin::Coordinator, now())?;
+                // What this folder knows already may take the coordinator's key back.
+                known.network.check_instance(invite, now())?;
+                return Ok(Ok(known.network.clone()));
             }
             Err(JoinError::Network(error)) => return Err(RunError::failed(error)),
             Err(JoinError::Call(error)) => {

@@ -69,7 +69,7 @@ pub(super) async fn refresh(
 ) -> CallDone {
     let asked = fetch_network(&coordinator, &invite, &clock).await;
     CallDone::Network(match asked {
-        Ok(network) => join::learn(book, network).await,
+        Ok(network) => join::learn(book, network, UnixMillis(clock.now_ms())).await,
         Err(error) => Err(error),
     })
 }

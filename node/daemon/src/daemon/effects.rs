@@ -92,6 +92,11 @@ impl Daemon {
                 }
             }
             Effect::Submit(key) => {
+                if let Err(error) = self.check_coordinator() {
+                    tracing::debug!(error = %Chain(&error), lease = %key, "the result is kept");
+                    self.events.push_back(Event::SubmitFailed(key));
+                    return Ok(());
+                }
                 let call = calls::submit(self.coordinator.clone(), self.log.clone(), key);
                 self.calls.spawn(call);
             }
@@ -124,7 +129,7 @@ impl Daemon {
         let mut request_id = [0; 16];
         self.rng.fill_bytes(&mut request_id);
         let now = UnixMillis(self.clock.now_ms());
-        if let Err(error) = self.network.check_instance(&self.invite, now) {
+        if let Err(error) = self.check_coordinator() {
             tracing::warn!(error = %Chain(&error), "the coordinator is not spoken to");
             return self.registration_failed(&error);
         }
@@ -136,8 +141,7 @@ impl Daemon {
     }
 
     fn connect(&mut self) {
-        let now = UnixMillis(self.clock.now_ms());
-        if let Err(error) = self.network.check_instance(&self.invite, now) {
+        if let Err(error) = self.check_coordinator() {
             return self.break_off(&error);
         }
         let running = self.session.held().map(|key| RunningTask {
@@ -157,6 +161,10 @@ impl Daemon {
     }
 
     async fn heartbeat(&mut self, on_link: bool) -> Result<(), RunError> {
+        if let Err(error) = self.check_coordinator() {
+            tracing::debug!(error = %Chain(&error), "the coordinator gets no heartbeat");
+            return Ok(());
+        }
         let beat = Beat {
             session: self.session_id,
             running: self.session.running().count() as u32,

@@ -18,6 +18,7 @@ use crate::{
     home::write_atomically,
     link::LinkEvent,
     models::{LoadedModel, ModelEvent},
+    network::NetworkError,
     orders::Orders,
     register::{self, Outcome},
     roles::infer::JobEvent,
@@ -280,6 +281,9 @@ impl Daemon {
     }
 
     async fn take_call(&mut self, done: CallDone) -> Result<(), RunError> {
+        if let Err(error) = self.check_coordinator() {
+            return self.not_believed(done, &error);
+        }
         match done {
             CallDone::Registered(Ok(answer)) => {
                 let now = UnixMillis(self.clock.now_ms());
@@ -320,6 +324,18 @@ impl Daemon {
             CallDone::Heartbeat(Err(error)) => {
                 tracing::debug!(error = %Chain(&error), "a heartbeat did not arrive");
             }
+            CallDone::Network(outcome) => self.refreshed(outcome),
+        }
+        Ok(())
+    }
+
+    /// A call has ended whose answerer does not speak for the network (any more).
+    fn not_believed(&mut self, done: CallDone, error: &NetworkError) -> Result<(), RunError> {
+        match done {
+            CallDone::Registered(_) => self.registration_failed(error),
+            CallDone::Submitted(key, _) => self.events.push_back(Event::SubmitFailed(key)),
+            CallDone::Heartbeat(_) => {}
+            // Documents hold by themselves.
             CallDone::Network(outcome) => self.refreshed(outcome),
         }
         Ok(())

@@ -4,6 +4,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use owm_proto::{
+    UnixMillis,
     genesis::NetworkId,
     wire::coordinator::{RegisterNodeBody, SignedEnvelope},
 };
@@ -39,6 +40,7 @@ pub(super) async fn join(
     let mut backoff = Backoff::new(section.reconnect_min.get(), section.reconnect_max.get(), 2);
     let mut rng = frame.seed.rng("join");
     let mut following = book.follow();
+    let has_peers = has_peers(parts);
     let mut asking: Asking<'_> = Box::pin(ask(coordinator, parts, frame, book));
     loop {
         if let Some(known) = book.known() {
@@ -50,8 +52,9 @@ pub(super) async fn join(
             Ok(()) = following.changed() => {}
             answer = &mut asking => match answer {
                 Ok(()) => {}
-                Err(JoinError::Network(error)) => return Err(RunError::failed(error)),
-                Err(JoinError::Call(error)) => {
+                // Nobody else could know better.
+                Err(JoinError::Network(error)) if !has_peers => return Err(RunError::failed(error)),
+                Err(error) => {
                     let error = Chain(&error).to_string();
                     let wait = backoff.next(&mut rng);
                     let wait_ms = wait.as_millis() as u64;
@@ -69,6 +72,14 @@ pub(super) async fn join(
     }
 }
 
+/// Whether a peer could tell of the network while the coordinator says nothing that holds.
+fn has_peers(parts: &Parts) -> bool {
+    let p2p = &parts.config.p2p;
+    let is_named = [&parts.invite.peers, &p2p.peers, &p2p.dns];
+    let is_named = is_named.iter().any(|names| !names.is_empty());
+    p2p.enabled && (is_named || p2p.mdns || parts.home.peers().exists())
+}
+
 /// Asks the coordinator once; what it says is in the book then.
 async fn ask(
     coordinator: &Coordinator,
@@ -77,12 +88,18 @@ async fn ask(
     book: &NetworkBook,
 ) -> Result<(), JoinError> {
     let network = fetch_network(coordinator, &parts.invite, &frame.clock).await?;
-    learn(book.clone(), network).await
+    let now = UnixMillis(frame.clock.now_ms());
+    learn(book.clone(), network, now).await
 }
 
 /// Puts the coordinator's documents into the book.
-pub(super) async fn learn(book: NetworkBook, network: Network) -> Result<(), JoinError> {
-    let learning = tokio::task::spawn_blocking(move || book.learn(network, Origin::Coordinator));
+pub(super) async fn learn(
+    book: NetworkBook,
+    network: Network,
+    now: UnixMillis,
+) -> Result<(), JoinError> {
+    let learn = move || book.learn(network, Origin::Coordinator, now);
+    let learning = tokio::task::spawn_blocking(learn);
     match learning.await {
         Ok(learnt) => Ok(learnt.map(drop)?),
         // The process stops.
@@ -91,9 +108,9 @@ pub(super) async fn learn(book: NetworkBook, network: Network) -> Result<(), Joi
 }
 
 /// Puts what the disk has into the book. Blocks.
-pub(super) fn from_disk(book: &NetworkBook, home: &Home, invited: NetworkId) {
+pub(super) fn from_disk(book: &NetworkBook, home: &Home, invited: NetworkId, now: UnixMillis) {
     let learnt = Network::load(&home.network(), Some(invited))
-        .and_then(|network| book.learn(network, Origin::Disk));
+        .and_then(|network| book.learn(network, Origin::Disk, now));
     match learnt {
         Ok(_) | Err(NetworkError::Missing { .. }) => {}
         Err(error) => {

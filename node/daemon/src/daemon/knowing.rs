@@ -6,7 +6,7 @@ use owm_service::report::Chain;
 
 use super::{JoinError, calls, meeting::kept_membership, serve::Daemon};
 use crate::{
-    network::Known,
+    network::{Known, NetworkError},
     session::Event,
     status::{Origin, Status},
 };
@@ -50,8 +50,18 @@ impl Daemon {
         self.membership = Some((said, envelope));
     }
 
-    /// Asks the coordinator for the network's documents, unless it is being asked.
+    /// That the coordinator's key may speak for the network now; else nothing is said to it or believed.
+    pub(super) fn check_coordinator(&self) -> Result<(), NetworkError> {
+        let now = UnixMillis(self.clock.now_ms());
+        self.network.check_instance(&self.invite, now)
+    }
+
+    /// Asks the coordinator for the network's documents, unless it is being asked, or its key has been taken
+    /// back: one that has run out may have been delegated anew, a revocation is for ever.
     pub(super) fn refresh_network(&mut self) {
+        if self.network.is_revoked(&self.invite.instance_key) {
+            return;
+        }
         if std::mem::replace(&mut self.refreshing, true) {
             return;
         }
@@ -85,9 +95,8 @@ impl Daemon {
         let known = self.networks.now();
         show_network(&mut self.picture, &known);
         self.network = known.network.clone();
-        let now = UnixMillis(self.clock.now_ms());
         if self.link.is_some()
-            && let Err(error) = self.network.check_instance(&self.invite, now)
+            && let Err(error) = self.check_coordinator()
         {
             self.break_off(&error);
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use owm_proto::{
-    Envelope, SessionId, SignerRule,
+    Envelope, SessionId, SignerRule, UnixMillis,
     genesis::{DelegatedRole, TrustRoot},
     statement::{Membership, Statement as _},
 };
@@ -50,8 +50,9 @@ impl Meeting {
         frame.seed.rng("session id").fill_bytes(&mut session);
         let book = NetworkBook::new(parts.home.network());
         let (learning, home, invited) = (book.clone(), parts.home.clone(), parts.invite.genesis);
+        let now = UnixMillis(frame.clock.now_ms());
         let read = move || {
-            join::from_disk(&learning, &home, invited);
+            join::from_disk(&learning, &home, invited, now);
             read_small(&home.membership(), MEMBERSHIP_BYTES_MAX)
         };
         let kept = tokio::task::spawn_blocking(read).await?;

@@ -12,6 +12,7 @@ use std::{
 use owm_p2p::NewestCheckpoint;
 use owm_proto::{
     Sha256, SubModelId, UnixMillis,
+    invite::Invite,
     manifest::{Manifest, ManifestFile},
     wire::coordinator::{GetModelVersionRequest, GetModelVersionResponse},
 };
@@ -22,14 +23,19 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     DownloadError, Fetcher, LoadedModel, LoadedSubModel, ManifestRefused, ModelEvent, NoneWanted,
-    SEQUENCE, ShelfError, SignedManifest, files_of, shelf::sub_model_files, teller::Teller, wanted,
+    SEQUENCE, ShelfError, SignedManifest, files_of,
+    shelf::sub_model_files,
+    teller::Teller,
+    wanted,
+    web_seeds::{fetch_from_any, in_order},
 };
 use crate::{
     engine::{EngineLoader, InferenceEngine, LoadError},
     home::Lock,
     link::{CallError, Coordinator},
     metrics::Downloads,
-    network::Networks,
+    network::{NetworkError, Networks},
+    status::Origin,
     tasklog::{TaskLog, TaskLogError},
 };
 
@@ -49,8 +55,8 @@ pub struct KeeperSettings {
     pub networks: Networks,
     /// The newest checkpoint that peers know, verified.
     pub heard: watch::Receiver<Option<Arc<NewestCheckpoint>>>,
-    /// The invite's web seed; used while the network names none.
-    pub invited_web_seed: String,
+    /// Whose coordinator is asked, and the web seed that does not come from peers.
+    pub invite: Invite,
     /// Fetches files; its web seed is whichever is known when it is needed.
     pub fetcher: Fetcher,
     /// Loads them.
@@ -73,6 +79,8 @@ pub struct KeeperSettings {
 enum KeeperError {
     #[error("cannot get the model's manifest")]
     Call(#[from] CallError),
+    #[error("the coordinator is not asked for the model's manifest")]
+    NotAsked(#[from] NetworkError),
     #[error("the model's manifest is refused")]
     Manifest(#[from] ManifestRefused),
     #[error("no room for the model")]
@@ -191,7 +199,12 @@ impl Keeper {
         let is_loaded = self
             .loaded
             .as_ref()
-            .is_some_and(|l| hint.is_some_and(|hint| hint == l.version.as_str()));
+            .filter(|l| hint.is_some_and(|hint| hint == l.version.as_str()))
+            // Peers may know more than the coordinator that spoke last.
+            .is_some_and(|l| {
+                let heard = self.heard(Some(l.sequence));
+                heard.is_none_or(|heard| heard.manifest.sequence <= l.sequence)
+            });
         if is_loaded {
             return Ok(());
         }
@@ -233,7 +246,7 @@ impl Keeper {
                 Ok(heard)
             }
             (Ok(said), _) => Ok(said),
-            (Err(KeeperError::Call(error)), Some(heard)) => {
+            (Err(error @ (KeeperError::Call(_) | KeeperError::NotAsked(_))), Some(heard)) => {
                 tracing::info!(error = %Chain(&error), "the coordinator is away; going by the newest checkpoint of the swarm");
                 Ok(heard)
             }
@@ -244,6 +257,9 @@ impl Keeper {
     }
 
     async fn ask_coordinator(&self, known: Option<u64>) -> Result<SignedManifest, KeeperError> {
+        let now = UnixMillis(self.settings.clock.now_ms());
+        let network = self.settings.networks.now();
+        network.network.check_instance(&self.settings.invite, now)?;
         // Empty asks for the newest.
         let request = GetModelVersionRequest {
             version: String::new(),
@@ -328,8 +344,8 @@ impl Keeper {
         {
             return Ok(());
         }
-        let fetcher = self.fetcher();
-        if fetcher.web_seed.is_empty() {
+        let mut fetchers = self.fetchers();
+        if fetchers.is_empty() {
             let text = "nobody has named a web seed to fetch models from";
             return Err(KeeperError::Refused(text.into()));
         }
@@ -344,7 +360,7 @@ impl Keeper {
         for file in files {
             let mut teller = Teller::new(&self.settings.clock, &bar, version, before, total);
             teller.fetched = self.settings.metrics.as_ref().map(|m| &m.bytes);
-            fetcher.fetch(file, &|got| teller.got(got)).await?;
+            fetch_from_any(&mut fetchers, file, &|got| teller.got(got)).await?;
             before += file.size;
         }
         bar.clear();
@@ -352,13 +368,17 @@ impl Keeper {
         Ok(())
     }
 
-    fn fetcher(&self) -> Fetcher {
-        let named = self.settings.networks.now().network.web_seed.clone();
-        let named = Some(named).filter(|url| !url.is_empty());
-        Fetcher {
-            web_seed: named.unwrap_or_else(|| self.settings.invited_web_seed.clone()),
+    /// One for each web seed, the likeliest first.
+    fn fetchers(&self) -> Vec<Fetcher> {
+        let known = self.settings.networks.now();
+        let invited = self.settings.invite.web_seed.as_deref();
+        let is_coordinators = known.from == Origin::Coordinator;
+        let urls = in_order(&known.network.web_seed, invited, is_coordinators);
+        let fetcher = |web_seed| Fetcher {
+            web_seed,
             ..self.settings.fetcher.clone()
-        }
+        };
+        urls.into_iter().map(fetcher).collect()
     }
 
     async fn load(&mut self, signed: &SignedManifest) -> Result<(), KeeperError> {

@@ -1,7 +1,8 @@
 //! What is known of the network by now, whoever said it first: the coordinator, a peer, or the disk. The
 //! one place that changes the copy on the disk; `daemon` and `swarm` bring documents, everyone follows.
 //! Must stay true: a root statement that was once verified is never forgotten, so nobody can hide a
-//! revocation by serving older documents; unsigned hints of peers never replace the coordinator's.
+//! revocation by serving older documents; what is on the disk is only ever added to; unsigned hints of peers
+//! never replace the coordinator's.
 
 use std::{
     path::PathBuf,
@@ -9,8 +10,11 @@ use std::{
 };
 
 use owm_proto::{
-    Envelope, UnixMillis,
+    Envelope, SignerRule, UnixMillis,
+    envelope::CLOCK_SKEW_MAX,
+    genesis::{DelegatedRole, TrustRoot},
     gossip::Bootstrap,
+    statement::Statement as _,
     wire::coordinator::{GetNetworkResponse, SignedEnvelope},
 };
 use tokio::sync::watch;
@@ -56,21 +60,36 @@ impl NetworkBook {
         self.known.borrow().clone()
     }
 
-    /// Adds what is new in `network` to what is known. Blocks on the disk. The value given back is the
-    /// whole of it; followers hear of it only if something has changed.
-    pub fn learn(&self, network: Network, from: Origin) -> Result<Arc<Known>, NetworkError> {
+    /// Adds what is new in `network` to what is known, and, unless it is from there, to what is on the disk:
+    /// another process may have learnt more meanwhile. Blocks on the disk. The value given back is the whole
+    /// of it; followers hear of it only if something has changed.
+    pub fn learn(
+        &self,
+        network: Network,
+        from: Origin,
+        now: UnixMillis,
+    ) -> Result<Arc<Known>, NetworkError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let merged = match self.known() {
-            None => network,
+        let mut merged = match self.known() {
+            None => {
+                let mut first = network;
+                let said = first.documents.bootstrap.take();
+                first.documents.bootstrap = younger(&first.trust, now, None, said);
+                first
+            }
             Some(known) => {
-                let merged = merge(&known.network.documents, &network.documents, from);
-                if merged == known.network.documents {
+                let merged = joined(&known.network, &network, from, now)?;
+                if merged.documents == known.network.documents {
                     return Ok(known);
                 }
-                Network::verify(Some(known.network.trust.id()), merged)?
+                merged
             }
         };
         if from != Origin::Disk {
+            // A damaged copy is written anew.
+            if let Ok(there) = Network::load(&self.folder, Some(merged.trust.id())) {
+                merged = joined(&there, &merged, from, now)?;
+            }
             merged.store(&self.folder)?;
         }
         let known = Arc::new(Known {
@@ -110,7 +129,22 @@ impl Networks {
     }
 }
 
-/// Both sets of statements, the younger bootstrap statement, and the hints of whoever is to be believed.
+/// All of both, verified.
+fn joined(
+    known: &Network,
+    new: &Network,
+    from: Origin,
+    now: UnixMillis,
+) -> Result<Network, NetworkError> {
+    let documents = merge(&known.documents, &new.documents, from);
+    let mut network = Network::verify(Some(known.trust.id()), documents)?;
+    let said = [known, new].map(|network| network.documents.bootstrap.clone());
+    let [ours, theirs] = said;
+    network.documents.bootstrap = younger(&network.trust, now, ours, theirs);
+    Ok(network)
+}
+
+/// Both sets of statements, and the hints of whoever is to be believed.
 fn merge(known: &GetNetworkResponse, new: &GetNetworkResponse, from: Origin) -> GetNetworkResponse {
     let is_coordinator = from == Origin::Coordinator;
     let hint = |known: &String, new: &String| {
@@ -122,7 +156,7 @@ fn merge(known: &GetNetworkResponse, new: &GetNetworkResponse, from: Origin) -> 
         delegations: union(&known.delegations, &new.delegations),
         revocations: union(&known.revocations, &new.revocations),
         web_seed: hint(&known.web_seed, &new.web_seed),
-        bootstrap: younger(known.bootstrap.as_ref(), new.bootstrap.as_ref()),
+        bootstrap: None,
         peers: if is_coordinator { new } else { known }.peers.clone(),
     }
 }
@@ -137,16 +171,22 @@ fn union(known: &[SignedEnvelope], new: &[SignedEnvelope]) -> Vec<SignedEnvelope
     all
 }
 
-/// By issue time; whether it holds is looked at where it is used.
-fn younger(known: Option<&SignedEnvelope>, new: Option<&SignedEnvelope>) -> Option<SignedEnvelope> {
-    let issued = |wire: &SignedEnvelope| {
-        let envelope = Envelope::try_from(wire.clone()).ok()?;
-        let said: Bootstrap = serde_json::from_slice(envelope.unverified_payload()).ok()?;
-        Some(said.issued_at_ms)
+/// By issue time. One that does not hold at `now`, or comes from the future, replaces none.
+fn younger(
+    trust: &TrustRoot,
+    now: UnixMillis,
+    known: Option<SignedEnvelope>,
+    new: Option<SignedEnvelope>,
+) -> Option<SignedEnvelope> {
+    let instances = trust.keys(DelegatedRole::Instance, now);
+    let issued = |wire: &Option<SignedEnvelope>| {
+        let envelope = Envelope::try_from(wire.clone()?).ok()?;
+        let said = Bootstrap::open(&envelope, &trust.id(), SignerRule::OneOf(&instances)).ok()?;
+        let holds = said.is_sound() && said.issued_at_ms <= now.after(CLOCK_SKEW_MAX);
+        holds.then_some(said.issued_at_ms)
     };
-    let at = |wire: Option<&SignedEnvelope>| wire.and_then(issued);
-    let new_at: Option<UnixMillis> = at(new);
-    if new_at > at(known) { new } else { known }.cloned()
+    let is_younger = issued(&new) > issued(&known);
+    if is_younger { new } else { known }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use owm_p2p::{Multiaddr, multiaddr::Protocol, view::Reachability};
+use owm_p2p::{Multiaddr, multiaddr::Protocol};
 use owm_proto::{
     Envelope, NodeKey, Purpose, SessionId, Sha256, UnixMillis,
     genesis::NetworkId,
@@ -74,68 +74,44 @@ impl Portrait {
     }
 }
 
-/// Which addresses peers are told: those known to be reachable from outside and public ones of this machine; those
-/// of the local network only where nothing else is known, and none of them behind a NAT, where nobody could use
-/// them. On loopback, all.
+/// Which addresses the network is told: those known to be reachable from outside, those the operator has named
+/// (`external`), and public ones of this machine. A private address would tell the whole world about a home
+/// network and help nobody outside of it: who wants it told puts it into `external`; neighbours find each other
+/// by mDNS. On loopback, all.
 pub(super) fn told(
     listening: &[Multiaddr],
     external: &[Multiaddr],
-    reachability: Reachability,
     is_loopback_net: bool,
 ) -> Vec<Multiaddr> {
     let mut told: Vec<Multiaddr> = Vec::new();
-    let mut add = |address: &Multiaddr| {
+    let public = |address: &&Multiaddr| is_loopback_net || is_public(address);
+    for address in external.iter().chain(listening.iter().filter(public)) {
         let bare = without_own_peer(address);
         if !told.contains(&bare) && told.len() < ADDRESSES_MAX {
             told.push(bare);
         }
-    };
-    let is_there = |address: &&Multiaddr, reach: Reach| reach_of(address) == Some(reach);
-    if is_loopback_net {
-        external.iter().chain(listening).for_each(&mut add);
-        return told;
-    }
-    external.iter().for_each(&mut add);
-    let public = listening.iter().filter(|a| is_there(a, Reach::World));
-    public.for_each(&mut add);
-    if told.is_empty() && reachability != Reachability::Private {
-        let local = listening.iter().filter(|a| is_there(a, Reach::Lan));
-        local.for_each(|address| {
-            let bare = without_own_peer(address);
-            if told.len() < ADDRESSES_MAX {
-                told.push(bare);
-            }
-        });
     }
     told
 }
 
-/// From where an address can be dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    World,
-    Lan,
-}
-
-/// `None`: from this machine only, or not at all.
-fn reach_of(address: &Multiaddr) -> Option<Reach> {
-    let ip = match address.iter().next()? {
-        Protocol::Ip4(ip) => IpAddr::from(ip),
-        Protocol::Ip6(ip) => IpAddr::from(ip),
-        _ => return Some(Reach::World),
+/// Whether the world can dial it.
+fn is_public(address: &Multiaddr) -> bool {
+    let ip = match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::from(ip),
+        Some(Protocol::Ip6(ip)) => IpAddr::from(ip),
+        other => return other.is_some(),
     };
     if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
-        return None;
+        return false;
     }
-    let is_private = match ip.to_canonical() {
+    match ip.to_canonical() {
         // 100.64.0.0/10: behind a provider's NAT.
         IpAddr::V4(ip) => {
             let [a, b, ..] = ip.octets();
-            ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b))
+            !(ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b)))
         }
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
-    Some(if is_private { Reach::Lan } else { Reach::World })
+        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local()),
+    }
 }
 
 /// Without the `/p2p/<us>` at its end; a relay's name inside stays.
@@ -158,26 +134,23 @@ mod tests {
     }
 
     #[test]
-    fn a_home_network_is_told_to_nobody_who_could_not_use_it() {
-        let [public, lan, own] = [
+    fn a_home_network_is_told_to_nobody_unless_the_operator_says_so() {
+        let [public, lan, own, cgnat] = [
             "/ip4/198.51.100.7/tcp/4001",
             "/ip4/192.168.1.5/tcp/4001",
             "/ip4/127.0.0.1/tcp/4001",
+            "/ip4/100.64.3.4/tcp/4001",
         ];
-        let check = |listening: &[&str], external: &[&str], reachability, expected: &[&str]| {
-            let (listening, external) = (addresses(listening), addresses(external));
-            let told = told(&listening, &external, reachability, false);
+        let check = |listening: &[&str], external: &[&str], expected: &[&str]| {
+            let told = told(&addresses(listening), &addresses(external), false);
             assert_eq!(told, addresses(expected));
         };
-        let all = [own, lan, public];
-        check(&all, &[], Reachability::Unknown, &[public]);
-        check(&[own, lan], &[public], Reachability::Public, &[public]);
-        check(&[own, lan], &[], Reachability::Unknown, &[lan]);
-        check(&[own, lan], &[], Reachability::Private, &[]);
-        let cgnat = "/ip4/100.64.3.4/tcp/4001";
-        check(&[cgnat], &[public], Reachability::Unknown, &[public]);
+        check(&[own, lan, public], &[], &[public]);
+        check(&[own, lan], &[public], &[public]);
+        check(&[own, lan, cgnat, "/ip6/fd00::1/tcp/4001"], &[], &[]);
+        check(&[own, lan], &[lan], &[lan]);
         let own = addresses(&[own]);
-        assert_eq!(told(&own, &[], Reachability::Unknown, true), own);
+        assert_eq!(told(&own, &[], true), own);
     }
 
     #[test]
@@ -189,7 +162,7 @@ mod tests {
             format!("/ip4/198.51.100.8/tcp/1/p2p/{peer}"),
         ];
         let external: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
-        let told = told(&[], &external, Reachability::Private, false);
+        let told = told(&[], &external, false);
         assert_eq!(told, addresses(&[&relayed, "/ip4/198.51.100.8/tcp/1"]));
     }
 

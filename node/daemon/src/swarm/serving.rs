@@ -119,7 +119,8 @@ impl Runner {
 
     async fn take_documents(&mut self, documents: Box<owm_p2p::Documents>) {
         let book = self.setup.book.clone();
-        let learn = move || book.learn(Network::of_peer(&documents)?, Origin::Peer);
+        let now = UnixMillis(self.setup.clock.now_ms());
+        let learn = move || book.learn(Network::of_peer(&documents)?, Origin::Peer, now);
         let Ok(learnt) = tokio::task::spawn_blocking(learn).await else {
             return;
         };
@@ -203,12 +204,7 @@ impl Runner {
             session: *session,
             capabilities: capabilities.clone(),
             roles: roles.clone(),
-            addresses: told(
-                &view.listening,
-                &view.external,
-                view.reachability,
-                is_loopback,
-            ),
+            addresses: told(&view.listening, &view.external, is_loopback),
             holds: self.holds.clone(),
             checkpoint_sequence: view.checkpoint.as_ref().map_or(0, |c| c.sequence),
             membership: self.setup.membership.borrow().clone(),

@@ -1,6 +1,6 @@
-//! The task log's schema, append-only: a step per version, applied in order, each in a transaction.
+//! The task log's schema, append-only: a step per version, applied in order, all in one transaction.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::TaskLogError;
 
@@ -51,15 +51,23 @@ pub(super) const fn known() -> u32 {
 /// Applies what is missing.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), TaskLogError> {
     let known = known();
-    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let version = |connection: &Connection| -> rusqlite::Result<u32> {
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+    };
+    // The usual case writes nothing.
+    if version(connection)? == known {
+        return Ok(());
+    }
+    // Another process may be at it: who has the lock looks again.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = version(&transaction)?;
     if found > known {
         return Err(TaskLogError::Newer { found, known });
     }
-    for (version, step) in STEPS.iter().enumerate().skip(found as usize) {
-        let transaction = connection.transaction()?;
+    for step in STEPS.iter().skip(found as usize) {
         transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", version as u32 + 1)?;
-        transaction.commit()?;
     }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
     Ok(())
 }

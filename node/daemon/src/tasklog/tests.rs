@@ -174,3 +174,22 @@ fn sequences_that_are_taken_at_the_same_time_are_all_different() {
         expected
     );
 }
+
+#[test]
+fn processes_that_start_at_the_same_time_make_the_tables_once() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.sqlite");
+        let together = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            let open = || {
+                together.wait();
+                TaskLog::open(&path).map(drop)
+            };
+            let all = [0; 4].map(|_| scope.spawn(open));
+            for one in all {
+                one.join().unwrap().unwrap();
+            }
+        });
+    }
+}

@@ -64,6 +64,10 @@ struct State {
     refusal: Mutex<Option<&'static str>>,
     blobs: Arc<Blobs>,
     no_model: AtomicBool,
+    /// Calls but GetNetwork, and work streams.
+    calls: AtomicU32,
+    /// GetNetwork says nothing of the coordinator's key.
+    undelegated: AtomicBool,
     /// Who holds it keeps GetNetwork from being answered.
     network_held: Arc<tokio::sync::Mutex<()>>,
 }
@@ -227,6 +231,8 @@ impl Fake {
             streams: streams_tx,
             seen: seen_tx,
             polls: Mutex::default(),
+            calls: AtomicU32::default(),
+            undelegated: AtomicBool::default(),
             network_held: Arc::default(),
             instance: NodeKey::from_seed(&[2; 32]),
             membership: Mutex::default(),
@@ -312,8 +318,27 @@ impl Fake {
 
     /// The checkpoint of the version that it serves.
     pub(crate) fn newest(&self) -> NewestCheckpoint {
-        let (manifest, release) = (manifest(), NodeKey::from_seed(&[3; 32]));
+        self.checkpoint(manifest())
+    }
+
+    /// That of a version of the same files which only peers know.
+    pub(crate) fn next(&self) -> NewestCheckpoint {
+        self.checkpoint(Manifest {
+            sequence: 2,
+            version: "owm-v0.2.0".parse().unwrap(),
+            ..manifest()
+        })
+    }
+
+    fn checkpoint(&self, manifest: Manifest) -> NewestCheckpoint {
+        let release = NodeKey::from_seed(&[3; 32]);
         let bytes = manifest.to_bytes();
+        let signed = Envelope::sign(
+            &release,
+            Purpose::Manifest,
+            &self.network_id(),
+            bytes.clone(),
+        );
         let checkpoint = Checkpoint {
             sequence: manifest.sequence,
             version: manifest.version.clone(),
@@ -325,7 +350,7 @@ impl Fake {
             envelope: checkpoint.sign(&release, &self.network_id()),
             checkpoint,
             manifest,
-            manifest_envelope: self.state.manifest.clone().try_into().unwrap(),
+            manifest_envelope: signed,
         }
     }
 
@@ -371,6 +396,16 @@ impl Fake {
     /// Grants memberships that hold for so long.
     pub(crate) fn grant(&self, time: Duration) {
         *self.state.membership.lock().unwrap() = Some(time);
+    }
+
+    /// How often it was called, but for the network's documents.
+    pub(crate) fn calls(&self) -> u32 {
+        self.state.calls.load(Relaxed)
+    }
+
+    /// Whether its documents delegate its key.
+    pub(crate) fn delegate(&self, is_delegated: bool) {
+        self.state.undelegated.store(!is_delegated, Relaxed);
     }
 
     pub(crate) fn registrations(&self) -> u32 {
@@ -671,13 +706,18 @@ impl Coordinator for Service {
         _: Request<GetNetworkRequest>,
     ) -> Result<Response<GetNetworkResponse>, Status> {
         let _answering = self.0.network_held.lock().await;
-        Ok(Response::new(self.0.network.clone()))
+        let mut network = self.0.network.clone();
+        if self.0.undelegated.load(Relaxed) {
+            network.delegations.remove(0);
+        }
+        Ok(Response::new(network))
     }
 
     async fn register_node(
         &self,
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
         self.0.registrations.fetch_add(1, Relaxed);
         let envelope = Envelope::from_wire(request.into_inner().request).unwrap();
         let next = self.0.outcomes.lock().unwrap().pop_front();
@@ -697,6 +737,7 @@ impl Coordinator for Service {
         &self,
         _: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
         Ok(Response::new(HeartbeatResponse::default()))
     }
 
@@ -704,6 +745,7 @@ impl Coordinator for Service {
         &self,
         request: Request<Streaming<WorkUp>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
         let refusal = *self.0.refusal.lock().unwrap();
         if let Some(why) = refusal {
             return Err(Status::aborted(why));
@@ -730,6 +772,7 @@ impl Coordinator for Service {
         &self,
         request: Request<PollWorkRequest>,
     ) -> Result<Response<PollWorkResponse>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
         let PollWorkRequest {
             messages, wait_ms, ..
         } = request.into_inner();
@@ -770,6 +813,7 @@ impl Coordinator for Service {
         &self,
         request: Request<SubmitTaskResultRequest>,
     ) -> Result<Response<SubmitTaskResultResponse>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
         let result = request.into_inner().result.unwrap();
         let (verdict, reward_msat) = *self.0.submitted.lock().unwrap();
         self.0.seen.send(result).await.unwrap();
@@ -787,6 +831,7 @@ impl Coordinator for Service {
         &self,
         _: Request<GetModelVersionRequest>,
     ) -> Result<Response<GetModelVersionResponse>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
         if self.0.no_model.load(Relaxed) {
             return Err(Status::not_found(
                 "no model is published on this network yet",

@@ -45,6 +45,8 @@ use owm_service::{
 
 /// Far above anything a test takes; reached only when something is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Between two looks at a node's status.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 struct Node {
     key: Arc<NodeKey>,
@@ -157,7 +159,9 @@ async fn until(folder: &Path, mut says: impl FnMut(&Status) -> bool) {
         while !control::ask(&socket)
             .await
             .is_ok_and(|answer| says(&answer.status))
-        {}
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     };
     tokio::time::timeout(PATIENCE, asking)
         .await

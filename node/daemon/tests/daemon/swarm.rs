@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Fake, Node, PATIENCE, config, peer::Peer, ready, start};
+use super::{Fake, LOOK_EVERY, Node, PATIENCE, config, peer::Peer, ready, start};
 
 /// An address at which nobody listens.
 async fn nobody() -> SocketAddr {
@@ -25,7 +25,11 @@ async fn nobody() -> SocketAddr {
 
 /// Lets whoever connects to `at` through to `to`.
 async fn forward(at: SocketAddr, to: String) -> tokio::task::JoinHandle<()> {
-    let listener = TcpListener::bind(at).await.unwrap();
+    forward_from(TcpListener::bind(at).await.unwrap(), to)
+}
+
+/// Lets whoever has connected, and will, through to `to`.
+fn forward_from(listener: TcpListener, to: String) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while let Ok((mut from, _)) = listener.accept().await {
             let to: SocketAddr = to.parse().unwrap();
@@ -57,7 +61,7 @@ async fn says(folder: &Path, mut is_it: impl FnMut(&StatusAnswer) -> bool) -> St
                 }
                 last = format!("{answer:#?}");
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     };
     let asked = tokio::time::timeout(PATIENCE, asking).await;
@@ -193,13 +197,12 @@ async fn damaged_remembered_peers_are_forgotten_and_written_anew() {
     // With nothing but what it remembers, it finds its way back in.
     fake.invite.peers = vec![];
     let node = start(&fake, folder.path(), config());
-    let said = says(folder.path(), |said| {
-        said.swarm.as_ref().unwrap().peers_connected > 0
+    says(folder.path(), |said| {
+        let sources = &said.swarm.as_ref().unwrap().sources;
+        let remembered = sources.iter().find(|source| source.name == "remembered");
+        remembered.is_some_and(|remembered| remembered.reached == 1)
     })
     .await;
-    let sources = said.swarm.unwrap().sources;
-    let remembered = sources.iter().find(|source| source.name == "remembered");
-    assert_eq!(remembered.unwrap().reached, 1);
     peer.capability(&key, |_| true).await;
     stop(node).await;
 }
@@ -218,7 +221,7 @@ async fn a_way_in_that_fails_is_told_with_its_layer_and_the_others_are_used() {
     let said = says(folder.path(), |said| {
         let swarm = said.swarm.as_ref().unwrap();
         let invite = swarm.sources.iter().find(|source| source.name == "invite");
-        swarm.peers_connected > 0 && invite.is_some_and(|invite| !invite.failures.is_empty())
+        invite.is_some_and(|invite| invite.reached == 1 && !invite.failures.is_empty())
     })
     .await;
     let swarm = said.swarm.unwrap();
@@ -227,7 +230,7 @@ async fn a_way_in_that_fails_is_told_with_its_layer_and_the_others_are_used() {
         .iter()
         .find(|source| source.name == "invite")
         .unwrap();
-    assert_eq!((invite.given, invite.reached), (2, 1));
+    assert_eq!(invite.given, 2);
     let failure = &invite.failures[0];
     assert_eq!(failure.layer, FailedLayer::Transport, "{failure}");
     stop(node).await;
@@ -265,13 +268,88 @@ async fn a_revoked_coordinator_is_not_spoken_to_even_if_it_knows_nothing_of_it()
     let peer = Peer::serving(&fake, fake.revoked(), None);
     fake.invite.peers = vec![peer.address().await.to_string()];
     let folder = tempfile::tempdir().unwrap();
+    let held = fake.hold_network().await;
     let node = start(&fake, folder.path(), config());
-    // Whoever answers first, the revocation counts in the end.
-    says(folder.path(), |said| {
-        let why = said.status.link_error.clone().unwrap_or_default();
-        !said.status.linked && why.contains("not delegated")
-    })
-    .await;
+    let is_told = |said: &StatusAnswer| {
+        let says =
+            |text: &Option<String>| text.as_ref().is_some_and(|t| t.contains("not delegated"));
+        let status = &said.status;
+        // Both who would speak to it have had their turn: work, and the model.
+        !status.linked && says(&status.link_error) && says(&status.model_state)
+    };
+    says(folder.path(), is_told).await;
+    assert_eq!(fake.calls(), 0);
+    // Nor after it has said that its key holds.
+    drop(held);
+    says(folder.path(), is_told).await;
+    assert_eq!(fake.calls(), 0);
     assert!(!node.task.is_finished(), "it lives on");
     stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_only_peers_know_is_loaded_although_the_coordinator_hints_at_the_last_one() {
+    let mut fake = Fake::start().await;
+    let peer = Peer::start(&fake, Some(fake.newest()));
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    // Its welcome hints at the version that is loaded.
+    let stream = ready(&mut fake).await;
+    let has = |version: &'static str| {
+        move |said: &StatusAnswer| {
+            let model = said.status.model.as_ref();
+            said.status.linked && model.is_some_and(|model| model.version == version)
+        }
+    };
+    says(folder.path(), has("owm-v0.1.0")).await;
+    peer.handle.announce_checkpoint(fake.next()).await.unwrap();
+    says(folder.path(), has("owm-v0.2.0")).await;
+    drop(stream);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_seed_that_nobody_answers_at_gives_way_to_the_other() {
+    let (mut fake, _peer) = without_coordinator().await;
+    fake.invite.web_seed = Some(format!("http://{}", nobody().await));
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    says(folder.path(), |said| said.status.model.is_some()).await;
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_whose_documents_do_not_hold_ends_only_a_node_without_peers() {
+    let mut fake = Fake::start().await;
+    fake.delegate(false);
+    let alone = tempfile::tempdir().unwrap();
+    let error = start(&fake, alone.path(), config()).ended().await;
+    let error = format!("{:?}", error.unwrap_err());
+    assert!(error.contains("not delegated"), "{error}");
+    // The peer answers after the coordinator has.
+    let peer = Peer::start(&fake, None);
+    let address = peer.address().await;
+    let port = |address: &owm_p2p::Multiaddr| match address.iter().nth(1) {
+        Some(owm_p2p::multiaddr::Protocol::Tcp(port)) => port,
+        other => panic!("no TCP port: {other:?}"),
+    };
+    let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = gate.local_addr().unwrap().port();
+    fake.invite.peers = vec![format!(
+        "/ip4/127.0.0.1/tcp/{at}/p2p/{}",
+        peer.handle.peer()
+    )];
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    says(folder.path(), |said| {
+        let why = said.status.link_error.as_deref().unwrap_or_default();
+        said.status.network.is_empty() && why.contains("not delegated")
+    })
+    .await;
+    let forwarding = forward_from(gate, format!("127.0.0.1:{}", port(&address)));
+    says(folder.path(), |said| said.status.network == "fake").await;
+    drop(ready(&mut fake).await);
+    stop(node).await;
+    forwarding.abort();
 }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::{
     config::NodeConfig,
     home::Home,
-    network::Network,
+    network::{Network, NetworkBook},
+    status::Origin,
     swarm::{Settings, SwarmClock, addresses, keep_checkpoint, resolver},
 };
 
@@ -79,11 +80,12 @@ pub(super) async fn try_peers(
 /// The next start finds it; says the network's name.
 fn keep(home: &Home, joined: &Joined) -> Result<String, Box<dyn std::error::Error>> {
     let network = Network::of_peer(&joined.documents)?;
-    network.store(&home.network())?;
+    let book = NetworkBook::new(home.network());
+    let known = book.learn(network, Origin::Peer, super::now())?;
     if let Some(newest) = &joined.newest {
         keep_checkpoint(&home.newest_checkpoint(), newest)?;
     }
-    Ok(network.trust.genesis().name.clone())
+    Ok(known.network.trust.genesis().name.clone())
 }
 
 pub(super) fn lines(met: &Met) -> Vec<String> {

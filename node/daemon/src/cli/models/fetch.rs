@@ -28,7 +28,8 @@ use crate::{
     home::{Home, Lock},
     link::Coordinator,
     models::{DownloadError, Fetcher, Limits, SEQUENCE, Shelf, SignedManifest, files_of, wanted},
-    network::Network,
+    network::{Network, NetworkBook},
+    status::Origin,
     tasklog::TaskLog,
 };
 
@@ -130,14 +131,27 @@ impl<'a> Context<'a> {
             asked += 1;
             match fetch_network(&self.coordinator, &self.invite, &SystemClock::shared()).await {
                 Ok(network) => {
-                    network.store(&self.home.network())?;
-                    return Ok(network);
+                    return self.learn(network);
                 }
                 // The next call goes to the next address.
                 Err(_) if asked < self.invite.addresses.len() => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Adds it to what this node knows, which may take the coordinator's key back.
+    fn learn(&self, said: Network) -> Result<Network, RunError> {
+        let web_seed = said.web_seed.clone();
+        let book = NetworkBook::new(self.home.network());
+        let known = book.learn(said, Origin::Coordinator, now())?;
+        let mut network = known.network.clone();
+        network.check_instance(&self.invite, now())?;
+        // The coordinator's or the invite's before that of some peer.
+        let named = [Some(web_seed), self.invite.web_seed.clone()];
+        let named = named.into_iter().flatten().find(|url| !url.is_empty());
+        network.web_seed = named.unwrap_or(network.web_seed);
+        Ok(network)
     }
 
     fn fetcher(&self, network: &Network) -> Result<Fetcher, RunError> {

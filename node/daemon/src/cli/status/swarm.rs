@@ -46,6 +46,8 @@ pub(super) fn lines(swarm: &SwarmPicture) -> Vec<String> {
 fn origin(from: &str) -> String {
     match from {
         "disk" | "coordinator" => from.to_owned(),
+        // Of an earlier run: this node signs no checkpoints.
+        "ourselves" => "disk".to_owned(),
         peer => format!("gossip, told by {peer}"),
     }
 }
@@ -63,4 +65,16 @@ fn source(source: &SourceView) -> Vec<String> {
     let shown = failures.iter().rev().take(FAILURES_SHOWN);
     lines.extend(shown.map(|failure| format!("    failed: {failure}")));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_node_has_from_its_own_disk_was_not_told_by_gossip() {
+        assert_eq!(origin("ourselves"), "disk");
+        assert_eq!(origin("disk"), "disk");
+        assert_eq!(origin("ab12"), "gossip, told by ab12");
+    }
 }

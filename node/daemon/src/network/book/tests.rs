@@ -8,6 +8,8 @@ use owm_proto::{
 
 use super::*;
 
+const NOW: UnixMillis = UnixMillis(100);
+
 struct World {
     root: NodeKey,
     instance: NodeKey,
@@ -77,9 +79,9 @@ fn a_revocation_is_not_forgotten_when_somebody_serves_older_documents() {
     let (world, folder) = (world(), tempfile::tempdir().unwrap());
     let book = NetworkBook::new(folder.path().to_owned());
     let revoked = world.network(|d| d.revocations = vec![world.revocation()]);
-    book.learn(revoked, Origin::Peer).unwrap();
+    book.learn(revoked, Origin::Peer, NOW).unwrap();
     for from in [Origin::Peer, Origin::Coordinator] {
-        let known = book.learn(world.network(|_| {}), from).unwrap();
+        let known = book.learn(world.network(|_| {}), from, NOW).unwrap();
         let instances = known
             .network
             .trust
@@ -100,7 +102,7 @@ fn the_younger_bootstrap_holds_and_a_peers_hints_give_way_to_the_coordinators() 
             d.bootstrap = Some(world.bootstrap(issued, shards));
             d.web_seed = web_seed.into();
         });
-        let known = book.learn(network, from).unwrap();
+        let known = book.learn(network, from, NOW).unwrap();
         let documents = known.network.to_documents(UnixMillis(100)).unwrap();
         let shards = documents.parameters(UnixMillis(100)).shards;
         (shards, known.network.web_seed.clone())
@@ -125,13 +127,50 @@ fn who_follows_hears_only_of_what_is_new() {
     let (world, folder) = (world(), tempfile::tempdir().unwrap());
     let book = NetworkBook::new(folder.path().to_owned());
     let mut following = book.follow();
-    book.learn(world.network(|_| {}), Origin::Disk).unwrap();
+    book.learn(world.network(|_| {}), Origin::Disk, NOW)
+        .unwrap();
     assert!(following.has_changed().unwrap());
     following.mark_unchanged();
-    book.learn(world.network(|_| {}), Origin::Peer).unwrap();
+    book.learn(world.network(|_| {}), Origin::Peer, NOW)
+        .unwrap();
     assert!(!following.has_changed().unwrap());
     let revoked = world.network(|d| d.revocations = vec![world.revocation()]);
-    let known = book.learn(revoked, Origin::Peer).unwrap();
+    let known = book.learn(revoked, Origin::Peer, NOW).unwrap();
     assert!(following.has_changed().unwrap());
     assert_eq!(known.from, Origin::Peer);
+}
+
+#[test]
+fn what_another_process_has_put_on_the_disk_is_added_to_and_never_replaced() {
+    let (world, folder) = (world(), tempfile::tempdir().unwrap());
+    let running = NetworkBook::new(folder.path().to_owned());
+    let revoked = world.network(|d| d.revocations = vec![world.revocation()]);
+    running.learn(revoked, Origin::Peer, NOW).unwrap();
+    for from in [Origin::Coordinator, Origin::Peer] {
+        // `init` and `models fetch` beside it know nothing but what they were just told.
+        let command = NetworkBook::new(folder.path().to_owned());
+        let known = command.learn(world.network(|_| {}), from, NOW).unwrap();
+        assert!(known.network.is_revoked(&world.instance.public()));
+        let kept = Network::load(folder.path(), Some(world.id)).unwrap();
+        assert!(kept.is_revoked(&world.instance.public()), "{from:?}");
+    }
+}
+
+#[test]
+fn a_bootstrap_that_does_not_hold_keeps_no_other_away() {
+    let (world, folder) = (world(), tempfile::tempdir().unwrap());
+    let book = NetworkBook::new(folder.path().to_owned());
+    let learn = |bootstrap| {
+        let network = world.network(|d| d.bootstrap = Some(bootstrap));
+        let known = book.learn(network, Origin::Peer, NOW).unwrap();
+        let documents = known.network.to_documents(NOW).unwrap();
+        documents.parameters(NOW).shards
+    };
+    let mut forged = world.bootstrap(90, 8);
+    forged.signature[0] ^= 1;
+    assert_eq!(learn(forged), 1, "nobody has signed it");
+    let future = NOW.after(CLOCK_SKEW_MAX).0 + 1;
+    assert_eq!(learn(world.bootstrap(future, 16)), 1, "from the future");
+    assert_eq!(learn(world.bootstrap(5, 2)), 2);
+    assert_eq!(learn(world.bootstrap(future, 16)), 2);
 }
