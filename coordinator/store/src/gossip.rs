@@ -118,7 +118,7 @@ async fn minutes_note(
     let minutes: Vec<i64> = times.iter().map(|at| at.unix_timestamp() / 60).collect();
     sqlx::query!(
         "INSERT INTO node_minutes (node_id, minute)
-         SELECT DISTINCT * FROM unnest($1::uuid[], $2::bigint[]) ON CONFLICT DO NOTHING",
+         SELECT DISTINCT * FROM unnest($1::uuid[], $2::bigint[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING",
         nodes,
         &minutes
     )

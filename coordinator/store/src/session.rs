@@ -154,7 +154,7 @@ pub async fn signs_fold(tx: &mut Tx, signs: &[SignOfLife]) -> Result<(), StoreEr
     let times: Vec<_> = signs.iter().map(|s| to_pg(s.at)).collect();
     sqlx::query!(
         "INSERT INTO node_minutes (node_id, minute)
-         SELECT DISTINCT * FROM unnest($1::uuid[], $2::bigint[]) ON CONFLICT DO NOTHING",
+         SELECT DISTINCT * FROM unnest($1::uuid[], $2::bigint[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING",
         &counted,
         &minutes
     )

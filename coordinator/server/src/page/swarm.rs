@@ -69,7 +69,10 @@ impl SwarmWords {
     pub(super) fn new(now: &SwarmNow) -> Self {
         let strangers = match now.strangers {
             0 => String::new(),
-            n => format!(", {} of them not registered", words::grouped(n)),
+            n => format!(
+                ", {} of them without a membership statement",
+                words::grouped(n)
+            ),
         };
         Self {
             peer: now.peer.clone(),
@@ -138,7 +141,7 @@ mod tests {
         let said = SwarmWords::new(&seen);
         assert_eq!(
             said.heard_note,
-            "within the last 3 min, 1 of them not registered"
+            "within the last 3 min, 1 of them without a membership statement"
         );
         assert_eq!(said.checkpoint.unwrap().1, 4);
     }
