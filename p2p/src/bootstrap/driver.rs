@@ -222,7 +222,9 @@ impl Driver {
     ) -> Vec<DialOpts> {
         // All that gets here was named by a source of ours or passed `may_tell`; who speaks by mDNS is anybody.
         if order.source != MDNS || self.policy != NetworkPolicy::Clearnet {
-            addresses.iter().for_each(|a| self.vouched.add(a));
+            for address in &addresses {
+                self.vouched.add(address);
+            }
         } else {
             let lan = |a: &&Multiaddr| may_tell(self.policy, Group::of(a), a);
             let lan = addresses.iter().filter(lan);

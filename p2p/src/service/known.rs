@@ -37,7 +37,7 @@ pub(super) enum Unverified {
     Unreadable,
 }
 
-fn fault(error: EnvelopeError) -> Unverified {
+fn fault(error: &EnvelopeError) -> Unverified {
     match error {
         EnvelopeError::WrongSigner { .. } | EnvelopeError::BadPayload { .. } => {
             Unverified::Unreadable
@@ -188,13 +188,13 @@ impl Known {
         let trust = self.trust().ok_or(Unverified::Unreadable)?;
         let releases = trust.keys_ever(DelegatedRole::Release);
         let release = SignerRule::OneOf(&releases);
-        let checkpoint = Checkpoint::open(&envelope, &self.network, release).map_err(fault)?;
+        let checkpoint = Checkpoint::open(&envelope, &self.network, release).map_err(|error| fault(&error))?;
         let bytes = manifest_envelope.unverified_payload();
         if checkpoint.manifest_sha256 != Sha256::of(bytes) {
             return Err(Unverified::Fault);
         }
         let signed = manifest_envelope.verify(Purpose::Manifest, &self.network, release);
-        let signed = signed.map_err(fault)?;
+        let signed = signed.map_err(|error| fault(&error))?;
         let manifest = Manifest::from_bytes(signed.payload).or(Err(Unverified::Unreadable))?;
         let same =
             manifest.sequence == checkpoint.sequence && manifest.version == checkpoint.version;

@@ -282,7 +282,8 @@ impl Daemon {
 
     async fn take_call(&mut self, done: CallDone) -> Result<(), RunError> {
         if let Err(error) = self.check_coordinator() {
-            return self.not_believed(done, &error);
+            self.not_believed(done, &error);
+            return Ok(());
         }
         match done {
             CallDone::Registered(Ok(answer)) => {
@@ -330,7 +331,7 @@ impl Daemon {
     }
 
     /// A call has ended whose answerer does not speak for the network (any more).
-    fn not_believed(&mut self, done: CallDone, error: &NetworkError) -> Result<(), RunError> {
+    fn not_believed(&mut self, done: CallDone, error: &NetworkError) {
         match done {
             CallDone::Registered(_) => self.registration_failed(error),
             CallDone::Submitted(key, _) => self.events.push_back(Event::SubmitFailed(key)),
@@ -338,7 +339,6 @@ impl Daemon {
             // Documents hold by themselves.
             CallDone::Network(outcome) => self.refreshed(outcome),
         }
-        Ok(())
     }
 
     pub(super) fn registration_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
