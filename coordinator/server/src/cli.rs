@@ -122,6 +122,9 @@ pub enum Command {
     },
 }
 
+/// Highest sequence that is taken by hand: every JSON parser reads it exactly, and there is room above it.
+const SEQUENCE_MAX: u64 = 1 << 52;
+
 /// Verbs for model versions.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
@@ -141,6 +144,10 @@ pub enum ModelCommand {
         /// What a request gets that names no sub-model.
         #[arg(long, default_value = "owm-geo")]
         default: SubModelId,
+        /// The version's sequence, if the next one is taken: after a restore from a backup, peers hold higher
+        /// ones (the coordinator's log says which is free).
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=SEQUENCE_MAX))]
+        sequence: Option<u64>,
         /// Where the configuration is.
         #[command(flatten)]
         config: ConfigArg,

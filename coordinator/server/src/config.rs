@@ -24,7 +24,12 @@ use serde::{Deserialize, Serialize};
 use crate::{api, http::HttpLimits};
 
 /// Where the swarm listens by default (spec §4).
-const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"];
+const LISTEN: [&str; 4] = [
+    "/ip4/0.0.0.0/udp/4001/quic-v1",
+    "/ip4/0.0.0.0/tcp/4001",
+    "/ip6/::/udp/4001/quic-v1",
+    "/ip6/::/tcp/4001",
+];
 
 owm_service::config! {
     /// A coordinator's configuration.

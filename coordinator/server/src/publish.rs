@@ -35,6 +35,8 @@ pub struct Release {
     pub sub_models: Vec<SubModelId>,
     /// What a request gets that names none.
     pub default_sub_model: SubModelId,
+    /// Its sequence, if it must be higher than the next one here: after a restore, peers know higher ones.
+    pub sequence: Option<u64>,
 }
 
 /// Why nothing was published.
@@ -203,8 +205,15 @@ async fn sign_and_record(
         files: files.iter().map(|file| file.name.clone()).collect(),
     };
     let mut tx = store.begin("model.publish").await?;
+    let next = model_sequence_max(&mut tx).await? + 1;
+    let sequence = release.sequence.unwrap_or(next);
+    if sequence < next {
+        return Err(PublishError::Release(format!(
+            "--sequence {sequence} is not above what is published here; {next} is the lowest, and the default"
+        )));
+    }
     let manifest = Manifest {
-        sequence: model_sequence_max(&mut tx).await? + 1,
+        sequence,
         version: release.version.clone(),
         round: None,
         created_at: now,

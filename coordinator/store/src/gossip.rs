@@ -24,9 +24,10 @@ pub struct Folded {
     pub of_nodes: u64,
 }
 
-/// Folds heartbeats in four statements, however many they are. A heartbeat counts if its sequence is above
-/// all that came before, by stream, RPC or gossip, here or at another coordinator; the minutes of a suspended
-/// node do not count, as its RPCs do not.
+/// Folds heartbeats in four statements, however many they are. A heartbeat is fresh if its sequence is above
+/// all that came before, by stream, RPC or gossip, here or at another coordinator. Its minute counts too if it
+/// was heard before the newest one was, and only its writing waited (for the database): a replay comes after.
+/// The minutes of a suspended node do not count, as its RPCs do not.
 #[tracing::instrument(name = "db.gossip.fold_heartbeats", skip_all, err)]
 pub async fn heartbeats_fold(tx: &mut Tx, heard: &[Heard]) -> Result<Folded, StoreError> {
     let rows: Vec<(&Heard, i64)> = heard
@@ -38,14 +39,14 @@ pub async fn heartbeats_fold(tx: &mut Tx, heard: &[Heard]) -> Result<Folded, Sto
     let times: Vec<_> = rows.iter().map(|(h, _)| to_pg(h.at)).collect();
     // Sequences before nodes, each in its order: two coordinators that fold the same batch wait for each
     // other, and what the second then finds is not fresh.
-    let fresh = sqlx::query!(
+    let counted = sqlx::query!(
         r#"WITH heard AS (
                SELECT n.node_id, u.key, u.sequence, u.at
                FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS u(key, sequence, at)
                    JOIN nodes n ON n.public_key = u.key
                WHERE n.status <> 'suspended'
            ), known AS (
-               SELECT s.public_key, s.sequence FROM envelope_sequences s
+               SELECT s.public_key, s.sequence, s.seen_at FROM envelope_sequences s
                WHERE s.public_key = ANY($1) AND s.purpose = $4
                ORDER BY s.public_key FOR UPDATE
            ), fresh AS (
@@ -59,8 +60,12 @@ pub async fn heartbeats_fold(tx: &mut Tx, heard: &[Heard]) -> Result<Folded, Sto
                    WHERE envelope_sequences.sequence < EXCLUDED.sequence
                RETURNING public_key
            )
-           SELECT f.node_id AS "node!", f.at AS "at!"
-           FROM fresh f JOIN advanced a ON a.public_key = f.key"#,
+           SELECT f.node_id AS "node!", f.at AS "at!", true AS "fresh!"
+           FROM fresh f JOIN advanced a ON a.public_key = f.key
+           UNION ALL
+           SELECT h.node_id, h.at, false
+           FROM heard h JOIN known k ON k.public_key = h.key
+           WHERE h.sequence < k.sequence AND h.at < k.seen_at"#,
         &keys,
         &sequences,
         &times,
@@ -69,11 +74,11 @@ pub async fn heartbeats_fold(tx: &mut Tx, heard: &[Heard]) -> Result<Folded, Sto
     .fetch_all(&mut *tx.inner)
     .await?;
     let of_nodes = heard_note(tx, &keys, &sequences, &times).await?;
-    let nodes: Vec<_> = fresh.iter().map(|row| row.node).collect();
-    let times: Vec<_> = fresh.iter().map(|row| row.at).collect();
+    let nodes: Vec<_> = counted.iter().map(|row| row.node).collect();
+    let times: Vec<_> = counted.iter().map(|row| row.at).collect();
     minutes_note(tx, &nodes, &times).await?;
     Ok(Folded {
-        fresh: fresh.len() as u64,
+        fresh: counted.iter().filter(|row| row.fresh).count() as u64,
         of_nodes,
     })
 }

@@ -72,15 +72,17 @@ fn shout(
                     break;
                 }
             }
-            let event = tokio::time::timeout(Duration::from_secs(3), swarm.next()).await;
+            let event = tokio::time::timeout(PATIENCE, swarm.next()).await;
             match event {
                 Ok(Some(SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. }))) => {
                     listens = true;
                 }
                 Ok(Some(SwarmEvent::ConnectionClosed { .. })) => return true,
+                // Not let in, or nothing happens any more, though all was sent and is bad: nobody reads.
+                Ok(Some(SwarmEvent::OutgoingConnectionError { .. })) | Ok(None) | Err(_) => {
+                    return false;
+                }
                 Ok(Some(_)) => {}
-                // Nothing happens any more: all was sent, or nobody reads.
-                Ok(None) | Err(_) => return false,
             }
         }
     })

@@ -22,8 +22,10 @@ use owm_proto::{NodeKey, Sha256, genesis::NetworkId};
 
 /// Bytes of one message: as a heartbeat with its envelope and more.
 const MESSAGE_BYTES: usize = 1024;
-/// Nothing happens for so long: nobody listens any more.
+/// Nothing happens for so long once all is said: nobody minds.
 const SILENCE: Duration = Duration::from_secs(2);
+/// For a connection, a subscription, a full queue or a verdict, on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a liar got through with.
 #[derive(Debug, Default, Clone, Copy)]
@@ -56,7 +58,7 @@ pub async fn shout(
             yamux::Config::default,
         )?
         .with_behaviour(|_: &Keypair| gossip())?
-        .with_swarm_config(|config| config.with_idle_connection_timeout(SILENCE * 10))
+        .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE * 2))
         .build();
     let topics = Topics { network, shards: 1 };
     let topic = IdentTopic::new(topics.name(Topic::Heartbeat(0)).to_string());
@@ -80,14 +82,17 @@ pub async fn shout(
                 Err(_) => break,
             }
         }
-        match tokio::time::timeout(SILENCE, swarm.next()).await {
+        let all_said = told.messages >= messages;
+        let patience = if all_said { SILENCE } else { PATIENCE };
+        match tokio::time::timeout(patience, swarm.next()).await {
             Ok(Some(SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. }))) => listens = true,
             Ok(Some(SwarmEvent::ConnectionClosed { peer_id, .. })) if peer_id == to => {
                 told.cut_off = true;
                 break;
             }
+            // It is not let in any more.
+            Ok(Some(SwarmEvent::OutgoingConnectionError { .. })) | Ok(None) | Err(_) => break,
             Ok(Some(_)) => {}
-            Ok(None) | Err(_) => break,
         }
     }
     Ok(told)

@@ -130,6 +130,7 @@ async fn app_at(pool: PgPool, change: impl FnOnce(&mut Config), clock: SharedClo
         version: "owm-v0.0.1".parse().unwrap(),
         sub_models: ["owm-code", "owm-geo"].map(|s| s.parse().unwrap()).to_vec(),
         default_sub_model: "owm-geo".parse().unwrap(),
+        sequence: None,
     };
     publish(&store, &blobs, &authority, &release, now, &mut |_| {})
         .await

@@ -83,6 +83,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             version,
             sub_models,
             default,
+            sequence,
             config,
         }) => {
             let release = Release {
@@ -90,6 +91,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
                 version,
                 sub_models,
                 default_sub_model: default,
+                sequence,
             };
             model_import(&read_config(&config.config)?, &release, json, now).await
         }

@@ -64,7 +64,7 @@ pub(super) async fn show(
 
 /// By which way the last heartbeat came.
 fn heartbeat_source(node: &Node, seen: &Sighting) -> &'static str {
-    if node.last_heartbeat.is_some() && seen.heartbeat_heard_at >= node.last_heartbeat {
+    if node.last_heartbeat.is_some() && seen.heartbeat_heard_at == node.last_heartbeat {
         return "gossip";
     }
     session_source(seen)
@@ -278,6 +278,12 @@ mod tests {
             |node: &Node, seen: &Sighting| node_json(node, seen)["last_heartbeat_source"].clone();
         assert_eq!(source(&node(5), &seen), "gossip");
         assert_eq!(source(&node(4), &seen), "stream", "heard by stream since");
+        let later = Sighting {
+            heartbeat_heard_at: Some(UnixMillis(NOW.0 + 1)),
+            ..seen.clone()
+        };
+        let duplicate = source(&node(5), &later);
+        assert_eq!(duplicate, "stream", "gossip brought nothing new");
         let never = Node {
             last_heartbeat: None,
             ..node(5)

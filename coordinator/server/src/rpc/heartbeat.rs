@@ -42,7 +42,7 @@ impl NodeService {
         })
     }
 
-    /// Verifies a heartbeat and hands it to be folded. A duplicate is fine; a stale one is told.
+    /// Verifies a heartbeat and hands it to be folded. One that is not news counts no minute and is fine.
     pub(super) async fn heartbeat_fold(
         &self,
         node: &Node,
@@ -94,14 +94,12 @@ impl NodeService {
                 sign(true);
                 Ok(())
             }
-            // Gossip may have brought it first: its minute is counted, the session lives all the same.
-            Sequence::Duplicate => {
+            // Gossip may have brought it, or the one after it, first: the minute is counted, and the session
+            // lives all the same. A replay by others does not come here: the channel is the node's own.
+            Sequence::Duplicate | Sequence::Stale => {
                 sign(false);
                 Ok(())
             }
-            Sequence::Stale => Err(Status::failed_precondition(
-                "the heartbeat's sequence is lower than one seen before (a replay, or a node restored from an old backup)",
-            )),
         }
     }
 }

@@ -6,7 +6,7 @@ use owm_coordinator_store::{
     checkpoint::{checkpoint_add, checkpoint_of},
     model::ModelVersion,
 };
-use owm_p2p::news::NewestCheckpoint;
+use owm_p2p::{P2pError, news::NewestCheckpoint};
 use owm_proto::{
     Envelope, NodeKey, Sha256, SignerRule,
     genesis::{DelegatedRole, NetworkId},
@@ -36,7 +36,8 @@ pub fn sign(
     (checkpoint, signed)
 }
 
-/// Tells the swarm of `version`; makes up the checkpoint if there is none. `false`: not told, try again.
+/// Tells the swarm of `version`; makes up the checkpoint if there is none. `false`: not told, try again; what
+/// peers refuse they refuse for ever, so that is told once and is the end of it.
 pub(crate) async fn announce(app: &App, version: &ModelVersion) -> Result<bool, StoreError> {
     let mut tx = app.store.begin("checkpoint.announce").await?;
     let signed = if let Some(signed) = checkpoint_of(&mut tx, version).await? {
@@ -68,11 +69,30 @@ pub(crate) async fn announce(app: &App, version: &ModelVersion) -> Result<bool, 
         manifest: version.manifest.clone(),
         manifest_envelope: version.envelope.clone(),
     };
-    if let Err(error) = handle.announce_checkpoint(newest).await {
-        tracing::warn!(%error, "the swarm was not told of the newest checkpoint");
-        return Ok(false);
+    match handle.announce_checkpoint(newest).await {
+        Ok(()) => Ok(true),
+        Err(P2pError::Refused(why)) => {
+            let known = handle
+                .view()
+                .borrow()
+                .checkpoint
+                .as_ref()
+                .map(|c| c.sequence);
+            let (ours, version) = (version.manifest.sequence, version.manifest.version.as_str());
+            let free = known.unwrap_or(0).max(ours) + 1;
+            tracing::warn!(
+                version,
+                sequence = ours,
+                peers_hold = known,
+                "the swarm is not told of this version: {why}. Peers hold a newer checkpoint, or another one under this sequence: this database is an older copy. Publish the next version with `owm-coordinator model import … --sequence {free}` or higher"
+            );
+            Ok(true)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the swarm was not told of the newest checkpoint");
+            Ok(false)
+        }
     }
-    Ok(true)
 }
 
 /// The checkpoint of a version that was published without one, if the release key is here.

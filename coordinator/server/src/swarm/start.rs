@@ -1,9 +1,14 @@
 //! Starting and stopping the swarm. Called by `serve` before the database is there: peers meet and serve each
 //! other without it, and a port that is taken stops the start at once.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{Ipv6Addr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
-use owm_p2p::{Clock, P2pError, Start, SwarmConfig};
+use owm_p2p::{Clock, Multiaddr, P2pError, Start, SwarmConfig, multiaddr::Protocol};
 use owm_proto::{UnixMillis, genesis::GenesisError};
 use owm_service::{clock::SharedClock, lifecycle::Lifecycle};
 use rand::Rng as _;
@@ -36,6 +41,16 @@ impl Clock for PeerClock {
     }
 }
 
+/// Where this machine can listen: most without IPv6 have the default settings, so that is no fault.
+fn listen(configured: &[Multiaddr]) -> Vec<Multiaddr> {
+    let ip6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let every_ip6 =
+        |a: &Multiaddr| matches!(a.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unspecified());
+    let mut all = configured.to_vec();
+    all.retain(|address| ip6 || !every_ip6(address));
+    all
+}
+
 /// Starts the swarm, if the configuration wants it, and what takes its news. All of it ends with `lifecycle`.
 pub fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
     if !app.config.p2p.enabled {
@@ -47,6 +62,7 @@ pub fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
     let (handle, news, running) = owm_p2p::start(Start {
         config: SwarmConfig {
             ways: ways::ways(&app.config, app.wall()),
+            listen: listen(&app.config.p2p.listen),
             ..settings::swarm_config(&app.config)
         },
         key: &app.authority.instance,

@@ -211,7 +211,7 @@ async fn a_newcomer_learns_documents_and_the_signed_checkpoint_from_the_coordina
     let mut peer = site.peer(22).await;
     let (mut documents, mut newest) = (None, None);
     while documents.is_none() || newest.is_none() {
-        let news = tokio::time::timeout(Duration::from_secs(20), peer.news.recv());
+        let news = tokio::time::timeout(Duration::from_mins(1), peer.news.recv());
         match news.await.expect("news in time").expect("the swarm runs") {
             News::Documents(found) => documents = Some(found),
             News::Checkpoint(found) => newest = Some(found),
@@ -251,6 +251,52 @@ async fn a_version_published_without_a_checkpoint_gets_one_if_the_release_key_is
     assert!(announce(&app).await);
     assert!(announce(&app).await);
     assert_eq!(count().await, 1);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn after_a_restore_what_peers_refuse_is_final_and_a_higher_sequence_is_taken(pool: PgPool) {
+    let site = site(pool).await;
+    let app = &site.app;
+    // What this coordinator has published and its restored database does not know.
+    let key = app.authority.release_key().unwrap();
+    let lost = owm_proto::manifest::Manifest {
+        sequence: 5,
+        ..app.current_model().await.unwrap().unwrap().manifest
+    };
+    let manifest_envelope =
+        Envelope::sign(&key, Purpose::Manifest, &app.network(), lost.to_bytes());
+    let (checkpoint, envelope) = checkpoint::sign(&key, &app.network(), &lost, &manifest_envelope);
+    let lost = owm_p2p::news::NewestCheckpoint {
+        checkpoint,
+        envelope,
+        manifest: lost,
+        manifest_envelope,
+    };
+    let handle = app.swarm.handle().unwrap();
+    handle.announce_checkpoint(lost).await.unwrap();
+    let sequence = || {
+        let view = handle.view().borrow().clone();
+        view.checkpoint.as_ref().map(|known| known.sequence)
+    };
+    app.until(async || sequence() == Some(5)).await;
+    assert!(announce(app).await, "trying again changes nothing");
+    let mut release = crate::publish::Release {
+        source: "tiny".into(),
+        version: "owm-v0.0.2".parse().unwrap(),
+        sub_models: vec!["owm-geo".parse().unwrap()],
+        default_sub_model: "owm-geo".parse().unwrap(),
+        sequence: Some(1),
+    };
+    let publish = async |release| {
+        let (store, blobs, authority) = (&app.store, &app.blobs, &app.authority);
+        crate::publish::publish(store, blobs, authority, release, app.now(), &mut |_| {}).await
+    };
+    let taken = publish(&release).await.unwrap_err().to_string();
+    assert!(taken.contains("2 is the lowest"), "{taken}");
+    release.sequence = Some(6);
+    publish(&release).await.unwrap();
+    app.until(async || announce(app).await && sequence() == Some(6))
+        .await;
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]

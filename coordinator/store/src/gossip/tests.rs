@@ -113,6 +113,42 @@ async fn minutes_of_an_outage_are_all_counted_from_one_batch(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn minutes_of_an_outage_count_though_the_stream_was_written_first(pool: PgPool) {
+    let store = Store::from_pool(pool);
+    let mut tx = store.begin("test").await.unwrap();
+    let one = register(&mut tx, 1, NodeStatus::Active).await;
+    let two = register(&mut tx, 2, NodeStatus::Suspended).await;
+    let at = |minute: u64| NOW.after(std::time::Duration::from_mins(minute));
+    // Before the fold's first tick after the outage, a heartbeat comes by the stream.
+    for n in [1, 2] {
+        sequence_advance(&mut tx, &key(n), Purpose::Heartbeat, 105, at(5))
+            .await
+            .unwrap();
+    }
+    let sign = SignOfLife {
+        node: one,
+        at: at(5),
+        fresh: true,
+    };
+    signs_fold(&mut tx, &[sign]).await.unwrap();
+    tx.commit().await.unwrap();
+    let batch: Vec<Heard> = [1, 2]
+        .into_iter()
+        .flat_map(|node| (0..5).map(move |n| heard(node, 100 + n, at(n))))
+        .collect();
+    // A second coordinator, which heard the same, adds nothing.
+    for _ in 0..2 {
+        assert_eq!(fold(&store, &batch).await.fresh, 0);
+        assert_eq!(minutes(&store, one).await, 6);
+        assert_eq!(minutes(&store, two).await, 0, "suspended");
+    }
+    assert_eq!(lookup(&store, one).await.last_heartbeat, Some(at(5)));
+    // What is heard after the newest is a replay, or the newest itself by another way.
+    fold(&store, &[heard(1, 104, at(6)), heard(1, 105, at(7))]).await;
+    assert_eq!(minutes(&store, one).await, 6);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
 async fn strangers_are_not_written(pool: PgPool) {
     let store = Store::from_pool(pool.clone());
     assert_eq!(fold(&store, &[heard(1, 1, NOW)]).await, Folded::default());

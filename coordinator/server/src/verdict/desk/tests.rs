@@ -258,6 +258,7 @@ async fn answers_of_the_version_before_are_judged_together_and_what_is_at_fault_
         version: "owm-v0.0.2".parse().unwrap(),
         sub_models: ["owm-code", "owm-geo"].map(|s| s.parse().unwrap()).to_vec(),
         default_sub_model: "owm-geo".parse().unwrap(),
+        sequence: None,
     };
     let (authority, now) = (&app.authority, app.now());
     publish(
