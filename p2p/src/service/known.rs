@@ -188,7 +188,8 @@ impl Known {
         let trust = self.trust().ok_or(Unverified::Unreadable)?;
         let releases = trust.keys_ever(DelegatedRole::Release);
         let release = SignerRule::OneOf(&releases);
-        let checkpoint = Checkpoint::open(&envelope, &self.network, release).map_err(|error| fault(&error))?;
+        let checkpoint =
+            Checkpoint::open(&envelope, &self.network, release).map_err(|error| fault(&error))?;
         let bytes = manifest_envelope.unverified_payload();
         if checkpoint.manifest_sha256 != Sha256::of(bytes) {
             return Err(Unverified::Fault);

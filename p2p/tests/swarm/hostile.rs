@@ -1,7 +1,5 @@
 //! Peers that lie, flood and forge, made of libp2p's own parts with no rule of ours in them.
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 use libp2p::{
     Swarm, SwarmBuilder,

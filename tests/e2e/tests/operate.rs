@@ -383,7 +383,12 @@ async fn under_a_service_manager_logs_are_json(net: &mut Devnet) {
     for line in text.lines() {
         let said: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         for field in ["timestamp", "level", "target", "message"] {
-            assert!(said[field].is_string(), "{field} is missing: {line}");
+            // Libraries now and then log fields alone.
+            let theirs = field == "message" && !said["target"].to_string().contains("owm");
+            assert!(
+                said[field].is_string() || theirs,
+                "{field} is missing: {line}"
+            );
         }
     }
 }

@@ -71,6 +71,7 @@ mod tests {
     #[test]
     fn a_taken_port_and_invites_without_peers_are_told() {
         let mut config = Config::default();
+        config.p2p.listen = vec!["/ip4/0.0.0.0/tcp/4001".parse().unwrap()];
         assert_eq!(levels(&config, vec![], Daemon::Stopped), [Level::Ok]);
         let other = Listener {
             address: "0.0.0.0:4001".parse().unwrap(),

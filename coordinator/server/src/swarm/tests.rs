@@ -261,7 +261,7 @@ async fn after_a_restore_what_peers_refuse_is_final_and_a_higher_sequence_is_tak
     let key = app.authority.release_key().unwrap();
     let lost = owm_proto::manifest::Manifest {
         sequence: 5,
-        ..app.current_model().await.unwrap().unwrap().manifest
+        ..app.current_model().await.unwrap().unwrap().manifest.clone()
     };
     let manifest_envelope =
         Envelope::sign(&key, Purpose::Manifest, &app.network(), lost.to_bytes());
@@ -280,21 +280,20 @@ async fn after_a_restore_what_peers_refuse_is_final_and_a_higher_sequence_is_tak
     };
     app.until(async || sequence() == Some(5)).await;
     assert!(announce(app).await, "trying again changes nothing");
-    let mut release = crate::publish::Release {
+    let release = |sequence| crate::publish::Release {
         source: "tiny".into(),
         version: "owm-v0.0.2".parse().unwrap(),
         sub_models: vec!["owm-geo".parse().unwrap()],
         default_sub_model: "owm-geo".parse().unwrap(),
-        sequence: Some(1),
+        sequence: Some(sequence),
     };
     let publish = async |release| {
         let (store, blobs, authority) = (&app.store, &app.blobs, &app.authority);
-        crate::publish::publish(store, blobs, authority, release, app.now(), &mut |_| {}).await
+        crate::publish::publish(store, blobs, authority, &release, app.now(), &mut |_| {}).await
     };
-    let taken = publish(&release).await.unwrap_err().to_string();
+    let taken = publish(release(1)).await.unwrap_err().to_string();
     assert!(taken.contains("2 is the lowest"), "{taken}");
-    release.sequence = Some(6);
-    publish(&release).await.unwrap();
+    publish(release(6)).await.unwrap();
     app.until(async || announce(app).await && sequence() == Some(6))
         .await;
 }
