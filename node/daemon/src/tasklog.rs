@@ -131,7 +131,7 @@ impl TaskLog {
 
     fn prepare(mut connection: Connection) -> Result<Self, TaskLogError> {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        use_wal(&connection)?;
         // FULL: a result is on the disk before it is sent.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "secure_delete", "ON")?;
@@ -292,6 +292,26 @@ impl TaskLog {
             params![name, value],
         )?;
         Ok(())
+    }
+}
+
+/// Turns write-ahead logging on. SQLite does not wait for others at this one step, whatever the busy time-out:
+/// two processes that open a new file together have to take turns themselves.
+fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
+    /// Together as long as the busy time-out.
+    const TURNS: u32 = 500;
+    const TURN: std::time::Duration = std::time::Duration::from_millis(10);
+    let mut turn = 0;
+    loop {
+        let outcome = connection.pragma_update(None, "journal_mode", "WAL");
+        let busy = outcome.as_ref().is_err_and(|error| {
+            error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+        });
+        turn += 1;
+        if !busy || turn == TURNS {
+            return outcome;
+        }
+        std::thread::sleep(TURN);
     }
 }
 
