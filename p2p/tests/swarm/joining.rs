@@ -189,12 +189,17 @@ async fn a_liar_is_found_out_and_the_honest_peer_is_believed() {
         genesis: b"{}".to_vec(),
         ..answer(&world, None)
     };
-    let empty = MeetResponse::default();
+    let empty = MeetResponse {
+        software_version: "0.1.0".to_owned(),
+        ..MeetResponse::default()
+    };
     let lies = [
         (answer(&world, Some(&forged)), FailedLayer::Documents),
         (answer(&world, Some(&mixed)), FailedLayer::Documents),
         (truncated, FailedLayer::Version),
         (empty, FailedLayer::Documents),
+        // No bytes at all: it refuses.
+        (MeetResponse::default(), FailedLayer::Handshake),
     ];
     let mut liars = Vec::new();
     for (n, (lie, layer)) in lies.into_iter().enumerate() {

@@ -92,7 +92,12 @@ fn protections(name: &str) -> Vec<String> {
 
 #[test]
 fn the_backup_is_shut_in_as_the_coordinator_is_and_reads_the_same() {
-    assert_eq!(protections(BACKUP), protections(DAEMONS[0]));
+    // A backup is no peer of the swarm: it need not ask the kernel for addresses.
+    let coordinators = protections(DAEMONS[0]).into_iter();
+    let expected: Vec<_> = coordinators
+        .map(|line| line.replace(" AF_NETLINK", ""))
+        .collect();
+    assert_eq!(protections(BACKUP), expected);
     let (backup, coordinator) = (source(BACKUP), source(DAEMONS[0]));
     for key in [
         "User=",
