@@ -82,6 +82,23 @@ async fn all_know(net: &Devnet, keys: &BTreeSet<String>) {
     }
 }
 
+/// Waits until every node has the announcements of all `keys`: only what announced itself is introduced to
+/// newcomers, and a heartbeat may come long before.
+async fn all_introduced(net: &Devnet, keys: &BTreeSet<String>) {
+    for node in net.nodes_ref() {
+        until("the nodes' announcements", LIMIT, async || {
+            let swarm = swarm(node).await;
+            let nodes = swarm["nodes"].as_array().into_iter().flatten();
+            let announced = nodes.filter(|node| node["software_version"] != "");
+            let announced: BTreeSet<_> = announced
+                .filter_map(|node| node["key"].as_str().map(str::to_owned))
+                .collect();
+            announced.is_superset(keys)
+        })
+        .await;
+    }
+}
+
 /// An invite that names peers beside the coordinator.
 async fn invite_with_peers(net: &Devnet) -> String {
     let coordinator = net.coordinator_ref();
@@ -221,6 +238,7 @@ async fn one_living_way_in_is_enough_and_the_dead_ones_are_told() {
     let mut net = network(2).await;
     let two = keys(&net).await;
     all_know(&net, &two).await;
+    all_introduced(&net, &two).await;
     let alive = swarm(&net.nodes_ref()[0]).await["listening"][0]
         .as_str()
         .unwrap()
