@@ -206,6 +206,7 @@ async fn a_ninth_node_joins_while_the_coordinator_is_dead() {
     let mut net = network(NODES).await;
     let eight = keys(&net).await;
     all_know(&net, &eight).await;
+    all_introduced(&net, &eight).await;
     let invite = invite_with_peers(&net).await;
     net.coordinator().kill().await.unwrap();
     let ninth = joins_without_a_coordinator(&mut net, &invite).await;
