@@ -77,7 +77,7 @@ fn shout(
                 }
                 Ok(Some(SwarmEvent::ConnectionClosed { .. })) => return true,
                 // Not let in, or nothing happens any more, though all was sent and is bad: nobody reads.
-                Ok(Some(SwarmEvent::OutgoingConnectionError { .. })) | Ok(None) | Err(_) => {
+                Ok(Some(SwarmEvent::OutgoingConnectionError { .. }) | None) | Err(_) => {
                     return false;
                 }
                 Ok(Some(_)) => {}

@@ -91,7 +91,7 @@ pub async fn shout(
                 break;
             }
             // It is not let in any more.
-            Ok(Some(SwarmEvent::OutgoingConnectionError { .. })) | Ok(None) | Err(_) => break,
+            Ok(Some(SwarmEvent::OutgoingConnectionError { .. }) | None) | Err(_) => break,
             Ok(Some(_)) => {}
         }
     }
