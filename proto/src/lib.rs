@@ -7,6 +7,7 @@ pub mod hash;
 pub mod id;
 pub mod invite;
 pub mod key;
+pub mod ladder;
 pub mod limits;
 pub mod manifest;
 pub mod money;
@@ -24,6 +25,7 @@ pub use envelope::{
 pub use hash::Sha256;
 pub use id::{NodeId, RequestId, SessionId, TaskId};
 pub use key::{KeyError, NodeKey, PublicKey};
+pub use ladder::{FileSpec, Ladder, LadderBuilder, PieceCheck, PieceLen};
 pub use money::{Msat, Permille, Sats};
 pub use task::{Role, SubModelId, TaskType, VersionId};
 pub use tier::{NodeStatus, Tier};

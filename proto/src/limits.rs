@@ -65,3 +65,7 @@ pub const HOLDS_MAX: usize = 1_024;
 
 /// Shards of the heartbeat and capability topics: for 65 million nodes.
 pub const SHARDS_MAX: u32 = 1 << 16;
+
+/// The SHA-256 midstate ladder of one file, 32 bytes a piece: half a terabyte in pieces of 1 MiB, two in
+/// pieces of 4 MiB. It is kept in memory while the file is fetched or served.
+pub const LADDER_BYTES_MAX: u64 = 16 << 20;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     hash::Sha256,
+    ladder::FileSpec,
     limits::{MANIFEST_FILES_MAX, SHORT_TEXT_BYTES_MAX},
     task::{SubModelId, VersionId},
     time::UnixMillis,
@@ -64,10 +65,12 @@ pub struct ManifestFile {
     pub size: u64,
     /// Of the whole file; `sha256sum` agrees.
     pub sha256: Sha256,
-    /// Bytes of one piece of the exchange, a power of two; absent until the file has a ladder.
+    /// Bytes of one piece of the exchange, a power of two from 256 KiB to 16 MiB; absent in manifests of
+    /// the time before ladders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub piece_len: Option<u64>,
-    /// Hash of the SHA-256 midstate ladder.
+    /// Hash of the SHA-256 midstate ladder ([`crate::ladder`]); present iff the file has at least one full
+    /// piece of `piece_len`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ladder_sha256: Option<Sha256>,
 }
@@ -141,8 +144,8 @@ impl Manifest {
             if !names.insert(file.name.as_str()) {
                 return Some(format!("{} is named twice", file.name));
             }
-            if file.piece_len.is_some_and(|n| !n.is_power_of_two()) {
-                return Some(format!("{}: piece_len is no power of two", file.name));
+            if let Err(error) = FileSpec::of(file) {
+                return Some(format!("{}: {error}", file.name));
             }
         }
         if !self.sub_models.contains_key(&self.default_sub_model) {
@@ -234,6 +237,31 @@ mod tests {
                 "{name:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_ladder_is_named_exactly_from_one_piece_on() {
+        let hash = Some(Sha256::of(b"ladder"));
+        let refused = |size, piece_len, ladder_sha256| {
+            let mut manifest = sample();
+            manifest.files[0] = ManifestFile {
+                size,
+                piece_len,
+                ladder_sha256,
+                ..manifest.files[0].clone()
+            };
+            Manifest::from_bytes(&manifest.to_bytes()).is_err()
+        };
+        let piece = 1 << 20;
+        assert!(!refused(piece, Some(piece), hash));
+        assert!(!refused(piece - 1, Some(piece), None));
+        assert!(!refused(1 << 40, None, None), "from before ladders");
+        assert!(refused(piece, Some(piece), None));
+        assert!(refused(piece - 1, Some(piece), hash));
+        assert!(refused(piece, None, hash));
+        assert!(refused(piece, Some(piece - 1), hash));
+        assert!(refused(piece, Some(1 << 17), hash));
+        assert!(refused(1 << 30, Some(1 << 25), hash));
     }
 
     #[test]

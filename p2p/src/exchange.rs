@@ -1,0 +1,7 @@
+//! Verified files between peers (spec §8). [`machine`] decides who is asked for what and what is believed;
+//! it is pure, the shell around it does the I/O. Node daemons use it.
+
+pub mod machine;
+pub mod pieces;
+
+pub use pieces::PieceSet;
