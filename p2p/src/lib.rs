@@ -9,6 +9,7 @@ pub mod counts;
 pub mod directory;
 pub mod documents;
 pub mod error;
+pub mod exchange;
 pub mod gossip;
 mod guard;
 pub mod handle;

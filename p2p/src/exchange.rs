@@ -1,0 +1,3 @@
+//! Verified files between peers: what lies on the disk ([`store`]). Node daemons use it.
+
+pub mod store;
