@@ -3,7 +3,7 @@
 //!
 //! Must stay true: pure; an address that `allowed` refuses is never dialled, and no name in it is resolved.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use owm_proto::limits::ADDRESS_BYTES_MAX;
@@ -56,6 +56,15 @@ impl Group {
                 let [a, b, c, d, ..] = ip.octets();
                 Self::Ip6([a, b, c, d])
             }
+        }
+    }
+
+    /// Whether it lies in a network of a house or a provider, that many have under the same addresses.
+    pub fn is_private(self) -> bool {
+        match self {
+            Self::Ip4([a, b]) => is_private(Ipv4Addr::new(a, b, 0, 1).into()),
+            Self::Ip6([a, ..]) => a & 0xfe == 0xfc,
+            Self::Loopback | Self::Onion | Self::Name | Self::Other => false,
         }
     }
 
