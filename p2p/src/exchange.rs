@@ -1,6 +1,7 @@
 //! Verified files between peers (spec §8). [`machine`] decides who is asked for what and what is believed;
 //! it is pure, the shell around it does the I/O: [`wire`] is what two peers say over the streams of [`behaviour`],
-//! [`serve`] answers, [`driver`] fetches, [`files`] is what both sides need of the disk. Node daemons use it.
+//! [`serve`] answers, [`driver`] fetches, [`files`] is what both sides need of the disk, where [`store`] keeps them.
+//! Node daemons use it.
 
 pub mod behaviour;
 pub mod driver;
@@ -10,6 +11,7 @@ pub mod pieces;
 pub mod rate;
 pub mod serve;
 pub mod slots;
+pub mod store;
 pub mod wire;
 
 pub use behaviour::Streams;

@@ -1,7 +1,7 @@
 //! One process of a measurement: a source or the one that fetches. It says one line (its address, or how long
 //! it took), waits for the end of its input, and says what it has used.
 
-use std::fs;
+use std::{fs, io::Read as _};
 
 use anyhow::Result;
 use nix::{
@@ -13,7 +13,6 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
 
 use crate::exchange::raw;
 
@@ -76,7 +75,7 @@ pub(crate) async fn play(role: Role) -> Result<()> {
             println!("{}", serde_json::to_string(&Pace { seconds })?);
         }
     }
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let cpu = usage.user_time() + usage.system_time();
     let used = Used {
