@@ -26,6 +26,7 @@ use crate::{
     NetworkPolicy, P2pError, SwarmConfig,
     behaviour::{Behaviour, Gossip, Open},
     discreet::Discreet,
+    exchange,
     gossip::{Topics, scoring},
     guard::Guard,
     meet,
@@ -110,6 +111,7 @@ pub(crate) fn behaviour(
         ping: ping::Behaviour::default(),
         meet: meet::behaviour(network),
         gossip: gossip(config, network)?,
+        exchange: exchange::behaviour::Behaviour::new(network),
         dht: dht(key, network),
         open: open.into(),
     })

@@ -8,7 +8,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{discreet::Discreet, guard::Guard, meet, rest::Gate};
+use crate::{discreet::Discreet, exchange, guard::Guard, meet, rest::Gate};
 
 /// A peer. The limits stand first: they refuse before the others learn of a connection.
 #[derive(NetworkBehaviour)]
@@ -22,6 +22,7 @@ pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
     pub(crate) meet: meet::Behaviour,
     pub(crate) gossip: Gossip,
+    pub(crate) exchange: exchange::behaviour::Behaviour,
     pub(crate) dht: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) open: Toggle<Open>,
 }

@@ -13,7 +13,6 @@ mod error;
 mod file;
 mod log;
 mod partial;
-mod pieces;
 mod record;
 mod room;
 mod sync;
@@ -27,13 +26,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use super::PieceSet;
 pub use error::StoreError;
-pub use file::StoredFile;
 use file::OpenFile;
+pub use file::StoredFile;
 use owm_proto::{FileSpec, Ladder, Sha256};
 use partial::Growing;
 pub use partial::Partial;
-pub use pieces::PieceSet;
 pub use room::{Idle, Usage};
 use sync::Syncer;
 use tokio::sync::watch;
@@ -153,12 +152,7 @@ impl Store {
     /// Reads `into.len()` bytes from `offset`: the verified ones, or an error. Fails with
     /// [`StoreError::Changed`] if the file changed on the disk; it is not given out again then before
     /// [`Store::verify`] found it right.
-    pub fn read(
-        &self,
-        file: &StoredFile,
-        offset: u64,
-        into: &mut [u8],
-    ) -> Result<(), StoreError> {
+    pub fn read(&self, file: &StoredFile, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
         let read = file.0.read(offset, into);
         if let Err(StoreError::Changed { .. }) = &read {
             self.forget(&file.sha256());

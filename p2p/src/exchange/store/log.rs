@@ -94,7 +94,10 @@ impl PieceLog {
     pub(super) fn append(&mut self, pieces: &[u32]) -> io::Result<()> {
         let bytes: Vec<u8> = pieces.iter().flat_map(|p| self.entry(*p)).collect();
         let end = self.file.seek(SeekFrom::End(0))?;
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all(&bytes)
+            .and_then(|()| self.file.sync_data());
         if written.is_err() {
             // Half an entry would hide all that follow.
             self.file.set_len(end)?;

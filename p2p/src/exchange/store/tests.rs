@@ -75,7 +75,9 @@ struct Sample {
 
 impl Sample {
     fn new(size: u64, seed: u8) -> Self {
-        let bytes: Vec<u8> = (0..size).map(|i| (i / 251) as u8 ^ i as u8 ^ seed).collect();
+        let bytes: Vec<u8> = (0..size)
+            .map(|i| (i / 251) as u8 ^ i as u8 ^ seed)
+            .collect();
         let mut builder = LadderBuilder::new(PieceLen::new(PIECE).unwrap());
         builder.update(&bytes);
         let ladder = Arc::new(builder.finish().unwrap());
@@ -122,7 +124,10 @@ impl Sample {
         place.store.read(&file, 0, &mut read).unwrap();
         assert!(read == self.bytes);
         let path = place.folder.path().join("blobs");
-        assert_eq!(fs::read(path.join(self.sha256().to_string())).unwrap(), self.bytes);
+        assert_eq!(
+            fs::read(path.join(self.sha256().to_string())).unwrap(),
+            self.bytes
+        );
     }
 }
 
@@ -158,7 +163,11 @@ fn only_proved_bytes_are_served_and_nothing_is_written_over_them() {
         read.map(|()| assert_eq!(bytes, sample.bytes[from as usize..to as usize]))
     };
     assert!(read(PIECE, 2 * PIECE).is_ok() && read(PIECE + 5, PIECE + 6).is_ok());
-    for (from, to) in [(0, 1), (PIECE - 1, PIECE + 1), (2 * PIECE - 1, 2 * PIECE + 1)] {
+    for (from, to) in [
+        (0, 1),
+        (PIECE - 1, PIECE + 1),
+        (2 * PIECE - 1, 2 * PIECE + 1),
+    ] {
         let error = read(from, to).unwrap_err();
         assert!(matches!(error, StoreError::NotProved { .. }), "{error}");
     }
