@@ -63,7 +63,10 @@ fn fetches_what_is_missing() {
     let mut missing: Vec<u32> = (0..ladder.pieces()).filter(|p| !has.has(*p)).collect();
     missing.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let source = File::open(folder.join("source")).unwrap();
-    let fetched = File::options().append(true).create(true).open(folder.join("fetched"));
+    let fetched = File::options()
+        .append(true)
+        .create(true)
+        .open(folder.join("fetched"));
     let mut fetched = fetched.unwrap();
     let mut bytes = vec![0; UNIT as usize];
     for piece in missing {
@@ -126,10 +129,17 @@ fn fetch_with_kills(folder: &Path, name: Sha256, seed: u64) {
     }
     let twice = fetched() - SIZE;
     let allowed = kills * (LOST_BYTES_MAX + PIECE);
-    assert!(twice <= allowed, "seed {seed}: {twice} bytes fetched twice, {kills} kills");
+    assert!(
+        twice <= allowed,
+        "seed {seed}: {twice} bytes fetched twice, {kills} kills"
+    );
     let mut builder = LadderBuilder::new(PieceLen::new(PIECE).unwrap());
     builder.update(&fs::read(&blob).unwrap());
-    assert_eq!(builder.finish().unwrap().spec().sha256(), name, "seed {seed}");
+    assert_eq!(
+        builder.finish().unwrap().spec().sha256(),
+        name,
+        "seed {seed}"
+    );
 }
 
 fn kill_seeds(seeds: u64) {

@@ -92,7 +92,9 @@ pub enum StoreError {
         sha256: Sha256,
     },
     /// Bytes outside of the file, or over a proved piece.
-    #[error("bytes {offset} + {len} of {sha256} may not be written: they are proved already or not in it")]
+    #[error(
+        "bytes {offset} + {len} of {sha256} may not be written: they are proved already or not in it"
+    )]
     NotWritable {
         /// Which.
         sha256: Sha256,

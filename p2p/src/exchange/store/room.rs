@@ -63,7 +63,7 @@ impl Store {
         for (name, _, found) in self.blobs()? {
             if name.parse::<Sha256>().is_ok() {
                 usage.whole += found.len();
-            } else if name.ends_with(".part") {
+            } else if name.strip_suffix(".part").is_some() {
                 usage.growing += taken(&found);
             }
         }
@@ -117,10 +117,21 @@ impl Store {
             if is_used || stays.contains(&sha256) {
                 continue;
             }
-            let bytes = if whole.is_some() { found.len() } else { taken(&found) };
+            let bytes = if whole.is_some() {
+                found.len()
+            } else {
+                taken(&found)
+            };
             let used = self.used(&sha256, &path);
             let whole = whole.is_some();
-            idle.push((used, Idle { sha256, bytes, whole }));
+            idle.push((
+                used,
+                Idle {
+                    sha256,
+                    bytes,
+                    whole,
+                },
+            ));
         }
         idle.sort_by_key(|(used, file)| (*used, file.sha256));
         Ok(idle.into_iter().map(|(_, file)| file).collect())
@@ -172,7 +183,10 @@ impl Store {
     fn coming(&self, but: &BTreeSet<Sha256>) -> u64 {
         let growing: Vec<_> = {
             let open = self.lock();
-            let others = open.growing.iter().filter(|(sha256, _)| !but.contains(sha256));
+            let others = open
+                .growing
+                .iter()
+                .filter(|(sha256, _)| !but.contains(sha256));
             others.filter_map(|(_, file)| file.upgrade()).collect()
         };
         let open = growing.iter().filter(|file| !file.is_finished());
@@ -210,6 +224,7 @@ impl Store {
             remove(&self.part(&file.sha256))?;
             remove(&self.pieces(&file.sha256))?;
         }
+        remove(&self.ladder_path(&file.sha256))?;
         self.tell();
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Place {
     /// What a process finds that starts after this one was killed here and now.
     fn after_a_kill(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["blobs", "records", "pins"] {
+        for name in ["blobs", "ladders", "records", "pins"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
             for entry in fs::read_dir(self.folder.path().join(name)).unwrap() {
                 let entry = entry.unwrap();
@@ -75,7 +75,9 @@ struct Sample {
 
 impl Sample {
     fn new(size: u64, seed: u8) -> Self {
-        let bytes: Vec<u8> = (0..size).map(|i| (i / 251) as u8 ^ i as u8 ^ seed).collect();
+        let bytes: Vec<u8> = (0..size)
+            .map(|i| (i / 251) as u8 ^ i as u8 ^ seed)
+            .collect();
         let mut builder = LadderBuilder::new(PieceLen::new(PIECE).unwrap());
         builder.update(&bytes);
         let ladder = Arc::new(builder.finish().unwrap());
@@ -122,7 +124,10 @@ impl Sample {
         place.store.read(&file, 0, &mut read).unwrap();
         assert!(read == self.bytes);
         let path = place.folder.path().join("blobs");
-        assert_eq!(fs::read(path.join(self.sha256().to_string())).unwrap(), self.bytes);
+        assert_eq!(
+            fs::read(path.join(self.sha256().to_string())).unwrap(),
+            self.bytes
+        );
     }
 }
 
@@ -158,7 +163,11 @@ fn only_proved_bytes_are_served_and_nothing_is_written_over_them() {
         read.map(|()| assert_eq!(bytes, sample.bytes[from as usize..to as usize]))
     };
     assert!(read(PIECE, 2 * PIECE).is_ok() && read(PIECE + 5, PIECE + 6).is_ok());
-    for (from, to) in [(0, 1), (PIECE - 1, PIECE + 1), (2 * PIECE - 1, 2 * PIECE + 1)] {
+    for (from, to) in [
+        (0, 1),
+        (PIECE - 1, PIECE + 1),
+        (2 * PIECE - 1, 2 * PIECE + 1),
+    ] {
         let error = read(from, to).unwrap_err();
         assert!(matches!(error, StoreError::NotProved { .. }), "{error}");
     }
@@ -255,6 +264,25 @@ fn a_small_file_is_put_whole_if_it_is_right() {
         let file = place.store.put(spec, &bytes).unwrap();
         assert_eq!(fs::read(file.path()).unwrap(), bytes);
     }
+}
+
+#[test]
+fn a_ladder_stays_with_its_file_and_goes_with_it() {
+    let (place, sample) = (Place::new(), Sample::new(3 * PIECE, 1));
+    let spec = sample.ladder.spec();
+    assert!(place.store.ladder(spec).is_none());
+    drop(sample.bring(&place.store));
+    assert_eq!(place.store.ladder(spec).as_ref(), Some(&*sample.ladder));
+    let states = place.store.ladder_bytes(&sample.sha256());
+    assert_eq!(states.as_ref(), Some(&sample.ladder.to_bytes()));
+    // A damaged one is none.
+    let path = place.store.ladder_path(&sample.sha256());
+    let mut kept = fs::read(&path).unwrap();
+    kept[40] ^= 1;
+    fs::write(&path, kept).unwrap();
+    assert!(place.store.ladder_bytes(&sample.sha256()).is_none());
+    assert_eq!(place.store.gc().unwrap().len(), 1);
+    assert!(!path.exists());
 }
 
 #[test]

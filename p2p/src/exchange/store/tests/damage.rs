@@ -112,7 +112,13 @@ fn a_kill_between_the_new_name_and_the_logs_end_leaves_a_whole_file() {
     fs::remove_file(place.store.record(&sample.sha256())).unwrap();
     let after = place.after_a_kill();
     assert_eq!(after.blobs(), [sample.sha256().to_string()]);
-    assert!(after.store.verify(&sample.sha256(), &|_| {}).unwrap().is_some());
+    assert!(
+        after
+            .store
+            .verify(&sample.sha256(), &|_| {})
+            .unwrap()
+            .is_some()
+    );
     sample.check_whole(&after);
 }
 
@@ -152,7 +158,10 @@ fn a_file_that_changed_on_the_disk_is_not_served_any_more() {
         assert!(place.store.complete(&sample.sha256()).is_none(), "{what}");
         let mut byte = [0];
         if let Err(error) = place.store.read(&held, 7, &mut byte) {
-            assert!(matches!(error, StoreError::Changed { .. }), "{what}: {error}");
+            assert!(
+                matches!(error, StoreError::Changed { .. }),
+                "{what}: {error}"
+            );
         } else {
             // The old file is still what is read.
             assert!(what == "another file" || what == "gone");
@@ -185,11 +194,26 @@ fn a_hard_link_is_no_change() {
 #[test]
 fn a_file_that_this_store_has_not_verified_is_hashed_before_it_is_served() {
     let (place, sample) = (Place::new(), Sample::new(3 * PIECE, 1));
-    assert!(place.store.verify(&sample.sha256(), &|_| {}).unwrap().is_none());
+    assert!(
+        place
+            .store
+            .verify(&sample.sha256(), &|_| {})
+            .unwrap()
+            .is_none()
+    );
     fs::write(place.store.blob(&sample.sha256()), &sample.bytes).unwrap();
     assert!(place.store.complete(&sample.sha256()).is_none());
-    assert!(place.store.verify(&sample.sha256(), &|_| {}).unwrap().is_some());
+    assert!(
+        place
+            .store
+            .verify(&sample.sha256(), &|_| {})
+            .unwrap()
+            .is_some()
+    );
     sample.check_whole(&place);
     let next = store(place.folder.path(), None);
-    assert!(next.complete(&sample.sha256()).is_some(), "it is remembered");
+    assert!(
+        next.complete(&sample.sha256()).is_some(),
+        "it is remembered"
+    );
 }

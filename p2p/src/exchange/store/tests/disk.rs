@@ -18,7 +18,10 @@ fn mounts_a_file_that_fills_the_disk_is_refused_with_numbers_and_goes_on_once_th
     let output = Command::new("sh")
         .args(["-c", &set_up])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "exchange::store::tests::disk::on_a_disk_of_two_mebibytes"])
+        .args([
+            "--exact",
+            "exchange::store::tests::disk::on_a_disk_of_two_mebibytes",
+        ])
         .args(["--ignored", "--nocapture"])
         .env(DISK, folder.path())
         .output()

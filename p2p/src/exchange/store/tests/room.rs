@@ -98,7 +98,10 @@ fn files_that_still_grow_count_with_what_they_will_take() {
     let (place, samples) = three();
     let large = Sample::new(3 * PIECE, 9);
     let growing = place.store.begin(Arc::clone(&large.ladder)).unwrap();
-    let error = place.store.begin(Arc::clone(&samples[0].ladder)).unwrap_err();
+    let error = place
+        .store
+        .begin(Arc::clone(&samples[0].ladder))
+        .unwrap_err();
     assert!(matches!(error, StoreError::Quota { .. }), "{error}");
     // One that is given up goes for another.
     large.fetch(&growing, 1);
