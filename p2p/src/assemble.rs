@@ -25,6 +25,7 @@ use owm_proto::{
 use crate::{
     NetworkPolicy, P2pError, SwarmConfig,
     behaviour::{Behaviour, Gossip, Open},
+    exchange,
     gossip::{Topics, scoring},
     guard::Guard,
     meet,
@@ -108,6 +109,7 @@ pub(crate) fn behaviour(
         ping: ping::Behaviour::default(),
         meet: meet::behaviour(network),
         gossip: gossip(config, network)?,
+        exchange: exchange::behaviour::Behaviour::new(network),
         dht: dht(key, network),
         open: open.into(),
     })

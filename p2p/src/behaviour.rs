@@ -9,7 +9,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{guard::Guard, meet};
+use crate::{exchange, guard::Guard, meet};
 
 /// A peer. The limits stand first: they refuse before the others learn of a connection.
 #[derive(NetworkBehaviour)]
@@ -21,6 +21,7 @@ pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
     pub(crate) meet: meet::Behaviour,
     pub(crate) gossip: Gossip,
+    pub(crate) exchange: exchange::behaviour::Behaviour,
     pub(crate) dht: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) open: Toggle<Open>,
 }

@@ -7,7 +7,9 @@ use owm_proto::Envelope;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Documents, P2pError, SwarmView, counts::Counts, news::NewestCheckpoint};
+use crate::{
+    Documents, P2pError, SwarmView, counts::Counts, exchange::Streams, news::NewestCheckpoint,
+};
 
 /// Commands that wait for the loop.
 pub(crate) const COMMAND_QUEUE: usize = 256;
@@ -36,6 +38,7 @@ pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) view: watch::Receiver<Arc<SwarmView>>,
     pub(crate) counts: watch::Receiver<Counts>,
+    pub(crate) streams: Streams,
     pub(crate) stop: CancellationToken,
 }
 
@@ -53,6 +56,11 @@ impl Handle {
     /// What it has counted, at most a quarter of a second ago.
     pub fn counts(&self) -> Counts {
         self.counts.borrow().clone()
+    }
+
+    /// What the exchange of files runs over.
+    pub fn streams(&self) -> Streams {
+        self.streams.clone()
     }
 
     /// Ends the service: its future completes once all connections are closed.

@@ -188,6 +188,7 @@ pub fn start_over(
         commands: commands_in,
         view: view_out,
         counts: counts_out,
+        streams: swarm.behaviour().exchange.streams(),
         stop: stop.clone(),
     };
     let service = Service {
@@ -362,7 +363,7 @@ impl Service {
             BehaviourEvent::Open(OpenEvent::Mdns(event)) => self.on_mdns(event),
             BehaviourEvent::Open(OpenEvent::Reach(event)) => self.on_tested(&event),
             BehaviourEvent::Open(OpenEvent::Relay(event)) => self.on_relay(&event),
-            BehaviourEvent::Open(_) => self.dirty = true,
+            BehaviourEvent::Open(_) | BehaviourEvent::Exchange(()) => self.dirty = true,
         }
     }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "it prints a report")]
 
 mod answer;
+mod exchange;
 mod fold;
 mod gossip;
 mod http;
@@ -20,13 +21,15 @@ mod verify;
 use anyhow::{Result, bail};
 use clap::Parser as _;
 
-use crate::{fold::FoldArgs, gossip::GossipArgs, load::LoadArgs, network::Network};
+use crate::{
+    exchange::ExchangeArgs, fold::FoldArgs, gossip::GossipArgs, load::LoadArgs, network::Network,
+};
 
 /// What is measured, and how hard.
 #[derive(Debug, clap::Parser)]
 #[command(about = "Load on one coordinator; prints tables and JSON lines")]
 struct Args {
-    /// `load`, `storm`, `rest`, `peers`, `fold`, `gossip`; all of them if none is named.
+    /// `load`, `storm`, `rest`, `peers`, `fold`, `gossip`, `exchange`; all of them if none is named.
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
     #[command(flatten)]
@@ -38,12 +41,16 @@ struct Args {
     fold: FoldArgs,
     #[command(flatten)]
     gossip: GossipArgs,
+    #[command(flatten)]
+    exchange: ExchangeArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let all = ["load", "rest", "storm", "peers", "fold", "gossip"];
+    let all = [
+        "load", "rest", "storm", "peers", "fold", "gossip", "exchange",
+    ];
     if let Some(unknown) = args.scenarios.iter().find(|s| !all.contains(&s.as_str())) {
         bail!(
             "there is no scenario {unknown}; there are {}",
@@ -53,6 +60,9 @@ async fn main() -> Result<()> {
     let wanted = |name: &str| args.scenarios.is_empty() || args.scenarios.iter().any(|s| s == name);
     if let Some(setup) = &args.gossip.gossip_one {
         return gossip::one(setup).await;
+    }
+    if let Some(role) = &args.exchange.exchange_one {
+        return exchange::one(role).await;
     }
     println!("machine: {}\n", process::machine());
     if wanted("load") {
@@ -80,6 +90,9 @@ async fn main() -> Result<()> {
     }
     if wanted("gossip") {
         gossip::run(&args.gossip).await?;
+    }
+    if wanted("exchange") {
+        exchange::run(&args.exchange).await?;
     }
     Ok(())
 }

@@ -1,0 +1,513 @@
+//! The machine with what it is carried out on: open files, pieces being written and hashed, links. All of it is under
+//! one lock, which is held for bookkeeping only.
+//!
+//! A piece's bytes are hashed as they are written if they come in order, which they do unless a piece is shared among
+//! sources; what was not is read back once, when the machine wants the piece checked.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use owm_proto::{Ladder, PieceCheck, Sha256, hash::Hasher};
+use tokio::sync::watch;
+
+use super::{Banned, Links, Shared, link::Order, web};
+use crate::exchange::{
+    files::{FileError, Growing},
+    machine::{Accept, Effect, Ended, Event, Machine, RequestId, Source},
+};
+
+/// Read back at once to be hashed.
+const READ_BACK: usize = 1 << 20;
+
+/// How a wanted file stands.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// Not all pieces are there.
+    Open,
+    /// It has its final name.
+    Done,
+    /// The disk.
+    Failed(Arc<FileError>),
+}
+
+/// A file that somebody waits for.
+pub(super) struct Wanted {
+    pub(super) ladder: Arc<Ladder>,
+    growing: Arc<dyn Growing>,
+    pieces: HashMap<u32, Piece>,
+    outcome: watch::Sender<Outcome>,
+    users: usize,
+}
+
+/// A piece that bytes come in for.
+struct Piece {
+    /// `None` while a thread hashes with it.
+    check: Option<PieceCheck>,
+    /// Up to where it has been hashed, from the file's beginning.
+    hashed: u64,
+    /// Portions that are being written.
+    writing: u32,
+    /// The machine waits for its check.
+    is_due: bool,
+}
+
+/// See the module.
+pub(super) struct Core {
+    machine: Machine,
+    pub(super) wanted: BTreeMap<Sha256, Wanted>,
+    pub(super) links: Links,
+    pub(super) web: Option<web::Orders>,
+    /// Fetches that are open: with the last one the links go.
+    pub(super) fetches: usize,
+}
+
+/// A part of what came in, to be written and perhaps hashed. Made under the lock, done on a blocking thread.
+pub(super) struct Portion {
+    file: Sha256,
+    piece: u32,
+    offset: u64,
+    growing: Arc<dyn Growing>,
+    within: Range<usize>,
+    check: Option<PieceCheck>,
+}
+
+impl Portion {
+    fn do_it(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let bytes = &bytes[self.within.clone()];
+        if let Some(check) = &mut self.check {
+            check.update(bytes);
+        }
+        self.growing.write(self.offset, bytes)
+    }
+}
+
+impl Core {
+    pub(super) fn new(machine: Machine) -> Self {
+        Self {
+            machine,
+            wanted: BTreeMap::new(),
+            links: BTreeMap::new(),
+            web: None,
+            fetches: 0,
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        self.machine.wake_at()
+    }
+
+    /// The web seed has all of every file.
+    pub(super) fn offer_web(&mut self, now: Duration) {
+        for wanted in self.wanted.values() {
+            self.machine.handle(now, web::offer(&wanted.ladder));
+        }
+    }
+
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Another one who wants this file; it is opened by the first.
+    pub(super) fn join(&mut self, file: &Sha256) -> Option<watch::Receiver<Outcome>> {
+        let wanted = self.wanted.get_mut(file)?;
+        wanted.users += 1;
+        Some(wanted.outcome.subscribe())
+    }
+
+    fn accept(&mut self, now: Duration, request: RequestId, length: usize) -> Vec<Portion> {
+        let (mut portions, mut at) = (Vec::new(), 0);
+        while at < length {
+            match self.machine.accept(now, request, length - at) {
+                Accept::Gone => break,
+                Accept::Skip { bytes } => at += bytes.max(1),
+                Accept::Write {
+                    file,
+                    offset,
+                    bytes,
+                } => {
+                    let within = at..at + bytes;
+                    at += bytes.max(1);
+                    portions.extend(self.portion(file, offset, within));
+                }
+            }
+        }
+        portions
+    }
+
+    fn portion(&mut self, file: Sha256, offset: u64, within: Range<usize>) -> Option<Portion> {
+        let wanted = self.wanted.get_mut(&file)?;
+        let number = (offset / wanted.ladder.piece_len().max(1)) as u32;
+        let ladder = &wanted.ladder;
+        let piece = wanted.pieces.entry(number).or_insert_with(|| Piece {
+            check: Some(ladder.check(number)),
+            hashed: ladder.range(number).start,
+            writing: 0,
+            is_due: false,
+        });
+        piece.writing += 1;
+        let is_next = piece.hashed == offset;
+        Some(Portion {
+            file,
+            piece: number,
+            offset,
+            growing: Arc::clone(&wanted.growing),
+            within,
+            check: if is_next { piece.check.take() } else { None },
+        })
+    }
+
+    /// A portion has been written; whether its piece's check was waiting for that.
+    fn written(&mut self, portion: Portion) -> bool {
+        let piece = self.wanted.get_mut(&portion.file);
+        let Some(piece) = piece.and_then(|wanted| wanted.pieces.get_mut(&portion.piece)) else {
+            return false;
+        };
+        piece.writing -= 1;
+        if portion.check.is_some() {
+            piece.check = portion.check;
+            piece.hashed = portion.offset + portion.within.len() as u64;
+        }
+        piece.is_due && piece.writing == 0
+    }
+}
+
+impl Shared {
+    pub(super) fn tick(self: &Arc<Self>) {
+        self.handle(Event::Tick);
+    }
+
+    pub(super) fn handle(self: &Arc<Self>, event: Event) {
+        let now = self.now();
+        let mut core = self.core();
+        core.machine.handle(now, event);
+        self.carry_out(&mut core);
+    }
+
+    /// Somebody wants a file that nobody wanted yet.
+    pub(super) fn want(
+        self: &Arc<Self>,
+        ladder: &Arc<Ladder>,
+        growing: Arc<dyn Growing>,
+    ) -> watch::Receiver<Outcome> {
+        let file = ladder.spec().sha256();
+        let now = self.now();
+        let have = growing.proven();
+        let mut core = self.core();
+        if let Some(outcome) = core.join(&file) {
+            return outcome;
+        }
+        let (outcome, told) = watch::channel(Outcome::Open);
+        let wanted = Wanted {
+            ladder: Arc::clone(ladder),
+            growing,
+            pieces: HashMap::new(),
+            outcome,
+            users: 1,
+        };
+        core.wanted.insert(file, wanted);
+        let file = Arc::clone(ladder);
+        core.machine.handle(now, Event::Start { file, have });
+        for orders in core.links.values() {
+            orders.give(Order::Have(Arc::clone(ladder)));
+        }
+        if core.web.is_some() {
+            core.machine.handle(now, web::offer(ladder));
+        }
+        self.carry_out(&mut core);
+        told
+    }
+
+    /// One of those who wanted it does no longer.
+    pub(super) fn unwant(self: &Arc<Self>, file: &Sha256) {
+        let now = self.now();
+        let mut core = self.core();
+        let Some(wanted) = core.wanted.get_mut(file) else {
+            return;
+        };
+        wanted.users -= 1;
+        if wanted.users == 0 {
+            core.wanted.remove(file);
+            core.machine.handle(now, Event::Stop { file: *file });
+        }
+        self.carry_out(&mut core);
+    }
+
+    /// With the last fetch all conversations end.
+    pub(super) fn close_fetch(self: &Arc<Self>) {
+        let now = self.now();
+        let mut core = self.core();
+        core.fetches -= 1;
+        if core.fetches == 0 {
+            core.web = None;
+            for peer in std::mem::take(&mut core.links).into_keys() {
+                let source = Source::Peer(peer);
+                core.machine.handle(now, Event::Gone { source });
+            }
+        }
+        self.carry_out(&mut core);
+    }
+
+    /// What a source has sent of a request: written and hashed on a blocking thread. Gives the buffer back.
+    pub(super) async fn deliver(self: &Arc<Self>, request: RequestId, bytes: Vec<u8>) -> Vec<u8> {
+        let now = self.now();
+        let mut portions = {
+            let mut core = self.core();
+            let portions = core.accept(now, request, bytes.len());
+            self.carry_out(&mut core);
+            portions
+        };
+        if portions.is_empty() {
+            return bytes;
+        }
+        let work = move || {
+            let mut failed = None;
+            for portion in &mut portions {
+                if let Err(error) = portion.do_it(&bytes) {
+                    failed = Some(error);
+                }
+            }
+            (portions, failed, bytes)
+        };
+        let Ok((portions, failed, bytes)) = self.blocking(work).await else {
+            return Vec::new();
+        };
+        let mut core = self.core();
+        if let Some(error) = failed {
+            let files: Vec<Sha256> = portions.iter().map(|portion| portion.file).collect();
+            self.fail(&mut core, &files, error);
+        }
+        for portion in portions {
+            let (file, piece) = (portion.file, portion.piece);
+            if core.written(portion) {
+                self.check(&mut core, file, piece);
+            }
+        }
+        self.carry_out(&mut core);
+        bytes
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
+        tokio::task::spawn_blocking(work).await
+    }
+
+    fn fail(self: &Arc<Self>, core: &mut Core, files: &[Sha256], error: FileError) {
+        let error = Arc::new(error);
+        for file in files {
+            let Some(wanted) = core.wanted.get(file) else {
+                continue;
+            };
+            tracing::warn!(file = %file, "the fetch ends: {error}");
+            wanted
+                .outcome
+                .send_replace(Outcome::Failed(Arc::clone(&error)));
+            core.machine.handle(self.now(), Event::Stop { file: *file });
+        }
+    }
+
+    /// Does what the machine wants done.
+    pub(super) fn carry_out(self: &Arc<Self>, core: &mut Core) {
+        while let Some(effect) = core.machine.poll_effect() {
+            match effect {
+                Effect::Request {
+                    source,
+                    request,
+                    file,
+                    range,
+                } => self.request(core, source, request, file, range),
+                // What still comes of it is read and thrown away: a range at most.
+                Effect::Cancel { .. } => {}
+                Effect::Check { file, piece } => self.check(core, file, piece),
+                Effect::Digest {
+                    file,
+                    piece,
+                    ranges,
+                } => self.digest(core, file, piece, ranges),
+                Effect::Ban { peer, file, piece } => {
+                    tracing::warn!(%peer, %file, piece, "it gave wrong bytes and is cut off");
+                    core.links.remove(&peer);
+                    let banned = Banned { peer, file, piece };
+                    // Nobody listens, or nobody reads: it is asked for nothing any more in any case.
+                    let _ = self.bans.as_ref().map(|bans| bans.try_send(banned));
+                }
+                Effect::Rest { source, reason, .. } => {
+                    tracing::debug!(?source, ?reason, "left alone for a time");
+                    if let Source::Peer(peer) = source
+                        && let Some(orders) = core.links.get(&peer)
+                    {
+                        orders.give(Order::Reset);
+                    }
+                }
+                Effect::Complete { file } => self.complete(core, file),
+                Effect::Starved { file } => {
+                    let Some(wanted) = core.wanted.get(&file) else {
+                        continue;
+                    };
+                    for orders in core.links.values() {
+                        orders.give(Order::Have(Arc::clone(&wanted.ladder)));
+                    }
+                }
+            }
+        }
+        self.woken.notify_one();
+    }
+
+    fn request(
+        &self,
+        core: &mut Core,
+        source: Source,
+        request: RequestId,
+        file: Sha256,
+        range: Range<u64>,
+    ) {
+        let given = match source {
+            Source::Peer(peer) => core.links.get(&peer).is_some_and(|orders| {
+                orders.give(Order::Range {
+                    request,
+                    file,
+                    range,
+                })
+            }),
+            Source::Web(_) => core
+                .web
+                .as_ref()
+                .is_some_and(|web| web.give(request, file, range)),
+        };
+        if !given {
+            let how = Ended::Failed;
+            core.machine
+                .handle(self.now(), Event::Ended { request, how });
+        }
+    }
+
+    fn check(self: &Arc<Self>, core: &mut Core, file: Sha256, number: u32) {
+        let Some(wanted) = core.wanted.get_mut(&file) else {
+            return;
+        };
+        let Some(piece) = wanted.pieces.get_mut(&number) else {
+            return;
+        };
+        piece.is_due = true;
+        if piece.writing > 0 {
+            return;
+        }
+        let range = wanted.ladder.range(number);
+        let (hashed, growing) = (piece.hashed, Arc::clone(&wanted.growing));
+        let check = piece.check.take();
+        wanted.pieces.remove(&number);
+        let Some(check) = check else { return };
+        if hashed == range.end {
+            self.checked(core, file, number, check.finish());
+            return;
+        }
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let rest = hashed..range.end;
+            let read = shared.blocking(move || read_back(&*growing, rest, check));
+            let Ok(read) = read.await else { return };
+            let mut core = shared.core();
+            match read {
+                Ok(check) => shared.checked(&mut core, file, number, check.finish()),
+                Err(error) => shared.fail(&mut core, &[file], error),
+            }
+            shared.carry_out(&mut core);
+        });
+    }
+
+    fn checked(self: &Arc<Self>, core: &mut Core, file: Sha256, piece: u32, is_right: bool) {
+        if is_right && let Some(wanted) = core.wanted.get(&file) {
+            let kept = wanted.growing.proved(piece);
+            if let Err(error) = kept {
+                self.fail(core, &[file], error);
+                return;
+            }
+        }
+        let checked = Event::Checked {
+            file,
+            piece,
+            is_right,
+        };
+        core.machine.handle(self.now(), checked);
+    }
+
+    fn digest(self: &Arc<Self>, core: &Core, file: Sha256, piece: u32, ranges: Vec<Range<u64>>) {
+        let Some(wanted) = core.wanted.get(&file) else {
+            return;
+        };
+        let growing = Arc::clone(&wanted.growing);
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let work = move || -> Result<Vec<Sha256>, FileError> {
+                ranges
+                    .into_iter()
+                    .map(|range| digest(&*growing, range))
+                    .collect()
+            };
+            let Ok(digests) = shared.blocking(work).await else {
+                return;
+            };
+            match digests {
+                Ok(digests) => shared.handle(Event::Digested {
+                    file,
+                    piece,
+                    digests,
+                }),
+                Err(error) => shared.fail(&mut shared.core(), &[file], error),
+            }
+        });
+    }
+
+    fn complete(self: &Arc<Self>, core: &Core, file: Sha256) {
+        let Some(wanted) = core.wanted.get(&file) else {
+            return;
+        };
+        let (growing, outcome) = (Arc::clone(&wanted.growing), wanted.outcome.clone());
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let Ok(finished) = shared.blocking(move || growing.finish()).await else {
+                return;
+            };
+            outcome.send_replace(match finished {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Failed(Arc::new(error)),
+            });
+        });
+    }
+}
+
+fn read_back(
+    growing: &dyn Growing,
+    range: Range<u64>,
+    mut check: PieceCheck,
+) -> Result<PieceCheck, FileError> {
+    in_parts(growing, range, |bytes| check.update(bytes))?;
+    Ok(check)
+}
+
+fn digest(growing: &dyn Growing, range: Range<u64>) -> Result<Sha256, FileError> {
+    let mut hash = Hasher::new();
+    in_parts(growing, range, |bytes| hash.update(bytes))?;
+    Ok(hash.finish())
+}
+
+fn in_parts(
+    growing: &dyn Growing,
+    range: Range<u64>,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), FileError> {
+    let mut buffer = vec![0; READ_BACK.min((range.end - range.start) as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        let length = buffer.len().min((range.end - at) as usize);
+        growing.read_back(at, &mut buffer[..length])?;
+        each(&buffer[..length]);
+        at += length as u64;
+    }
+    Ok(())
+}

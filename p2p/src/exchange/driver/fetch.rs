@@ -1,0 +1,339 @@
+//! One fetch: the ladders first, then the files, and what people see of it. Dropping it ends it.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, future::BoxFuture, stream};
+use libp2p::PeerId;
+use owm_proto::{FileSpec, Ladder, Sha256, ladder::LadderError};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Shared, Sources, WebSeed,
+    core::Outcome,
+    link::{self, Order},
+    web,
+};
+use crate::exchange::{files::FileError, machine::SourceRate};
+
+/// Progress is told so often.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// Who has not sent a ladder within this time is passed over.
+const LADDER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sources that are asked for a ladder at once.
+const LADDER_SOURCES: usize = 3;
+
+/// Nobody had the ladder: asked again after so long.
+const LADDER_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why a fetch ended without its files. Slow, lying and missing sources don't end it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The disk.
+    #[error("{file} cannot be kept: {reason}")]
+    Disk {
+        /// Which file.
+        file: Sha256,
+        /// Why.
+        reason: Arc<FileError>,
+    },
+    /// The manifest contradicts itself.
+    #[error("{file} can't be fetched by anybody: {reason}")]
+    Manifest {
+        /// Which file.
+        file: Sha256,
+        /// Why.
+        reason: LadderError,
+    },
+    /// The daemon ends.
+    #[error("the exchange has been stopped")]
+    Stopped,
+}
+
+/// One file of a fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileProgress {
+    /// Which.
+    pub file: Sha256,
+    /// Its bytes.
+    pub size: u64,
+    /// Those proven.
+    pub proved_bytes: u64,
+    /// It has its final name.
+    pub is_done: bool,
+}
+
+/// How far a fetch is.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Its files.
+    pub files: Vec<FileProgress>,
+    /// What every source has given and gives, to all fetches of this daemon.
+    pub sources: Vec<SourceRate>,
+    /// How it ended.
+    pub ended: Option<Result<(), FetchError>>,
+}
+
+/// A fetch; dropping it ends it.
+pub struct Fetch {
+    shared: Arc<Shared>,
+    progress: watch::Receiver<Arc<Progress>>,
+    _ends: DropGuard,
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fetch").field(&self.progress).finish()
+    }
+}
+
+impl Fetch {
+    /// How far it is, a few times a second.
+    pub fn progress(&self) -> watch::Receiver<Arc<Progress>> {
+        self.progress.clone()
+    }
+
+    /// More peers that may have the files.
+    pub fn add_peers(&self, peers: impl IntoIterator<Item = PeerId>) {
+        for peer in peers {
+            self.shared.link(peer);
+        }
+    }
+
+    /// Waits for all files.
+    ///
+    /// # Errors
+    /// When a file can't be kept, or the daemon ends.
+    pub async fn done(&mut self) -> Result<(), FetchError> {
+        let ended = self.progress.wait_for(|progress| progress.ended.is_some());
+        match ended.await {
+            Ok(progress) => progress.ended.clone().expect("that was waited for"),
+            Err(_) => Err(FetchError::Stopped),
+        }
+    }
+}
+
+/// While it lives, links are kept.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close_fetch();
+    }
+}
+
+/// While it lives, the file is wanted.
+struct Want(Arc<Shared>, Sha256);
+
+impl Drop for Want {
+    fn drop(&mut self) {
+        self.0.unwant(&self.1);
+    }
+}
+
+pub(super) fn begin(shared: &Arc<Shared>, files: Vec<FileSpec>, sources: Sources) -> Fetch {
+    shared.open_fetch();
+    let open = Open(Arc::clone(shared));
+    if let Some(seed) = &sources.web {
+        shared.link_web(seed);
+    }
+    for peer in sources.peers {
+        shared.link(peer);
+    }
+    // A file that two manifests name is one file.
+    let files: BTreeMap<Sha256, FileSpec> = files
+        .into_iter()
+        .map(|file| (file.sha256(), file))
+        .collect();
+    let (tell, progress) = watch::channel(Arc::default());
+    let stop = shared.stop.child_token();
+    let task = Task {
+        shared: Arc::clone(shared),
+        files,
+        web: sources.web,
+        tell,
+    };
+    shared.tasks.spawn(task.run(stop.clone(), open));
+    Fetch {
+        shared: Arc::clone(shared),
+        progress,
+        _ends: stop.drop_guard(),
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    files: BTreeMap<Sha256, FileSpec>,
+    web: Option<Arc<dyn WebSeed>>,
+    tell: watch::Sender<Arc<Progress>>,
+}
+
+impl Task {
+    async fn run(self, stop: CancellationToken, open: Open) {
+        let mut done: BTreeMap<Sha256, bool> =
+            self.files.keys().map(|file| (*file, false)).collect();
+        let mut wants = Vec::new();
+        let fetched = self.files.values().map(|file| self.fetch(*file));
+        let mut fetched: stream::FuturesUnordered<_> = fetched.collect();
+        let mut tell = interval(TELL_EVERY);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = loop {
+            tokio::select! {
+                () = stop.cancelled() => break Err(FetchError::Stopped),
+                next = fetched.next() => match next {
+                    None => break Ok(()),
+                    Some(Ok((file, want))) => {
+                        wants.extend(want);
+                        done.insert(file, true);
+                    }
+                    Some(Err(error)) => break Err(error),
+                },
+                _ = tell.tick() => self.tell(&done, None),
+            }
+        };
+        self.tell(&done, Some(ended));
+        drop(fetched);
+        drop(wants);
+        drop(open);
+    }
+
+    fn tell(&self, done: &BTreeMap<Sha256, bool>, ended: Option<Result<(), FetchError>>) {
+        let core = self.shared.core();
+        let files = self.files.values().map(|spec| {
+            let file = spec.sha256();
+            let is_done = done.get(&file).copied().unwrap_or(false);
+            let proved = core.machine().progress(&file);
+            let proved = proved.map_or(0, |progress| progress.proved_bytes);
+            FileProgress {
+                file,
+                size: spec.size(),
+                proved_bytes: if is_done { spec.size() } else { proved },
+                is_done,
+            }
+        });
+        let progress = Progress {
+            files: files.collect(),
+            sources: core.machine().rates(),
+            ended,
+        };
+        drop(core);
+        self.tell.send_replace(Arc::new(progress));
+    }
+
+    async fn fetch(&self, spec: FileSpec) -> Result<(Sha256, Option<Want>), FetchError> {
+        let file = spec.sha256();
+        let disk = |reason| FetchError::Disk { file, reason };
+        let ladder = Arc::new(self.ladder(spec).await?);
+        let (target, for_target) = (Arc::clone(&self.shared.target), Arc::clone(&ladder));
+        let joined = self.shared.core().join(&file);
+        let mut outcome = match joined {
+            Some(outcome) => outcome,
+            None => {
+                let begun = move || target.begin(&for_target);
+                let begun = tokio::task::spawn_blocking(begun).await;
+                let begun = begun.map_err(|_| FetchError::Stopped)?;
+                match begun.map_err(|error| disk(Arc::new(error)))? {
+                    None => return Ok((file, None)),
+                    Some(growing) => self.shared.want(&ladder, growing),
+                }
+            }
+        };
+        let want = Want(Arc::clone(&self.shared), file);
+        let ended = outcome.wait_for(|outcome| !matches!(outcome, Outcome::Open));
+        let ended = match ended.await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => return Err(FetchError::Stopped),
+        };
+        match ended {
+            Outcome::Failed(reason) => Err(disk(reason)),
+            Outcome::Open | Outcome::Done => Ok((file, Some(want))),
+        }
+    }
+
+    /// From the disk, from whoever has it, or (a short file) from nowhere. Only one that hashes to the signed
+    /// manifest's value is taken.
+    async fn ladder(&self, spec: FileSpec) -> Result<Ladder, FetchError> {
+        let manifest = |reason| FetchError::Manifest {
+            file: spec.sha256(),
+            reason,
+        };
+        if spec.ladder_sha256().is_none() {
+            return Ladder::none(spec).map_err(manifest);
+        }
+        let target = Arc::clone(&self.shared.target);
+        let kept = tokio::task::spawn_blocking(move || target.ladder(&spec)).await;
+        if let Ok(Some(ladder)) = kept {
+            return Ok(ladder);
+        }
+        loop {
+            let asked = stream::iter(self.ladder_sources(spec)).buffer_unordered(LADDER_SOURCES);
+            let mut asked = std::pin::pin!(asked);
+            while let Some(bytes) = asked.next().await {
+                match bytes.map(|bytes| Ladder::parse(spec, bytes)) {
+                    Some(Ok(ladder)) => return Ok(ladder),
+                    Some(Err(wrong @ LadderError::WrongEnd { .. })) => return Err(manifest(wrong)),
+                    Some(Err(error)) => tracing::debug!("a ladder is not taken: {error}"),
+                    None => {}
+                }
+            }
+            sleep(LADDER_AGAIN).await;
+        }
+    }
+
+    /// Questions to everybody, the web seed last.
+    fn ladder_sources(&self, spec: FileSpec) -> Vec<BoxFuture<'static, Option<Vec<u8>>>> {
+        let mut questions: Vec<BoxFuture<'static, Option<Vec<u8>>>> = Vec::new();
+        let core = self.shared.core();
+        for orders in core.links.values() {
+            let (answer, answered) = oneshot::channel();
+            orders.give(Order::Ladder(spec, answer));
+            questions.push(Box::pin(async move {
+                let answered = timeout(LADDER_TIMEOUT, answered).await;
+                answered.ok()?.ok()
+            }));
+        }
+        if let Some(seed) = &self.web {
+            let asked = seed.ladder(&spec);
+            questions.push(Box::pin(async move {
+                let answered = timeout(LADDER_TIMEOUT, asked).await;
+                answered.ok()?.ok()
+            }));
+        }
+        questions
+    }
+}
+
+impl Shared {
+    fn open_fetch(&self) {
+        self.core().fetches += 1;
+    }
+
+    /// The conversation with a peer, begun if there is none.
+    fn link(self: &Arc<Self>, peer: PeerId) {
+        let mut core = self.core();
+        if core.links.contains_key(&peer) {
+            return;
+        }
+        let orders = link::start(self, peer);
+        for wanted in core.wanted.values() {
+            orders.give(Order::Have(Arc::clone(&wanted.ladder)));
+        }
+        core.links.insert(peer, orders);
+    }
+
+    fn link_web(self: &Arc<Self>, seed: &Arc<dyn WebSeed>) {
+        let now = self.now();
+        let mut core = self.core();
+        if core.web.is_some() {
+            return;
+        }
+        core.web = Some(web::start(self, Arc::clone(seed)));
+        core.offer_web(now);
+        self.carry_out(&mut core);
+    }
+}

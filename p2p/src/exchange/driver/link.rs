@@ -1,0 +1,433 @@
+//! The conversation with one peer: requests out, answers in, over one stream, which is opened when something is to be
+//! asked and again after it broke. Whoever holds the [`Orders`] keeps it alive.
+//!
+//! Requests are tiny and pipelined; answers come in order. Bytes of a range are handed on in portions of
+//! [`PORTION`], sooner if the peer is slow, so that the machine sees what moves.
+
+use std::{collections::BTreeMap, collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+
+use futures::AsyncWriteExt as _;
+use libp2p::{PeerId, Stream};
+use owm_proto::{FileSpec, Ladder, Sha256};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
+};
+
+use self::incoming::Incoming;
+use super::Shared;
+use crate::exchange::{
+    PieceSet,
+    behaviour::OpenError,
+    machine::{Ended, Event, RequestId, Source},
+    wire::{Answer, Ask, Have, NO_REQUEST, Request, Status, WireError},
+};
+
+mod incoming;
+
+/// Written and hashed at once: below it, threads are woken too often; above, it falls out of the cache.
+pub(super) const PORTION: usize = 256 << 10;
+
+/// A portion is handed on after so long, full or not.
+const PORTION_TIME: Duration = Duration::from_millis(50);
+
+/// Orders that may wait: what the machine asks of one source at most, and a few questions.
+const WAITING: usize = 1_024;
+
+/// Who lacks pieces is asked so often whether it has more.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A peer that answers nothing for so long is hung up on. (The machine turns to others far sooner.)
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Not reached: tried again after so long at first, then after twice as long, up to the second.
+const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What is asked of a peer.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Which pieces of it are there, now and until it is complete.
+    Have(Arc<Ladder>),
+    /// The file's ladder, as it comes.
+    Ladder(FileSpec, oneshot::Sender<Vec<u8>>),
+    /// Bytes.
+    Range {
+        /// The machine's name for it.
+        request: RequestId,
+        /// Of which file.
+        file: Sha256,
+        /// Which.
+        range: Range<u64>,
+    },
+    /// Everything asked so far is no longer wanted.
+    Reset,
+}
+
+/// The end at which orders are given.
+#[derive(Debug)]
+pub(super) struct Orders(mpsc::Sender<Order>);
+
+impl Orders {
+    /// Whether it was taken.
+    pub(super) fn give(&self, order: Order) -> bool {
+        self.0.try_send(order).is_ok()
+    }
+}
+
+/// What an answer is for.
+#[derive(Debug)]
+enum What {
+    Have(Arc<Ladder>),
+    Ladder(u64, oneshot::Sender<Vec<u8>>),
+    Range(RequestId),
+}
+
+/// How a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Hangup {
+    #[error("nobody wants anything of it any more")]
+    Unwanted,
+    #[error("what was asked is no longer wanted")]
+    Reset,
+    #[error("it serves others now")]
+    Busy(Duration),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("it has not answered within {} s", ANSWER_TIMEOUT.as_secs())]
+    Silent,
+}
+
+/// Starts the conversation; it ends when the orders are dropped.
+pub(super) fn start(shared: &Arc<Shared>, peer: PeerId) -> Orders {
+    let (orders, taken) = mpsc::channel(WAITING);
+    let link = Link {
+        shared: Arc::clone(shared),
+        peer,
+        asked: VecDeque::new(),
+        next_id: 0,
+        lacking: BTreeMap::new(),
+        again: every(ASK_AGAIN),
+    };
+    let stop = shared.stop.clone();
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = link.run(taken) => {}
+        }
+    });
+    Orders(orders)
+}
+
+struct Link {
+    shared: Arc<Shared>,
+    peer: PeerId,
+    asked: VecDeque<(Request, What)>,
+    next_id: u32,
+    /// Files that it has not said it has all of.
+    lacking: BTreeMap<Sha256, Arc<Ladder>>,
+    again: Interval,
+}
+
+impl Link {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut wait = REOPEN.0;
+        let mut out = Vec::new();
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => return,
+                    Some(order) => self.take(order, &mut out),
+                },
+                _ = self.again.tick(), if !self.lacking.is_empty() => self.ask_again(&mut out),
+            }
+            if self.asked.is_empty() {
+                continue;
+            }
+            match self.shared.streams.open(self.peer).await {
+                Ok(stream) => {
+                    wait = REOPEN.0;
+                    let hangup = self.talk(stream, &mut orders, &mut out).await;
+                    tracing::debug!(peer = %self.peer, "a stream ended: {hangup}");
+                    self.hung_up(&hangup);
+                }
+                Err(error) => {
+                    self.not_reached(&error);
+                    // What is ordered meanwhile fails at once: the machine turns to others.
+                    let until = Instant::now() + wait;
+                    wait = (wait * 2).min(REOPEN.1);
+                    if !self.rest(&mut orders, until).await {
+                        return;
+                    }
+                }
+            }
+            out.clear();
+        }
+    }
+
+    /// Waits, refusing orders; `false`: there will be none any more.
+    async fn rest(&mut self, orders: &mut mpsc::Receiver<Order>, until: Instant) -> bool {
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => return false,
+                    Some(order) => self.take(order, &mut Vec::new()),
+                },
+                () = sleep_until(until) => return true,
+            }
+            self.give_up(Ended::Failed);
+        }
+    }
+
+    fn not_reached(&mut self, error: &OpenError) {
+        tracing::debug!(peer = %self.peer, "not reached: {error}");
+        self.give_up(Ended::Failed);
+        let source = Source::Peer(self.peer);
+        self.shared.handle(Event::Gone { source });
+        // The machine has forgotten what it has.
+        let core = self.shared.core();
+        let wanted = core.wanted.iter();
+        self.lacking = wanted
+            .map(|(file, wanted)| (*file, Arc::clone(&wanted.ladder)))
+            .collect();
+    }
+
+    fn hung_up(&mut self, hangup: &Hangup) {
+        match hangup {
+            Hangup::Unwanted | Hangup::Reset => self.asked.clear(),
+            Hangup::Busy(retry_after) => {
+                let retry_after = *retry_after;
+                self.give_up(Ended::Busy { retry_after });
+            }
+            Hangup::Io(_) | Hangup::Wire(_) | Hangup::Silent => self.give_up(Ended::Failed),
+        }
+    }
+
+    /// Tells the machine that nothing comes any more of what was asked.
+    fn give_up(&mut self, how: Ended) {
+        for (_, what) in std::mem::take(&mut self.asked) {
+            match what {
+                What::Range(request) => self.shared.handle(Event::Ended { request, how }),
+                What::Have(ladder) => {
+                    self.lacking.insert(ladder.spec().sha256(), ladder);
+                }
+                // Who waits for it sees that its sender has gone.
+                What::Ladder(..) => {}
+            }
+        }
+    }
+
+    /// Writes an order down as a request.
+    fn take(&mut self, order: Order, out: &mut Vec<u8>) {
+        let (file, ask, what) = match order {
+            Order::Reset => return,
+            Order::Have(ladder) => (ladder.spec().sha256(), Ask::Have, What::Have(ladder)),
+            Order::Ladder(spec, answer) => {
+                let what = What::Ladder(spec.ladder_bytes(), answer);
+                (spec.sha256(), Ask::Ladder, what)
+            }
+            Order::Range {
+                request,
+                file,
+                range,
+            } => {
+                let (offset, length) = (range.start, (range.end - range.start) as u32);
+                (file, Ask::Range { offset, length }, What::Range(request))
+            }
+        };
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1) % NO_REQUEST;
+        let request = Request { id, file, ask };
+        out.extend(request.to_bytes());
+        self.asked.push_back((request, what));
+    }
+
+    /// Asks again what it has of files that it lacked pieces of, as long as somebody wants them.
+    fn ask_again(&mut self, out: &mut Vec<u8>) {
+        let asked: Vec<Arc<Ladder>> = {
+            let core = self.shared.core();
+            self.lacking
+                .retain(|file, _| core.wanted.contains_key(file));
+            self.lacking.values().cloned().collect()
+        };
+        let is_asked = self
+            .asked
+            .iter()
+            .any(|(_, what)| matches!(what, What::Have(_)));
+        if !is_asked {
+            for ladder in asked {
+                self.take(Order::Have(ladder), out);
+            }
+        }
+    }
+
+    async fn talk(
+        &mut self,
+        stream: Stream,
+        orders: &mut mpsc::Receiver<Order>,
+        out: &mut Vec<u8>,
+    ) -> Hangup {
+        let (mut incoming, mut writer) = Incoming::new(stream);
+        let mut silent_at = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            if !out.is_empty() {
+                let wrote = async {
+                    writer.write_all(out).await?;
+                    writer.flush().await
+                };
+                match timeout(ANSWER_TIMEOUT, wrote).await {
+                    Ok(Ok(())) => out.clear(),
+                    Ok(Err(error)) => return error.into(),
+                    Err(tokio::time::error::Elapsed { .. }) => return Hangup::Silent,
+                }
+            }
+            let waits = !self.asked.is_empty();
+            tokio::select! {
+                biased;
+                order = orders.recv() => {
+                    let mut next = order;
+                    if next.is_none() {
+                        return Hangup::Unwanted;
+                    }
+                    while let Some(order) = next {
+                        if matches!(order, Order::Reset) {
+                            return Hangup::Reset;
+                        }
+                        if !waits {
+                            silent_at = Instant::now() + ANSWER_TIMEOUT;
+                        }
+                        self.take(order, out);
+                        next = orders.try_recv().ok();
+                    }
+                }
+                filled = incoming.fill(PORTION_TIME) => {
+                    silent_at = Instant::now() + ANSWER_TIMEOUT;
+                    let answered = match filled {
+                        Ok(()) => self.answered(&mut incoming).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    if let Err(hangup) = answered {
+                        return hangup;
+                    }
+                }
+                _ = self.again.tick(), if !self.lacking.is_empty() => self.ask_again(out),
+                () = sleep_until(silent_at), if waits => return Hangup::Silent,
+            }
+        }
+    }
+
+    /// Something has come: a head, or bytes of a body.
+    async fn answered(&mut self, incoming: &mut Incoming) -> Result<(), Hangup> {
+        if let Some(head) = incoming.head() {
+            let Some((request, what)) = self.asked.front() else {
+                return Err(WireError::Padding.into());
+            };
+            let answer = Answer::parse(&head, request)?;
+            if answer.status == Status::Ok {
+                if let What::Ladder(length, _) = what
+                    && u64::from(answer.length) != *length
+                {
+                    return Err(WireError::Length {
+                        got: answer.length,
+                        allowed: *length as u32,
+                    }
+                    .into());
+                }
+                let is_range = matches!(what, What::Range(_));
+                let portion = if is_range {
+                    PORTION
+                } else {
+                    answer.length as usize
+                };
+                incoming.expect(answer.length as usize, portion);
+            } else {
+                self.refused(answer)?;
+            }
+            return Ok(());
+        }
+        let Some((bytes, is_last)) = incoming.portion() else {
+            return Ok(());
+        };
+        let front = if is_last {
+            self.asked.pop_front()
+        } else {
+            None
+        };
+        let what = front.as_ref().or(self.asked.front()).map(|(_, what)| what);
+        if let Some(What::Range(request)) = what {
+            let request = *request;
+            self.shared.download.take(bytes.len()).await;
+            let buffer = self.shared.deliver(request, bytes).await;
+            incoming.reuse(buffer);
+            return Ok(());
+        }
+        match front {
+            Some((_, What::Have(ladder))) => self.has(&ladder, &bytes),
+            Some((_, What::Ladder(_, answer))) => {
+                // Nobody waits any more.
+                let _ = answer.send(bytes);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&mut self, answer: Answer) -> Result<(), Hangup> {
+        if let Status::Busy { retry_ms } = answer.status
+            && answer.id == NO_REQUEST
+        {
+            return Err(Hangup::Busy(Duration::from_millis(retry_ms.into())));
+        }
+        let Some((_, what)) = self.asked.pop_front() else {
+            return Ok(());
+        };
+        match (what, answer.status) {
+            (What::Range(request), Status::Busy { retry_ms }) => {
+                let retry_after = Duration::from_millis(retry_ms.into());
+                let how = Ended::Busy { retry_after };
+                self.shared.handle(Event::Ended { request, how });
+            }
+            (What::Range(request), _) => {
+                let how = Ended::Missing;
+                self.shared.handle(Event::Ended { request, how });
+            }
+            (What::Have(ladder), _) => {
+                let pieces = PieceSet::none(ladder.pieces());
+                self.offered(&ladder, Some(pieces));
+            }
+            (What::Ladder(..), _) => {}
+        }
+        Ok(())
+    }
+
+    fn has(&mut self, ladder: &Arc<Ladder>, bytes: &[u8]) -> Result<(), Hangup> {
+        let pieces = match Have::parse(bytes, ladder.pieces())? {
+            Have::All => None,
+            Have::Some(pieces) => Some(pieces),
+        };
+        self.offered(ladder, pieces);
+        Ok(())
+    }
+
+    fn offered(&mut self, ladder: &Arc<Ladder>, pieces: Option<PieceSet>) {
+        let file = ladder.spec().sha256();
+        if pieces.is_none() {
+            self.lacking.remove(&file);
+        } else {
+            self.lacking.insert(file, Arc::clone(ladder));
+        }
+        self.shared.handle(Event::Offered {
+            source: Source::Peer(self.peer),
+            file,
+            pieces,
+            rtt: None,
+        });
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

@@ -1,0 +1,110 @@
+//! What comes in on a stream, put together: heads of answers and portions of their bodies. Nothing is lost when a
+//! read is given up between two awaits: all state is here.
+
+use std::{io, time::Duration};
+
+use futures::{
+    AsyncReadExt as _,
+    io::{ReadHalf, WriteHalf},
+};
+use libp2p::Stream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::exchange::wire::ANSWER_BYTES;
+
+/// See the module.
+pub(super) struct Incoming {
+    stream: ReadHalf<Stream>,
+    head: [u8; ANSWER_BYTES],
+    /// Bytes that are there, of the head or of the portion.
+    got: usize,
+    /// Of the body, this portion included; `None`: a head is next.
+    left: Option<usize>,
+    portion_max: usize,
+    portion: Vec<u8>,
+    /// When the portion is handed on as it is.
+    due: Option<Instant>,
+}
+
+impl Incoming {
+    pub(super) fn new(stream: Stream) -> (Self, WriteHalf<Stream>) {
+        let (stream, writer) = stream.split();
+        let incoming = Self {
+            stream,
+            head: [0; ANSWER_BYTES],
+            got: 0,
+            left: None,
+            portion_max: 0,
+            portion: Vec::new(),
+            due: None,
+        };
+        (incoming, writer)
+    }
+
+    /// A body of so many bytes (not 0) follows, in portions of at most so many.
+    pub(super) fn expect(&mut self, length: usize, portion_max: usize) {
+        self.left = Some(length);
+        self.portion_max = portion_max;
+        self.portion.resize(length.min(portion_max), 0);
+    }
+
+    /// A buffer to read into again.
+    pub(super) fn reuse(&mut self, buffer: Vec<u8>) {
+        self.portion = buffer;
+        let next = self.left.map_or(0, |left| left.min(self.portion_max));
+        self.portion.resize(next, 0);
+    }
+
+    /// Reads until there is a head or a full portion, or a part of one for so long.
+    pub(super) async fn fill(&mut self, patience: Duration) -> io::Result<()> {
+        loop {
+            let into = match self.left {
+                None => &mut self.head[self.got..],
+                Some(_) => &mut self.portion[self.got..],
+            };
+            if into.is_empty() {
+                return Ok(());
+            }
+            let read = self.stream.read(into);
+            let read = match (self.left, self.got) {
+                (Some(_), 1..) => {
+                    let due = *self.due.get_or_insert_with(|| Instant::now() + patience);
+                    match timeout_at(due, read).await {
+                        Ok(read) => read?,
+                        Err(tokio::time::error::Elapsed { .. }) => return Ok(()),
+                    }
+                }
+                _ => read.await?,
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.got += read;
+        }
+    }
+
+    /// The head, if one is complete.
+    pub(super) fn head(&mut self) -> Option<[u8; ANSWER_BYTES]> {
+        let is_there = self.left.is_none() && self.got == ANSWER_BYTES;
+        is_there.then(|| {
+            self.got = 0;
+            self.head
+        })
+    }
+
+    /// What there is of the body, and whether it is its end.
+    pub(super) fn portion(&mut self) -> Option<(Vec<u8>, bool)> {
+        let left = self.left?;
+        if self.got == 0 {
+            return None;
+        }
+        self.portion.truncate(self.got);
+        let rest = left - self.got;
+        self.got = 0;
+        self.due = None;
+        self.left = (rest > 0).then_some(rest);
+        let next = vec![];
+        let portion = std::mem::replace(&mut self.portion, next);
+        Some((portion, rest == 0))
+    }
+}

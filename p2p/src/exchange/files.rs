@@ -1,0 +1,94 @@
+//! What the exchange needs of the disk, as two small traits: a file that is served ([`Served`]) and one that is
+//! being fetched ([`Growing`]). The store implements them; [`memory`] does so for tests and measurements.
+//! All calls may block.
+
+pub mod memory;
+
+use std::{fmt, sync::Arc};
+
+use owm_proto::{FileSpec, Ladder, Sha256};
+
+use super::{PieceSet, wire::Have};
+
+/// Why bytes of a file can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Not all of these bytes have been proven: they are neither read nor sent.
+    #[error("these bytes are not proven yet")]
+    Unproven,
+    /// It is not the file any more that was proven; verify it again.
+    #[error("the file was changed on disk since it was proven; run `owm-node models verify`")]
+    Changed,
+    /// The disk.
+    #[error("the disk: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A file that can be served: proven bytes only.
+pub trait Served: Send + Sync + fmt::Debug {
+    /// Bytes.
+    fn size(&self) -> u64;
+
+    /// Which pieces are proven.
+    fn have(&self) -> Have;
+
+    /// Its ladder as published; `None` if it has none.
+    fn ladder(&self) -> Option<Vec<u8>>;
+
+    /// Fills `into` with what stands at `offset`.
+    ///
+    /// # Errors
+    /// When not all of it is proven, the file has changed, or the disk fails.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError>;
+}
+
+/// Where the server finds files.
+pub trait Shelf: Send + Sync + fmt::Debug {
+    /// The file with this hash, complete or partly there.
+    fn find(&self, file: &Sha256) -> Option<Arc<dyn Served>>;
+}
+
+/// A file that is being fetched.
+pub trait Growing: Send + Sync + fmt::Debug {
+    /// How its pieces are proven.
+    fn ladder(&self) -> &Arc<Ladder>;
+
+    /// The pieces that are proven already, from an earlier run.
+    fn proven(&self) -> PieceSet;
+
+    /// Keeps bytes, which may be overwritten and are served to nobody until they are proven.
+    ///
+    /// # Errors
+    /// When the disk fails, or is full.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), FileError>;
+
+    /// What was written at `offset`, to be hashed.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn read_back(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError>;
+
+    /// A piece has been proven: it may be served, and need not be fetched again after a restart.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn proved(&self, piece: u32) -> Result<(), FileError>;
+
+    /// All pieces are proven: the file gets its final name.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn finish(&self) -> Result<(), FileError>;
+}
+
+/// Where fetched files go.
+pub trait Target: Send + Sync + fmt::Debug {
+    /// The ladder of a file, if it is kept already.
+    fn ladder(&self, file: &FileSpec) -> Option<Ladder>;
+
+    /// Begins a file, or goes on with it. `None`: it is complete already.
+    ///
+    /// # Errors
+    /// When the disk fails or there is no room for it.
+    fn begin(&self, ladder: &Arc<Ladder>) -> Result<Option<Arc<dyn Growing>>, FileError>;
+}

@@ -1,0 +1,174 @@
+//! Files in memory, for tests and measurements: what the store does on disk, without one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use owm_proto::{FileSpec, Ladder, Sha256};
+
+use super::{FileError, Growing, Served, Shelf, Target};
+use crate::exchange::{PieceSet, wire::Have};
+
+/// A shelf in memory; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryShelf(Arc<Mutex<BTreeMap<Sha256, Arc<MemoryFile>>>>);
+
+/// A file in memory.
+pub struct MemoryFile {
+    ladder: Arc<Ladder>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    bytes: Vec<u8>,
+    proven: PieceSet,
+    changed: bool,
+}
+
+impl std::fmt::Debug for MemoryFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MemoryFile({})", self.ladder.spec().sha256())
+    }
+}
+
+impl MemoryFile {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it is as if somebody had written into it.
+    pub fn change(&self) {
+        self.inner().changed = true;
+    }
+
+    /// All its bytes, if it is complete.
+    pub fn complete(&self) -> Option<Vec<u8>> {
+        let inner = self.inner();
+        inner.proven.is_full().then(|| inner.bytes.clone())
+    }
+
+    fn copy(&self, offset: u64, into: &mut [u8], proven: bool) -> Result<(), FileError> {
+        let inner = self.inner();
+        if inner.changed {
+            return Err(FileError::Changed);
+        }
+        let end = offset.saturating_add(into.len() as u64);
+        let piece_len = self.ladder.piece_len().max(1);
+        if end > self.ladder.spec().size() {
+            return Err(FileError::Unproven);
+        }
+        let mut pieces = offset / piece_len..end.div_ceil(piece_len);
+        if proven && !pieces.all(|piece| inner.proven.has(piece as u32)) {
+            return Err(FileError::Unproven);
+        }
+        into.copy_from_slice(&inner.bytes[offset as usize..end as usize]);
+        Ok(())
+    }
+}
+
+impl MemoryShelf {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Sha256, Arc<MemoryFile>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a file there, of which the `proven` pieces are served.
+    pub fn put(&self, ladder: &Arc<Ladder>, bytes: Vec<u8>, proven: PieceSet) -> Arc<MemoryFile> {
+        let inner = Inner {
+            bytes,
+            proven,
+            changed: false,
+        };
+        let file = Arc::new(MemoryFile {
+            ladder: Arc::clone(ladder),
+            inner: Mutex::new(inner),
+        });
+        self.all().insert(ladder.spec().sha256(), Arc::clone(&file));
+        file
+    }
+
+    /// The file with this hash.
+    pub fn get(&self, file: &Sha256) -> Option<Arc<MemoryFile>> {
+        self.all().get(file).cloned()
+    }
+}
+
+impl Shelf for MemoryShelf {
+    fn find(&self, file: &Sha256) -> Option<Arc<dyn Served>> {
+        let file = self.get(file)?;
+        Some(file)
+    }
+}
+
+impl Target for MemoryShelf {
+    fn ladder(&self, file: &FileSpec) -> Option<Ladder> {
+        let kept = self.get(&file.sha256())?;
+        (kept.ladder.spec() == file).then(|| Ladder::clone(&kept.ladder))
+    }
+
+    fn begin(&self, ladder: &Arc<Ladder>) -> Result<Option<Arc<dyn Growing>>, FileError> {
+        if let Some(kept) = self.get(&ladder.spec().sha256()) {
+            let is_complete = kept.inner().proven.is_full();
+            return Ok(if is_complete { None } else { Some(kept) });
+        }
+        let bytes = vec![0; ladder.spec().size() as usize];
+        let none = PieceSet::none(ladder.pieces());
+        Ok(Some(self.put(ladder, bytes, none)))
+    }
+}
+
+impl Served for MemoryFile {
+    fn size(&self) -> u64 {
+        self.ladder.spec().size()
+    }
+
+    fn have(&self) -> Have {
+        let inner = self.inner();
+        if inner.proven.is_full() {
+            Have::All
+        } else {
+            Have::Some(inner.proven.clone())
+        }
+    }
+
+    fn ladder(&self) -> Option<Vec<u8>> {
+        let named = self.ladder.spec().ladder_sha256();
+        named.map(|_| self.ladder.to_bytes())
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError> {
+        self.copy(offset, into, true)
+    }
+}
+
+impl Growing for MemoryFile {
+    fn ladder(&self) -> &Arc<Ladder> {
+        &self.ladder
+    }
+
+    fn proven(&self) -> PieceSet {
+        self.inner().proven.clone()
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
+        let offset = offset as usize;
+        let end = offset.saturating_add(bytes.len());
+        let mut inner = self.inner();
+        let place = inner.bytes.get_mut(offset..end);
+        place.ok_or(FileError::Unproven)?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read_back(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError> {
+        self.copy(offset, into, false)
+    }
+
+    fn proved(&self, piece: u32) -> Result<(), FileError> {
+        self.inner().proven.add(piece);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), FileError> {
+        Ok(())
+    }
+}
