@@ -17,6 +17,7 @@ mod log;
 mod partial;
 mod record;
 mod room;
+mod serving;
 mod sync;
 #[cfg(test)]
 mod tests;
