@@ -1,6 +1,6 @@
 //! Verified files between peers (spec §8). [`machine`] decides who is asked for what and what is believed;
 //! it is pure, the shell around it does the I/O: [`wire`] is what two peers say over the streams of [`behaviour`],
-//! [`serve`] answers, [`driver`] fetches, [`files`] is what both sides need of the disk, where [`store`] keeps them.
+//! [`serve`] answers, [`driver`] fetches, [`files`] is what both sides need of the disk, [`store`] what lies on it.
 //! Node daemons use it.
 
 pub mod behaviour;

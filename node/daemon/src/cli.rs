@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and exit codes (0 ok, 1 failed, 2 usage, 78 fenced). One file per
 //! command below. Must stay true: no key is ever an argument; `--json` prints one JSON value on stdout.
 
+mod ask;
 mod backup;
 mod config;
 mod config_error;
@@ -29,7 +30,7 @@ use owm_service::{Exit, RunError, report::Chain};
     name = "owm-node",
     version,
     about = "Contributes a machine to an OWM network",
-    after_help = "Examples:\n  owm-node init --join owm1…\n  owm-node start --config ~/.owm/node/owm.toml\n  owm-node status\n  owm-node pause --for 2h\n  owm-node drain\n  owm-node models verify"
+    after_help = "Examples:\n  owm-node init --join owm1…\n  owm-node start --config ~/.owm/node/owm.toml\n  owm-node status\n  owm-node pause --for 2h\n  owm-node drain\n  owm-node models verify\n  owm-node ask \"What is a coastline?\""
 )]
 struct Cli {
     /// Print JSON instead of text.
@@ -63,6 +64,8 @@ enum Command {
     VerifyReceipt(verify_receipt::VerifyArgs),
     /// What this node has earned, from its own log.
     Earnings(earnings::EarningsArgs),
+    /// Asks the model on this node, here and now.
+    Ask(ask::AskArgs),
     /// Models on this node.
     Models(models::ModelsArgs),
     /// Prints the failpoints of this program, one a line: for the crash harness.
@@ -151,6 +154,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::LogLevel(arguments) => log_level::run(&arguments, output),
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
+        Command::Ask(arguments) => ask::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),
         Command::Failpoints => {
             let names = owm_service::failpoint::known();

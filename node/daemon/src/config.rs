@@ -23,6 +23,8 @@ owm_service::config! {
         pub model: ModelSection,
         /// The swarm: how it meets other nodes.
         pub p2p: P2pSection,
+        /// Models between nodes: what is served to others, and how fast.
+        pub exchange: ExchangeSection,
         /// Health checks and metrics, for this machine only.
         pub health: HealthSection,
         /// Logs.
@@ -120,6 +122,19 @@ owm_service::config! {
         pub relay: bool = true,
         /// Connections at most, in both directions.
         pub connections_max: u32 = 256,
+    }
+
+    /// Models between nodes: every piece is proved before it is kept or passed on. The disk they may take is
+    /// `[caps] disk`.
+    pub struct ExchangeSection {
+        /// Whether models are fetched from other nodes before the coordinator's server is asked.
+        pub fetch: bool = true,
+        /// Whether verified models on this node are served to others.
+        pub serve: bool = true,
+        /// Bytes a second that are served at most, `"10 MiB"`; without: as many as the line takes.
+        pub upload_max: Option<HumanBytes> = None,
+        /// Bytes a second that are fetched at most.
+        pub download_max: Option<HumanBytes> = None,
     }
 
     /// Health checks and metrics, for this machine only.

@@ -11,6 +11,7 @@ use owm_service::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    asking::{LocalQuestion, SoFar},
     facts::{Facts, Sources},
     orders::{OrderBook, OrderError, Pause},
     status::Status,
@@ -46,6 +47,15 @@ pub enum Ask {
     },
     /// The log filter.
     LogLevel(LevelAsk),
+    /// A question of this machine's user; answered by its number, or why not.
+    Question(LocalQuestion),
+    /// How far its answer is; answered by [`SoFar`], or nothing if it is over.
+    SoFar {
+        /// The number.
+        id: u64,
+        /// Bytes of the answer that the asker has.
+        from: usize,
+    },
 }
 
 /// The answer to an order.
@@ -104,6 +114,11 @@ async fn answer(line: &str, sources: &Sources, orders: OrderBook) -> Option<Repl
         Ask::Drain { within_ms } => Reply::of(&taken(&orders, None))
             .then(move || orders.drain(Duration::from_millis(within_ms))),
         Ask::LogLevel(ask) => Reply::of(&sources.telemetry.take(&ask)),
+        Ask::Question(question) => {
+            let begun = sources.asking.begin(question);
+            Reply::of(&begun.map_err(|error| error.to_string()))
+        }
+        Ask::SoFar { id, from } => Reply::of(&sources.asking.so_far(id, from)),
     };
     Some(reply)
 }
@@ -153,6 +168,23 @@ pub async fn ask(path: &Path) -> Result<StatusAnswer, ControlError> {
 /// Asks it for all that `top` shows.
 pub async fn facts(path: &Path) -> Result<Facts, ControlError> {
     question(path, &Ask::Facts).await
+}
+
+/// Asks its model; the number of the question, or why it is not answered.
+pub async fn begin_question(
+    path: &Path,
+    asked: LocalQuestion,
+) -> Result<Result<u64, String>, ControlError> {
+    question(path, &Ask::Question(asked)).await
+}
+
+/// What has come of the answer after its first `from` bytes; `None`: the question is over.
+pub async fn answer_so_far(
+    path: &Path,
+    id: u64,
+    from: usize,
+) -> Result<Option<SoFar>, ControlError> {
+    question(path, &Ask::SoFar { id, from }).await
 }
 
 /// Asks it about its log filter.

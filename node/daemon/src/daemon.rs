@@ -33,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     activity::Activity,
+    asking::Asking,
     caps::Caps,
     config::NodeConfig,
     control,
@@ -133,6 +134,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let (_sampling, machine) = sample(&parts, &caps, &metrics);
     let meeting = Meeting::prepare(&frame, &parts, &status).await?;
     let swarm = meeting.start(&frame, &parts, &caps, &log, &metrics)?;
+    let loaded = watch::Sender::new(None);
     let sources = Sources {
         status: shown,
         swarm: swarm.picture(),
@@ -141,6 +143,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         machine,
         telemetry: frame.telemetry.clone(),
         clock: Arc::clone(&frame.clock),
+        asking: Asking::new(loaded.subscribe(), Arc::clone(&frame.clock)),
     };
     let control = control::serve(&parts.home.control(), sources, orders.clone())?;
     let _control = AbortOnDrop(tokio::spawn(control));
@@ -160,6 +163,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let mut settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &networks)?;
     settings.metrics = Some(metrics.downloads.clone());
     settings.heard = swarm.newest();
+    settings.shown = loaded;
     let (hints, hint) = watch::channel(None);
     let (model_events, models) = mpsc::channel(MODEL_QUEUE);
     let keeping = Keeper::new(settings, hint, model_events).run();
@@ -263,6 +267,7 @@ fn keeper_settings(
         clock: Arc::clone(&frame.clock),
         seed: frame.seed.child("models"),
         metrics: None,
+        shown: watch::Sender::new(None),
     })
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     activity::{Activity, Snapshot},
+    asking::Asking,
     machine::Machine,
     status::Status,
     swarm::SwarmPicture,
@@ -68,6 +69,8 @@ pub struct Sources {
     pub telemetry: telemetry::Handle,
     /// The time.
     pub clock: SharedClock,
+    /// Answers this machine's own user.
+    pub asking: Asking,
 }
 
 impl Sources {

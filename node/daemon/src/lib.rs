@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod activity;
+pub mod asking;
 pub mod backup;
 pub mod caps;
 pub mod cli;

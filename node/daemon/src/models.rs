@@ -37,6 +37,8 @@ pub struct LoadedModel {
     pub sequence: u64,
     /// What has to be said wherever it is shown.
     pub note: String,
+    /// What a question gets that names no sub-model.
+    pub default_sub_model: SubModelId,
     /// What can be asked.
     pub sub_models: BTreeMap<SubModelId, LoadedSubModel>,
 }

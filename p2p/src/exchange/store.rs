@@ -3,7 +3,8 @@
 //! shows and tidies it. Calls block on the disk: from async code use a blocking thread.
 //!
 //! In the folder: `blobs/<sha256>` whole, `blobs/<sha256>.part` growing, `blobs/<sha256>.pieces` its piece
-//! log, `records/<sha256>` what the file looked like when it was verified, `pins/<sha256>`.
+//! log, `ladders/<sha256>` its ladder, `records/<sha256>` what the file looked like when it was verified,
+//! `pins/<sha256>`.
 //!
 //! What must stay true: a file gets the name `<sha256>` only once every piece of it is proved and synced;
 //! nothing is handed to a reader that was not verified, or that changed on the disk since; a piece stands
@@ -11,10 +12,12 @@
 
 mod error;
 mod file;
+mod ladders;
 mod log;
 mod partial;
 mod record;
 mod room;
+mod serving;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -93,7 +96,7 @@ impl Store {
     /// Opens the folder and makes it if it is not there. Logs of files that are whole (the process was
     /// killed between the two steps of finishing) are removed.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        for name in ["blobs", "records", "pins"] {
+        for name in ["blobs", "ladders", "records", "pins"] {
             let folder = config.dir.join(name);
             fs::create_dir_all(&folder).map_err(|source| StoreError::io(&folder, source))?;
         }
@@ -188,6 +191,16 @@ impl Store {
         Ok(self.complete(sha256))
     }
 
+    /// Takes the file that lies under `sha256` as verified: the caller has hashed every byte of it just now.
+    pub fn adopt(&self, sha256: &Sha256) -> Result<(), StoreError> {
+        let path = self.blob(sha256);
+        let stamp = record::Stamp::of(&path);
+        let kept = stamp.and_then(|stamp| record::store(&self.record(sha256), &stamp));
+        kept.map_err(|source| StoreError::io(&path, source))?;
+        self.tell();
+        Ok(())
+    }
+
     /// The file while it grows in this process: its proved pieces may be read.
     pub fn partial(&self, sha256: &Sha256) -> Option<Partial> {
         let growing = self.lock().growing.get(sha256)?.upgrade()?;
@@ -210,6 +223,7 @@ impl Store {
         if self.complete(&sha256).is_some() {
             return Err(StoreError::Whole { sha256 });
         }
+        self.keep_ladder(&ladder)?;
         let growing = Arc::new(Growing::open(self, ladder)?);
         self.make_room(growing.missing_bytes(), &[sha256].into())?;
         let weak = Arc::downgrade(&growing);
@@ -230,7 +244,7 @@ impl Store {
         }
         let partial = self.begin(Arc::new(ladder))?;
         partial.write(0, bytes)?;
-        if partial.len() > 0 {
+        if !partial.is_empty() {
             partial.proved(0);
         }
         partial.finish()
@@ -255,10 +269,11 @@ impl Store {
         Ok(verified)
     }
 
-    /// Takes a file away, whatever it is, with all that is kept about it but its pin.
+    /// Takes a whole file away, right or not, with all that is kept about it but its pin.
     pub fn discard(&self, sha256: &Sha256) -> Result<(), StoreError> {
         self.forget(sha256);
         remove(&self.blob(sha256))?;
+        remove(&self.ladder_path(sha256))?;
         self.tell();
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! `owm-node models`: what is on the disk and what is loaded (`list`), getting a version now (`fetch`),
-//! hashing everything again (`verify`).
+//! hashing everything again (`verify`), and what stays when room is needed (`pin`, `gc`).
 
 mod fetch;
+mod room;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -35,6 +36,12 @@ enum ModelsCommand {
     Fetch(fetch::FetchArgs),
     /// Hashes every model file again and compares it with its signed manifest; changes nothing.
     Verify(verify::VerifyArgs),
+    /// Keeps a version when room is needed.
+    Pin(room::PinArgs),
+    /// Ends that.
+    Unpin(room::PinArgs),
+    /// Takes away the files that nobody needs.
+    Gc(room::GcArgs),
 }
 
 pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError> {
@@ -42,6 +49,9 @@ pub(super) fn run(arguments: &ModelsArgs, output: Output) -> Result<(), RunError
         ModelsCommand::List { config } => list(config, output),
         ModelsCommand::Fetch(arguments) => fetch::run(arguments, output),
         ModelsCommand::Verify(arguments) => verify::run(arguments, output),
+        ModelsCommand::Pin(arguments) => room::pin(arguments, output),
+        ModelsCommand::Unpin(arguments) => room::unpin(arguments, output),
+        ModelsCommand::Gc(arguments) => room::gc(arguments, output),
     }
 }
 

@@ -128,7 +128,7 @@ async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), R
 }
 
 #[cfg(feature = "burn")]
-fn engine(config: &NodeConfig) -> Result<(Arc<dyn EngineLoader>, Backend), RunError> {
+pub(super) fn engine(config: &NodeConfig) -> Result<(Arc<dyn EngineLoader>, Backend), RunError> {
     use crate::engine::burn::{BurnLoader, set_threads};
     set_threads(config.model.threads).map_err(RunError::usage)?;
     let device = config.model.device;

@@ -1,6 +1,9 @@
 //! One file from the web seed: `GET {web_seed}/v1/blobs/{sha256}`, resumed at any byte after a kill,
-//! hashed while it is written, and under its own name only when the hash is right.
+//! hashed while it is written, and under its own name only when the hash is right. One whose manifest names
+//! a ladder comes piece by piece ([`pieces`]), into the same file that peers fill.
 //! Must stay true: a wrong file never gets the right name; a stalled server is left after its time.
+
+mod pieces;
 
 use std::{
     fs::{File, OpenOptions},
@@ -93,6 +96,16 @@ pub enum DownloadError {
         /// Of what came.
         found: Sha256,
     },
+    /// A piece that is none.
+    #[error(
+        "{file}: piece {piece} of what the server sends is not the manifest's; it is fetched again"
+    )]
+    WrongPiece {
+        /// Its name in the manifest.
+        file: String,
+        /// Which, from 0.
+        piece: u32,
+    },
     /// The disk is full.
     #[error(
         "{file}: the disk is full: {missing} bytes are still to come, {free} are free under {}; make \
@@ -178,6 +191,9 @@ impl Fetcher {
             progress(file.size);
             return Ok(());
         }
+        if let Some(ladder) = self.ladder(file).await? {
+            return self.fetch_pieces(file, ladder, progress).await;
+        }
         let path = self.shelf.part(&file.sha256);
         let size = file.size;
         let mut part = blocking(move || Part::open(path, size)).await?;
@@ -185,8 +201,15 @@ impl Fetcher {
         if part.len < size {
             part = self.fill(part, file, progress).await?;
         }
-        let (to, file) = (self.shelf.blob(&file.sha256), file.clone());
-        blocking(move || part.finish(&file, &to)).await
+        let (shelf, file) = (self.shelf.clone(), file.clone());
+        blocking(move || {
+            part.finish(&file, &shelf.blob(&file.sha256))?;
+            Ok(shelf
+                .store()?
+                .adopt(&file.sha256)
+                .map_err(ShelfError::from)?)
+        })
+        .await
     }
 
     /// As [`Fetcher::fetch`], but what is there is hashed first; a damaged file is taken off the shelf

@@ -73,6 +73,8 @@ pub struct KeeperSettings {
     pub seed: Seed,
     /// Counts what is fetched.
     pub metrics: Option<Downloads>,
+    /// Where the loaded version is shown to who asks this machine.
+    pub shown: watch::Sender<Option<Arc<LoadedModel>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -404,11 +406,13 @@ impl Keeper {
             version,
             sequence,
             note: signed.note.clone(),
+            default_sub_model: manifest.default_sub_model.clone(),
             sub_models,
         };
         announce(&loaded);
         let loaded = Arc::new(loaded);
         self.loaded = Some(Arc::clone(&loaded));
+        self.settings.shown.send_replace(Some(Arc::clone(&loaded)));
         self.tell(ModelEvent::Loaded(loaded)).await;
         if let Err(error) = self.settings.fetcher.shelf.forget_others(manifest) {
             tracing::warn!(%error, "links of former versions stay");

@@ -1,15 +1,17 @@
-//! The shelf: `blobs/<sha256>` with every file once, `<version>/<sub-model>/<name>` as hard links to
-//! them, `newest.pb` and `manifests/<version>.pb` with signed manifests. Knows what there is and what
-//! room is left.
+//! The shelf: `blobs/<sha256>` with every file once (the exchange's [`Store`]), `<version>/<sub-model>/<name>`
+//! as hard links to them, `newest.pb` and `manifests/<version>.pb` with signed manifests.
 //! Must stay true: a file under `blobs/<sha256>` was whole and right when it got that name; one process
 //! at a time fetches ([`Shelf::writer`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
+use owm_p2p::exchange::store::{Store, StoreConfig, StoreError};
 use owm_proto::{
     Sha256, SubModelId, VersionId,
     manifest::{Manifest, ManifestFile},
@@ -17,8 +19,8 @@ use owm_proto::{
 
 use crate::home::{Lock, sync_folder, try_lock};
 
-/// Room that is left for everything else on the disk, in bytes.
-const SPARE_BYTES: u64 = 64 << 20;
+/// Bytes of one block in `st_blocks`, whatever the file system's own.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// What can go wrong on the shelf.
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +61,62 @@ pub enum ShelfError {
         /// The difference.
         missing: u64,
     },
+    /// Anything else that the store says.
+    #[error(transparent)]
+    Store(StoreError),
 }
 
-/// The folder with models.
+impl From<StoreError> for ShelfError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::DiskFull {
+                needed,
+                free,
+                folder,
+            } => Self::DiskFull {
+                needed,
+                free,
+                missing: needed.saturating_sub(free),
+                folder,
+            },
+            StoreError::Quota { needed, cap } => Self::Quota {
+                needed,
+                cap,
+                missing: needed.saturating_sub(cap),
+            },
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// The folder with models; clones share the store in it.
 #[derive(Clone, Debug)]
 pub struct Shelf {
     folder: PathBuf,
     quota: Option<u64>,
+    store: Arc<OnceLock<Store>>,
 }
 
 impl Shelf {
     /// The shelf in `folder`, using at most `quota` bytes.
     pub fn new(folder: PathBuf, quota: Option<u64>) -> Self {
-        Self { folder, quota }
+        Self {
+            folder,
+            quota,
+            store: Arc::default(),
+        }
+    }
+
+    /// The store with the files. Its folders are made if they are not there.
+    pub fn store(&self) -> Result<Store, ShelfError> {
+        if let Some(store) = self.store.get() {
+            return Ok(store.clone());
+        }
+        let opened = Store::open(StoreConfig {
+            quota: self.quota,
+            ..StoreConfig::new(&self.folder)
+        })?;
+        Ok(self.store.get_or_init(|| opened).clone())
     }
 
     /// Where a whole file lies.
@@ -127,7 +172,7 @@ impl Shelf {
     /// SHA-256s of the files that lie here, and of those that are still growing with their length.
     pub fn lying_here(&self) -> Result<(BTreeSet<Sha256>, BTreeMap<Sha256, u64>), ShelfError> {
         let (mut whole, mut growing) = (BTreeSet::new(), BTreeMap::new());
-        for (path, size, _) in self.blobs()? {
+        for (path, size) in self.blobs()? {
             let name = path.file_name().and_then(|name| name.to_str());
             let name = name.unwrap_or_default();
             if let Ok(sha256) = name.parse() {
@@ -146,7 +191,7 @@ impl Shelf {
 
     /// Takes a damaged file off the shelf.
     pub fn discard(&self, sha256: &Sha256) -> Result<(), ShelfError> {
-        remove(&self.blob(sha256))
+        Ok(self.store()?.discard(sha256)?)
     }
 
     /// Makes sure there is room for what is missing of `files`; if the quota is short, files that
@@ -156,75 +201,27 @@ impl Shelf {
         files: &[&ManifestFile],
         keep: &BTreeSet<Sha256>,
     ) -> Result<(), ShelfError> {
-        let blobs = self.folder.join("blobs");
-        std::fs::create_dir_all(&blobs).map_err(|source| io_error(&blobs, source))?;
-        let size_of = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let taken = |path: &Path| {
+            let found = std::fs::metadata(path);
+            // A file that grows has holes.
+            found.map_or(0, |f| f.len().min(f.blocks() * STAT_BLOCK_BYTES))
+        };
         let missing: u64 = files
             .iter()
             .filter(|file| !self.has(file))
-            .map(|file| file.size.saturating_sub(size_of(&self.part(&file.sha256))))
+            .map(|file| file.size.saturating_sub(taken(&self.part(&file.sha256))))
             .sum();
-        if let Some(cap) = self.quota {
-            let mut used = self.used()?;
-            for (path, size) in self.idle(keep)? {
-                if used.saturating_add(missing) <= cap {
-                    break;
-                }
-                remove(&path)?;
-                used = used.saturating_sub(size);
-            }
-            let needed = used.saturating_add(missing);
-            if needed > cap {
-                return Err(ShelfError::Quota {
-                    needed,
-                    cap,
-                    missing: needed - cap,
-                });
-            }
-        }
-        let free = free_bytes(&blobs).map_err(|source| io_error(&blobs, source))?;
-        let needed = if missing == 0 {
-            0
-        } else {
-            missing.saturating_add(SPARE_BYTES)
-        };
-        if needed > free {
-            let (folder, missing) = (self.folder.clone(), needed - free);
-            return Err(ShelfError::DiskFull {
-                needed,
-                free,
-                missing,
-                folder,
-            });
-        }
-        Ok(())
+        let store = self.store()?;
+        store.keep(keep.clone());
+        Ok(store.make_room(missing, keep)?)
     }
 
     /// Bytes under `blobs`.
     pub fn used(&self) -> Result<u64, ShelfError> {
-        Ok(self.blobs()?.into_iter().map(|(_, size, _)| size).sum())
+        Ok(self.blobs()?.into_iter().map(|(_, size)| size).sum())
     }
 
-    fn idle(&self, keep: &BTreeSet<Sha256>) -> Result<Vec<(PathBuf, u64)>, ShelfError> {
-        let kept = |path: &Path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let hex = name.strip_suffix(".part").unwrap_or(name);
-            hex.parse::<Sha256>()
-                .is_ok_and(|sha256| keep.contains(&sha256))
-        };
-        let mut idle = self.blobs()?;
-        idle.retain(|(path, ..)| !kept(path));
-        idle.sort_by_key(|(_, _, modified)| *modified);
-        Ok(idle
-            .into_iter()
-            .map(|(path, size, _)| (path, size))
-            .collect())
-    }
-
-    fn blobs(&self) -> Result<Vec<(PathBuf, u64, std::time::SystemTime)>, ShelfError> {
+    fn blobs(&self) -> Result<Vec<(PathBuf, u64)>, ShelfError> {
         let folder = self.folder.join("blobs");
         let failed = |source| io_error(&folder, source);
         let entries = match std::fs::read_dir(&folder) {
@@ -234,8 +231,7 @@ impl Shelf {
         };
         let read = |entry: io::Result<std::fs::DirEntry>| {
             let entry = entry?;
-            let found = entry.metadata()?;
-            Ok((entry.path(), found.len(), found.modified()?))
+            Ok((entry.path(), entry.metadata()?.len()))
         };
         entries.map(read).collect::<io::Result<_>>().map_err(failed)
     }
@@ -306,13 +302,6 @@ pub(super) fn sub_model_files<'a>(
         .iter()
         .filter(|file| names.contains(&file.name))
         .collect()
-}
-
-fn remove(path: &Path) -> Result<(), ShelfError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, error)),
-        _ => Ok(()),
-    }
 }
 
 fn io_error(path: &Path, source: io::Error) -> ShelfError {

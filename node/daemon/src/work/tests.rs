@@ -44,6 +44,7 @@ fn loaded() -> LoadedModel {
         version: "owm-v0.1.0".parse().unwrap(),
         sequence: 1,
         note: String::new(),
+        default_sub_model: "owm-geo".parse().unwrap(),
         sub_models: [("owm-geo".parse().unwrap(), sub_model)].into(),
     }
 }

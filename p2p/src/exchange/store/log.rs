@@ -8,9 +8,9 @@ use std::{
     path::Path,
 };
 
-use owm_proto::{FileSpec, Sha256};
+use owm_proto::{FileSpec, PieceLen, Sha256};
 
-use super::PieceSet;
+use crate::exchange::PieceSet;
 
 const MAGIC: &[u8; 16] = b"owm piece log 1\n";
 /// Magic, SHA-256 of the file, its size, its piece length, the ladder's SHA-256 (zeroes without one), and the
@@ -35,6 +35,8 @@ pub(super) enum Read {
     Fresh,
     /// It is not this file's, or its header is damaged.
     Foreign,
+    /// These pieces, and then what is no entry: a kill or a damaged disk.
+    Torn(PieceSet),
     /// These pieces.
     Pieces(PieceSet),
 }
@@ -71,10 +73,11 @@ impl PieceLog {
             return Ok(Read::Foreign);
         };
         let mut named = PieceSet::none(pieces);
-        for entry in entries.chunks_exact(ENTRY_BYTES) {
-            let piece = u32::from_be_bytes(entry[..4].try_into().expect("four bytes"));
-            if entry != self.entry(piece) || !named.add(piece) {
-                break;
+        for entry in entries.chunks(ENTRY_BYTES) {
+            let piece = entry.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+            let is_right = |piece| *entry == self.entry(piece) && named.add(piece);
+            if !piece.is_some_and(is_right) {
+                return Ok(Read::Torn(named));
             }
         }
         Ok(Read::Pieces(named))
@@ -115,7 +118,7 @@ impl PieceLog {
 }
 
 fn header(spec: &FileSpec) -> [u8; HEADER_BYTES] {
-    let piece_len = spec.piece_len().map_or(0, |length| length.bytes());
+    let piece_len = spec.piece_len().map_or(0, PieceLen::bytes);
     let ladder = spec.ladder_sha256().map_or([0; 32], |sha256| sha256.0);
     let said = [
         &MAGIC[..],

@@ -14,11 +14,12 @@ use std::{
 use owm_proto::{Ladder, Sha256};
 
 use super::{
-    PieceSet, Store, StoreError, StoredFile,
+    Store, StoreError, StoredFile,
     log::{PieceLog, Read},
     record::{self, Stamp},
     remove, sync_folder,
 };
+use crate::exchange::PieceSet;
 
 /// Bytes read at once when a piece is checked again.
 const CHECK_BYTES: u64 = 1 << 20;
@@ -211,7 +212,7 @@ impl Growing {
         for piece in 0..pieces {
             let is_named = match said {
                 Read::Fresh | Read::Foreign => true,
-                Read::Pieces(named) => named.has(piece),
+                Read::Torn(named) | Read::Pieces(named) => named.has(piece),
             };
             if is_named && self.range(piece).end <= length && self.check(piece)? {
                 right.add(piece);

@@ -63,7 +63,7 @@ impl Store {
         for (name, _, found) in self.blobs()? {
             if name.parse::<Sha256>().is_ok() {
                 usage.whole += found.len();
-            } else if name.ends_with(".part") {
+            } else if name.strip_suffix(".part").is_some() {
                 usage.growing += taken(&found);
             }
         }
@@ -224,6 +224,7 @@ impl Store {
             remove(&self.part(&file.sha256))?;
             remove(&self.pieces(&file.sha256))?;
         }
+        remove(&self.ladder_path(&file.sha256))?;
         self.tell();
         Ok(())
     }

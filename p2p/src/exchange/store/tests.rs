@@ -37,7 +37,7 @@ impl Place {
     /// What a process finds that starts after this one was killed here and now.
     fn after_a_kill(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["blobs", "records", "pins"] {
+        for name in ["blobs", "ladders", "records", "pins"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
             for entry in fs::read_dir(self.folder.path().join(name)).unwrap() {
                 let entry = entry.unwrap();
@@ -264,6 +264,25 @@ fn a_small_file_is_put_whole_if_it_is_right() {
         let file = place.store.put(spec, &bytes).unwrap();
         assert_eq!(fs::read(file.path()).unwrap(), bytes);
     }
+}
+
+#[test]
+fn a_ladder_stays_with_its_file_and_goes_with_it() {
+    let (place, sample) = (Place::new(), Sample::new(3 * PIECE, 1));
+    let spec = sample.ladder.spec();
+    assert!(place.store.ladder(spec).is_none());
+    drop(sample.bring(&place.store));
+    assert_eq!(place.store.ladder(spec).as_ref(), Some(&*sample.ladder));
+    let states = place.store.ladder_bytes(&sample.sha256());
+    assert_eq!(states.as_ref(), Some(&sample.ladder.to_bytes()));
+    // A damaged one is none.
+    let path = place.store.ladder_path(&sample.sha256());
+    let mut kept = fs::read(&path).unwrap();
+    kept[40] ^= 1;
+    fs::write(&path, kept).unwrap();
+    assert!(place.store.ladder_bytes(&sample.sha256()).is_none());
+    assert_eq!(place.store.gc().unwrap().len(), 1);
+    assert!(!path.exists());
 }
 
 #[test]

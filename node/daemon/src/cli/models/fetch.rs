@@ -259,6 +259,7 @@ fn may_help(error: &DownloadError) -> bool {
             | DownloadError::Truncated { .. }
             | DownloadError::Stalled { .. }
             | DownloadError::WrongHash { .. }
+            | DownloadError::WrongPiece { .. }
             | DownloadError::TooLong { .. }
     )
 }

@@ -16,7 +16,7 @@ mod disk;
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]
-enum Does {
+pub(super) enum Does {
     /// Serves what was asked for, ranges included.
     Serve,
     /// As above, but only so many bytes, then the connection ends.
@@ -100,10 +100,10 @@ async fn answer(mut stream: tokio::net::TcpStream, body: Vec<u8>, start: Option<
     }
 }
 
-struct Try {
-    fetcher: Fetcher,
-    file: ManifestFile,
-    asked: Arc<Mutex<Vec<Option<u64>>>>,
+pub(super) struct Try {
+    pub(super) fetcher: Fetcher,
+    pub(super) file: ManifestFile,
+    pub(super) asked: Arc<Mutex<Vec<Option<u64>>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -113,8 +113,12 @@ fn body() -> Vec<u8> {
 }
 
 async fn attempt(plan: Vec<Does>) -> Try {
+    attempt_at(body(), plan).await
+}
+
+pub(super) async fn attempt_at(body: Vec<u8>, plan: Vec<Does>) -> Try {
     let folder = tempfile::tempdir().unwrap();
-    let server = server(body(), plan).await;
+    let server = server(body.clone(), plan).await;
     let fetcher = Fetcher {
         http: Dialer::new(NetworkPolicy::LoopbackOnly).http(),
         web_seed: format!("{}/", server.url),
@@ -125,8 +129,8 @@ async fn attempt(plan: Vec<Does>) -> Try {
     };
     let file = ManifestFile {
         name: "model.safetensors".into(),
-        size: body().len() as u64,
-        sha256: Sha256::of(&body()),
+        size: body.len() as u64,
+        sha256: Sha256::of(&body),
         piece_len: None,
         ladder_sha256: None,
     };
@@ -139,7 +143,7 @@ async fn attempt(plan: Vec<Does>) -> Try {
 }
 
 impl Try {
-    async fn fetch(&self) -> Result<(), DownloadError> {
+    pub(super) async fn fetch(&self) -> Result<(), DownloadError> {
         self.fetcher.fetch(&self.file, &|_| {}).await
     }
 
@@ -148,13 +152,13 @@ impl Try {
         std::fs::metadata(part).ok().map(|found| found.len())
     }
 
-    fn check_done(&self) {
+    pub(super) fn check_done(&self) {
         let blob = std::fs::read(self.fetcher.shelf.blob(&self.file.sha256)).unwrap();
         assert_eq!(Sha256::of(&blob), self.file.sha256);
         assert_eq!(self.part_len(), None);
     }
 
-    fn check_nothing_under_the_name(&self) {
+    pub(super) fn check_nothing_under_the_name(&self) {
         assert!(!self.fetcher.shelf.blob(&self.file.sha256).exists());
     }
 }
@@ -283,6 +287,7 @@ async fn a_quota_says_how_much_is_missing_and_frees_what_nobody_needs() {
     );
     let enough = Shelf::new(folder.path().to_owned(), Some(attempt.file.size));
     let old = enough.blob(&Sha256::of(b"an old version"));
+    enough.store().unwrap();
     std::fs::write(&old, b"old").unwrap();
     enough
         .make_room(&files, &[attempt.file.sha256].into())
