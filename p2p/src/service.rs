@@ -344,7 +344,10 @@ impl Service {
                 ..
             } => self.on_disconnected(peer_id, connection_id, num_established),
             SwarmEvent::OutgoingConnectionError { error, .. } => self.on_dial_failed(&error),
-            SwarmEvent::IncomingConnectionError { .. } => self.counts.inbound_refused += 1,
+            SwarmEvent::IncomingConnectionError { .. } => {
+                self.counts.inbound_refused += 1;
+                self.dirty = true;
+            }
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ListenerClosed {
                 listener_id,
@@ -374,6 +377,7 @@ impl Service {
 
     fn upkeep(&mut self) {
         self.tick_rules();
+        self.count_held();
         self.forgive();
         self.retry_announcements();
         self.catch_up();

@@ -1,7 +1,7 @@
 //! Feeds arbitrary bytes to the gossip rules, as a message and as the payload of a message whose signature
 //! holds, and to what reads the first exchange between peers.
 //!
-//! Run with `cargo +nightly fuzz run --fuzz-dir tests/fuzz gossip`. What must stay true: no panic, bounded
+//! Run with `deploy/fuzz.sh 60 gossip`. What must stay true: no panic, bounded
 //! tables, nothing believed that nobody signed.
 #![no_main]
 
