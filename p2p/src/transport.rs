@@ -180,7 +180,8 @@ impl Vouched {
     }
 }
 
-fn is_relayed(address: &Multiaddr) -> bool {
+/// Whether it goes through a relay.
+pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
