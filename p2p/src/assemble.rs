@@ -25,6 +25,7 @@ use owm_proto::{
 use crate::{
     NetworkPolicy, P2pError, SwarmConfig,
     behaviour::{Behaviour, Gossip, Open},
+    discreet::Discreet,
     exchange,
     gossip::{Topics, scoring},
     guard::Guard,
@@ -105,6 +106,7 @@ pub(crate) fn behaviour(
         limits: connection_limits::Behaviour::new(limits(config)),
         memory: memory_connection_limits::Behaviour::with_max_percentage(permille / 1_000.0),
         guard: Guard::new(config.connections_per_address),
+        gate: None.into(),
         blocked,
         ping: ping::Behaviour::default(),
         meet: meet::behaviour(network),
@@ -134,7 +136,7 @@ fn open(
         .relay_server
         .then(|| relay::Behaviour::new(me, relay::Config::default()));
     Ok(Open {
-        identify: identify::Behaviour::new(identify),
+        identify: Discreet::new(identify, config.policy),
         reach: autonat::client::Behaviour::default(),
         probe: autonat::server::Behaviour::default(),
         punch: Toggle::from(relayed.is_some().then(|| dcutr::Behaviour::new(me))),

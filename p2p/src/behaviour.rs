@@ -4,12 +4,11 @@
 use libp2p::{
     allow_block_list::{self, BlockedPeers},
     autonat::v2 as autonat,
-    connection_limits, dcutr, gossipsub, identify, kad, mdns, memory_connection_limits, ping,
-    relay,
+    connection_limits, dcutr, gossipsub, kad, mdns, memory_connection_limits, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{exchange, guard::Guard, meet};
+use crate::{discreet::Discreet, exchange, guard::Guard, meet, rest::Gate};
 
 /// A peer. The limits stand first: they refuse before the others learn of a connection.
 #[derive(NetworkBehaviour)]
@@ -17,6 +16,8 @@ pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) memory: memory_connection_limits::Behaviour,
     pub(crate) guard: Guard,
+    /// Always there in a running swarm: `service` puts it in.
+    pub(crate) gate: Toggle<Gate>,
     pub(crate) blocked: allow_block_list::Behaviour<BlockedPeers>,
     pub(crate) ping: ping::Behaviour,
     pub(crate) meet: meet::Behaviour,
@@ -29,7 +30,7 @@ pub(crate) struct Behaviour {
 /// What a peer whose address is no secret does besides.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Open {
-    pub(crate) identify: identify::Behaviour,
+    pub(crate) identify: Discreet,
     pub(crate) reach: autonat::client::Behaviour,
     pub(crate) probe: autonat::server::Behaviour,
     pub(crate) relayed: Toggle<relay::client::Behaviour>,

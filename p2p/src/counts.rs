@@ -27,6 +27,10 @@ pub struct Counts {
     pub inbound_refused: u64,
     /// Dials that failed.
     pub dials_failed: u64,
+    /// Addresses dialled without success, by the layer on which it failed.
+    pub dials_failed_on: BTreeMap<&'static str, u64>,
+    /// Dials that parts of libp2p wanted and that were not made: the peer was dialled in vain just before.
+    pub dials_held: u64,
     /// Connections let go because there were more than needed.
     pub let_go: u64,
     /// Peers cut off for their score.

@@ -57,6 +57,8 @@ pub struct Known {
     /// When it was heard last.
     pub last_heard: Moment,
     pub(crate) meters: [Meter; 2],
+    /// Which peer told of it first, if not itself: a stranger's place counts against that one's share.
+    pub(crate) brought_by: Option<PublicKey>,
 }
 
 /// The nodes heard of lately.
@@ -122,6 +124,13 @@ impl Known {
             connected: false,
         }
     }
+}
+
+/// Strangers that one peer may bring: half of the places, but as many as a small network has in any case.
+fn share_of_one(places: usize) -> usize {
+    /// Whose only neighbour is an honest one still learns of all others.
+    const BROUGHT_MIN: usize = 64;
+    (places / 2).max(BROUGHT_MIN)
 }
 
 impl Directory {
@@ -238,10 +247,22 @@ impl Directory {
         admission.map_or(Standing::Stranger, |a| a.standing(now, self.renewals))
     }
 
-    /// Whether there is room for `key` with a capability of so many bytes: it has a place, one is free, or one
-    /// can be freed that nobody alive holds. Strangers make way for a member's bytes.
-    pub(crate) fn has_room(&self, at: Moment, key: &PublicKey, seated: bool, bytes: usize) -> bool {
+    /// Whether there is room for `key` with a capability of so many bytes, of which `by` tells: it has a place, one
+    /// is free, or one can be freed that nobody alive holds. Strangers make way for a member's bytes. Each
+    /// stranger has a place of its own, but one peer brings no more of them than half the places: who makes up
+    /// keys behind one connection leaves room for those whom others tell of.
+    pub(crate) fn has_room(
+        &self,
+        at: Moment,
+        (key, by): (&PublicKey, &PublicKey),
+        seated: bool,
+        bytes: usize,
+    ) -> bool {
         let table = self.table(seated);
+        let is_new = !seated && self.known(key).is_none() && by != key;
+        if is_new && table.brought_by(by) >= share_of_one(table.max) {
+            return false;
+        }
         let seat = table.get(key).is_some()
             || !table.is_full()
             || table
@@ -260,12 +281,12 @@ impl Directory {
     pub(crate) fn beat(
         &mut self,
         at: Moment,
-        key: &PublicKey,
+        (key, by): (&PublicKey, &PublicKey),
         seated: bool,
         said: Said,
         body: &HeartbeatBody,
     ) {
-        let mut known = self.taken(at, key);
+        let mut known = self.taken(at, key, by);
         known.heartbeat = Some((said, body.running_tasks));
         self.put_back(key, seated, known);
     }
@@ -274,7 +295,7 @@ impl Directory {
     pub(crate) fn announce(
         &mut self,
         at: Moment,
-        key: &PublicKey,
+        (key, by): (&PublicKey, &PublicKey),
         seated: bool,
         announced: Announced,
         admission: Option<Box<Admission>>,
@@ -282,7 +303,7 @@ impl Directory {
         if let Some(admission) = &admission {
             self.renewals.saw(admission);
         }
-        let mut known = self.taken(at, key);
+        let mut known = self.taken(at, key, by);
         known.capability = Some(Box::new(announced));
         known.admission = admission;
         self.put_back(key, seated, known);
@@ -336,13 +357,14 @@ impl Directory {
     }
 
     /// What is known of `key`, out of its table, with the time noted.
-    fn taken(&mut self, at: Moment, key: &PublicKey) -> Known {
+    fn taken(&mut self, at: Moment, key: &PublicKey, by: &PublicKey) -> Known {
         let known = self.members.take(key);
         let known = known.or_else(|| self.strangers.take(key));
         Known {
             last_heard: at,
             ..known.unwrap_or_else(|| Known {
                 first_heard: at,
+                brought_by: Some(*by).filter(|by| by != key),
                 ..Known::default()
             })
         }

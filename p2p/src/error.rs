@@ -33,6 +33,9 @@ pub enum P2pError {
     /// A message that its sender should not have made.
     #[error("not sent: {0}")]
     Refused(String),
+    /// Not now, but perhaps later: the documents that it is judged by are not all known yet.
+    #[error("not sent yet: {0}")]
+    NotYet(String),
     /// The service has ended.
     #[error("the swarm has been stopped")]
     Stopped,
@@ -82,9 +85,10 @@ impl fmt::Display for Unavailable {
     }
 }
 
-impl fmt::Display for FailedLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl FailedLayer {
+    /// In a word or two, as shown and as a metric's label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Policy => "policy",
             Self::Name => "name",
             Self::Transport => "tcp/quic",
@@ -93,6 +97,12 @@ impl fmt::Display for FailedLayer {
             Self::Clock => "clock",
             Self::Documents => "documents",
             Self::Timeout => "timeout",
-        })
+        }
+    }
+}
+
+impl fmt::Display for FailedLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

@@ -49,6 +49,7 @@ use crate::{
     handle::{COMMAND_QUEUE, Command},
     news::NewestCheckpoint,
     peer::{self, Scores},
+    rest::{Gate, Rests},
     transport::{Transport, Vouched},
 };
 use {connecting::Peer, known::Known, telling::Teller};
@@ -164,7 +165,10 @@ pub fn start_over(
 > {
     let tasks = TaskTracker::new();
     let vouched = Vouched::default();
+    let rests = Rests::default();
     let mut swarm = build(&start, transport, &tasks, vouched.clone())?;
+    let gate = Gate::new(rests.clone(), Arc::clone(&start.clock));
+    swarm.behaviour_mut().gate = Some(gate).into();
     let listeners = listen(&mut swarm, &start.config)?;
     let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
     let (news, news_out) = mpsc::channel(NEWS_QUEUE);
@@ -176,6 +180,7 @@ pub fn start_over(
         peers_wanted: start.config.peers_wanted,
         ways: start.config.ways.clone(),
         vouched,
+        rests,
         clock: Arc::clone(&start.clock),
         rng: ChaCha20Rng::from_rng(&mut rng),
     });
@@ -296,7 +301,7 @@ impl Service {
                 _ = show.tick(), if self.dirty => self.show(),
                 _ = upkeep.tick() => self.upkeep(),
                 () = self.news.deliver(), if self.news.waits() => {}
-                dials = self.ways.next() => self.dial(dials),
+                dials = self.ways.next() => self.dial_planned(dials),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
         }

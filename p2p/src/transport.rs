@@ -2,6 +2,9 @@
 //! onion transport is passed in as the clearnet one is; `over` puts the network policy around it.
 //! Must stay true: no address that the policy forbids is ever dialled or listened on, whoever asks for it.
 
+mod ahead;
+mod muxer;
+
 use std::{
     collections::VecDeque,
     fmt, io,
@@ -28,6 +31,7 @@ use libp2p::{
 };
 use owm_proto::NodeKey;
 
+use self::{ahead::Ahead, muxer::Yamux};
 use crate::{
     NetworkPolicy, P2pError,
     peer::{
@@ -60,9 +64,10 @@ impl Transport {
         let key = peer::keypair(key);
         let (relayed, relay) = relay::client::new(key.public().to_peer_id());
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map(|socket, _| Ahead::new(socket))
             .upgrade(Version::V1Lazy)
             .authenticate(noise_of(&key)?)
-            .multiplex(yamux::Config::default())
+            .multiplex(Yamux)
             .boxed();
         let quic = quic::tokio::Transport::new(quic::Config::new(&key))
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
@@ -175,7 +180,8 @@ impl Vouched {
     }
 }
 
-fn is_relayed(address: &Multiaddr) -> bool {
+/// Whether it goes through a relay.
+pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 

@@ -206,7 +206,7 @@ impl App {
 
     /// The network.
     pub fn network(&self) -> NetworkId {
-        self.authority.trust.id()
+        self.authority.network()
     }
 
     /// This process's name in the network.

@@ -35,8 +35,9 @@ const DUMP: &str = "database.dump";
 const URL_FILE: &str = "database.url";
 /// Without one of these there is no coordinator.
 const NEEDED: [&str; 3] = ["genesis.json", "instance.pem", "data.key"];
-/// Kept elsewhere by careful operators.
-const OPTIONAL: [&str; 2] = ["release.pem", "offline/root.pem"];
+/// Kept elsewhere by careful operators; and the peers that were met, by which a restored coordinator finds the
+/// swarm again while nobody can name it.
+const OPTIONAL: [&str; 3] = ["release.pem", "offline/root.pem", crate::swarm::PEERS_FILE];
 /// Folders of signed statements.
 const STATEMENTS: [&str; 2] = ["delegations", "revocations"];
 /// A configuration larger than this is none.
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_statements_are_taken_and_nothing_else() {
+    fn keys_statements_and_remembered_peers_are_taken_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         for name in ["delegations", "offline", "blobs"] {
@@ -443,6 +444,7 @@ mod tests {
             "instance.pem",
             "release.pem",
             "offline/root.pem",
+            "swarm-peers.json",
             "delegations/a.bin",
             "old-backup.tar",
             "delegations/notes.txt",
@@ -466,6 +468,7 @@ mod tests {
                 "data.key",
                 "release.pem",
                 "offline/root.pem",
+                "swarm-peers.json",
                 "delegations/a.bin"
             ]
         );

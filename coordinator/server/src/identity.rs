@@ -2,17 +2,20 @@
 //! `owm-coordinator init` makes. The root key is written to `offline/` and never read again by a
 //! running coordinator.
 
+mod learnt;
+
 use std::{
     fs::{self, DirBuilder},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use owm_coordinator_store::Vault;
 use owm_proto::{
     Envelope, EnvelopeError, KeyError, NodeKey, UnixMillis,
-    genesis::{DelegatedRole, Delegation, Genesis, GenesisError, TrustRoot, network_id},
+    genesis::{DelegatedRole, Delegation, Genesis, GenesisError, NetworkId, TrustRoot, network_id},
 };
 use owm_service::{rng::Seed, secret};
 use rand::Rng as _;
@@ -20,24 +23,33 @@ use zeroize::Zeroizing;
 
 use crate::failpoints::{INIT_MOVED, INIT_STAGED};
 
+pub use learnt::Learnt;
+
 /// A delegation's default life: a year (spec §5).
 pub const DELEGATION_LIFE: Duration = Duration::from_hours(365 * 24);
 
 /// What a coordinator acts with.
 #[derive(Debug)]
 pub struct Authority {
-    /// The network and who may speak for it.
-    pub trust: TrustRoot,
     /// The genesis document's exact bytes.
     pub genesis: Vec<u8>,
-    /// The root key's delegations, as signed.
-    pub delegations: Vec<Envelope>,
-    /// The root key's revocations, as signed.
-    pub revocations: Vec<Envelope>,
+    /// What the root key has said so far; `learnt` adds to it.
+    statements: RwLock<Arc<Statements>>,
     /// This process's key: TLS, memberships, receipts.
     pub instance: NodeKey,
     /// Where all of it is.
     pub dir: PathBuf,
+}
+
+/// The root key's statements, and what they add up to.
+#[derive(Clone, Debug)]
+pub struct Statements {
+    /// The network and who may speak for it.
+    pub trust: TrustRoot,
+    /// The root key's delegations, as signed.
+    pub delegations: Vec<Envelope>,
+    /// The root key's revocations, as signed.
+    pub revocations: Vec<Envelope>,
 }
 
 /// Why the documents or keys can't be used.
@@ -301,13 +313,26 @@ impl Authority {
             return Err(IdentityError::NotDelegated(instance.public()));
         }
         Ok(Self {
-            trust,
             genesis,
-            delegations,
-            revocations,
+            statements: RwLock::new(Arc::new(Statements {
+                trust,
+                delegations,
+                revocations,
+            })),
             instance,
             dir: dir.to_owned(),
         })
+    }
+
+    /// The network and who may speak for it, as known now: ask again for each decision.
+    pub fn statements(&self) -> Arc<Statements> {
+        let now = self.statements.read();
+        Arc::clone(&now.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The network's id.
+    pub fn network(&self) -> NetworkId {
+        self.statements().trust.id()
     }
 
     /// The key that signs manifests; only publishing needs it.
@@ -336,7 +361,7 @@ mod tests {
         let now = UnixMillis(1_800_000_000_000);
         create(&dir, &new, &Seed::from_u64(1), now).unwrap();
         let authority = Authority::load(&dir, now).unwrap();
-        assert_eq!(authority.trust.genesis().name, "test");
+        assert_eq!(authority.statements().trust.genesis().name, "test");
         authority.vault().unwrap();
         let again = create(&dir, &new, &Seed::from_u64(2), now);
         assert!(matches!(again, Err(IdentityError::Exists(_))));

@@ -231,7 +231,7 @@ async fn sign_and_record(
     // What we publish must pass the check that every reader makes.
     let manifest = Manifest::from_bytes(&manifest.to_bytes())
         .map_err(|error| PublishError::Release(error.to_string()))?;
-    let network = authority.trust.id();
+    let network = authority.network();
     let envelope = Envelope::sign(&key, Purpose::Manifest, &network, manifest.to_bytes());
     model_publish(&mut tx, &manifest, &envelope, now).await?;
     let (checkpoint, signed) = checkpoint::sign(&key, &network, &manifest, &envelope);

@@ -175,10 +175,11 @@ impl NodeService {
 
     fn network_show(&self) -> wire::GetNetworkResponse {
         let authority = &self.app.authority;
+        let statements = authority.statements();
         wire::GetNetworkResponse {
             genesis: authority.genesis.clone(),
-            delegations: authority.delegations.iter().map(Into::into).collect(),
-            revocations: authority.revocations.iter().map(Into::into).collect(),
+            delegations: statements.delegations.iter().map(Into::into).collect(),
+            revocations: statements.revocations.iter().map(Into::into).collect(),
             web_seed: self.app.config.invite.web_seed.clone(),
             bootstrap: Some(self.app.swarm.bootstrap().into()),
             peers: self.app.swarm.peers(),

@@ -20,6 +20,7 @@ use crate::{config::Config, identity::Authority};
 
 pub use settings::{SettingsError, check, parameters};
 pub use start::{StartError, start};
+pub use ways::PEERS_FILE;
 
 /// What the coordinator's doors share of it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,7 +46,7 @@ impl Swarm {
         let numbers: Bootstrap = parameters(config, now);
         let instance = &authority.instance;
         Self(Arc::new(Inner {
-            bootstrap: numbers.sign(instance, &authority.trust.id()),
+            bootstrap: numbers.sign(instance, &authority.network()),
             configured: addresses::configured(config, &instance.public()),
             network: config.p2p.network,
             handle: OnceLock::new(),
@@ -109,11 +110,12 @@ pub fn documents(
     web_seed: &str,
     now: UnixMillis,
 ) -> Result<Documents, owm_proto::genesis::GenesisError> {
+    let statements = authority.statements();
     Documents::verify(
-        Some(authority.trust.id()),
+        Some(statements.trust.id()),
         authority.genesis.clone(),
-        authority.delegations.clone(),
-        authority.revocations.clone(),
+        statements.delegations.clone(),
+        statements.revocations.clone(),
         Some(swarm.bootstrap().clone()),
         web_seed.to_owned(),
         now,

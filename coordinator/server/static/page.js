@@ -1,5 +1,5 @@
 // Says whether the page is live, keeps the window's title true, and tries again where htmx's event
-// stream extension does not: when the very first connection fails.
+// stream extension does not: when the very first connection fails. Runs before htmx, which connects at once.
 "use strict";
 (() => {
   const again_ms = 15000;
@@ -33,6 +33,7 @@
   };
 
   const heard = () => {
+    say("live", "Live");
     clearTimeout(watchdog);
     watchdog = setTimeout(() => {
       if (document.hidden) return;
@@ -47,7 +48,6 @@
     clearTimeout(soon);
     soon = 0;
     heard();
-    say("live", "Live");
   });
   document.addEventListener("htmx:sse:before:message", heard);
   document.addEventListener("htmx:sse:before:connection", (event) => {

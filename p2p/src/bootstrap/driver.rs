@@ -24,6 +24,7 @@ use crate::{
         Book, Group,
         group::{self, may_tell},
     },
+    rest::Rests,
     transport::Vouched,
     view::SourceView,
 };
@@ -50,6 +51,8 @@ pub struct DriverConfig {
     pub ways: Ways,
     /// What may be dialled though it is not global.
     pub(crate) vouched: Vouched,
+    /// Who is not to be dialled for a while.
+    pub(crate) rests: Rests,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -62,6 +65,7 @@ pub struct Driver {
     plan: Plan,
     policy: NetworkPolicy,
     vouched: Vouched,
+    rests: Rests,
     sources: HashMap<&'static str, Arc<dyn Source>>,
     resolver: Arc<dyn Resolver>,
     clock: Arc<dyn Clock>,
@@ -119,6 +123,7 @@ impl Driver {
             plan: Plan::new(plan, book, &names),
             policy: config.policy,
             vouched: config.vouched,
+            rests: config.rests,
             sources,
             resolver,
             clock: config.clock,
@@ -140,6 +145,9 @@ impl Driver {
             if self.ready.is_empty() && (self.changed || now.monotonic >= self.due) {
                 self.ready = self.plan.step(now, &mut self.rng);
                 self.due = self.plan.due(now);
+                if self.plan.take_woke() {
+                    self.rests.forgive();
+                }
                 self.changed = false;
             }
             while let Some(step) = self.ready.pop() {
@@ -291,7 +299,12 @@ impl Driver {
             } => {
                 self.changed = true;
                 let now = self.clock.moment();
-                self.plan.closed(*peer_id, now, &mut self.rng);
+                match self.plan.closed(*peer_id, now, &mut self.rng) {
+                    Some(true) => self.rests.forget(peer_id),
+                    Some(false) => self.rests.fail(*peer_id, now.monotonic, &mut self.rng),
+                    // Refused before: it rests for long.
+                    None => {}
+                }
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
@@ -304,7 +317,9 @@ impl Driver {
 
     /// A dial has failed, or could not be started.
     pub fn dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
-        let Some((order, _)) = self.dials.remove(&id) else {
+        let order = self.dials.remove(&id);
+        self.rest(order.is_some(), peer, error);
+        let Some((order, _)) = order else {
             return;
         };
         self.changed = true;
@@ -329,6 +344,25 @@ impl Driver {
         self.plan.dial_failed(order, failures, now, &mut self.rng);
     }
 
+    /// Whom a dial has not reached is not dialled again at once, whoever asks for it. What our own limits, bans
+    /// and pauses refuse, and what fails beside a connection that stands, is not the peer's fault.
+    fn rest(&mut self, planned: bool, peer: Option<PeerId>, error: &DialError) {
+        let Some(peer) = peer.filter(|peer| !self.plan.is_connected(peer)) else {
+            return;
+        };
+        let failures = diagnose::dial(Some(peer), error);
+        if failures.is_empty() || matches!(error, DialError::Denied { .. } | DialError::Aborted) {
+            return;
+        }
+        let now = self.clock.moment();
+        self.rests.fail(peer, now.monotonic, &mut self.rng);
+        if !planned {
+            self.plan
+                .other_dial_failed(peer, &failures, now, &mut self.rng);
+            self.changed = true;
+        }
+    }
+
     /// Something arrived unasked: the coordinator's answer, mDNS.
     pub fn given(&mut self, source: &'static str, addresses: Vec<Multiaddr>) {
         self.changed = true;
@@ -351,6 +385,7 @@ impl Driver {
         self.changed = true;
         let now = self.clock.moment();
         self.plan.refused(peer, told, now, &mut self.rng);
+        self.rests.fail_for_long(peer, now.monotonic, &mut self.rng);
     }
 
     /// `teller`, itself at `from`, says that `peer` is at `addresses`.
@@ -378,6 +413,11 @@ impl Driver {
     /// Whether a peer is reachable from outside, and carries connections for others.
     pub fn describe(&mut self, peer: &PeerId, public: bool, relay: bool) {
         self.plan.book_mut().describe(peer, public, relay);
+    }
+
+    /// Whom the gate lets pass.
+    pub(crate) fn rests(&self) -> &Rests {
+        &self.rests
     }
 
     /// Never dial this peer again.

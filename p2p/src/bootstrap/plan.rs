@@ -15,8 +15,9 @@ use std::{
     time::Duration,
 };
 
+use candidate::Candidate;
+pub(crate) use candidate::Pause;
 pub use candidate::Target;
-use candidate::{Candidate, Pause};
 use libp2p::{Multiaddr, PeerId};
 use rand::Rng;
 use tally::Tally;
@@ -111,6 +112,7 @@ pub struct Plan {
     links: BTreeMap<PeerId, Link>,
     barred: BTreeSet<PeerId>,
     seen: Option<Moment>,
+    woke: bool,
 }
 
 impl Plan {
@@ -134,6 +136,7 @@ impl Plan {
             links: BTreeMap::new(),
             barred: BTreeSet::new(),
             seen: None,
+            woke: false,
         }
     }
 
@@ -321,11 +324,9 @@ impl Plan {
         self.pause(&target, |pause| pause.fail_for_long(now.monotonic, rng));
     }
 
-    /// The last connection with the peer is gone.
-    pub fn closed(&mut self, peer: PeerId, now: Moment, rng: &mut impl Rng) {
-        let Some(link) = self.links.remove(&peer) else {
-            return;
-        };
+    /// The last connection with the peer is gone. Whether it lasted for a good while; `None`: it was refused.
+    pub fn closed(&mut self, peer: PeerId, now: Moment, rng: &mut impl Rng) -> Option<bool> {
+        let link = self.links.remove(&peer)?;
         let lasted = now.monotonic.saturating_sub(link.since) >= SHORT_CONNECTION;
         let dialled = link.dialled.into_iter();
         let addresses = dialled.map(|(address, _)| Target::Address(address));
@@ -338,6 +339,7 @@ impl Plan {
                 }
             });
         }
+        Some(lasted)
     }
 
     /// A dial has failed. Without `failures` nothing is wrong with the peer: connected already, or ourselves.
@@ -382,6 +384,33 @@ impl Plan {
                 self.tally(source).fault(failure.told.clone());
             }
         }
+    }
+
+    /// A dial that was none of the plan's has failed: the peer is not tried again sooner for that.
+    pub fn other_dial_failed(
+        &mut self,
+        peer: PeerId,
+        failures: &[DialFailure],
+        now: Moment,
+        rng: &mut impl Rng,
+    ) {
+        self.pause(&Target::Peer(peer), |pause| pause.fail(now.monotonic, rng));
+        for failure in failures {
+            if let Some(address) = &failure.address {
+                self.book
+                    .failed(&peer, address, failure.told.layer, now.wall);
+            }
+        }
+    }
+
+    /// Whether the machine has slept since this was asked last.
+    pub fn take_woke(&mut self) -> bool {
+        std::mem::take(&mut self.woke)
+    }
+
+    /// Whether there is a connection with this peer.
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.links.contains_key(peer)
     }
 
     fn who_named(&self, targets: &[Target]) -> BTreeSet<&'static str> {

@@ -1,4 +1,7 @@
-//! One of the directory's two tables: least recently heard first out, and the bytes it holds counted.
+//! One of the directory's two tables: least recently heard first out; the bytes it holds are counted, and the
+//! nodes that each peer has brought.
+
+use std::collections::HashMap;
 
 use lru::LruCache;
 use owm_proto::PublicKey;
@@ -10,6 +13,7 @@ use super::Known;
 pub(super) struct Table {
     nodes: LruCache<PublicKey, Known>,
     bytes: usize,
+    brought: HashMap<PublicKey, usize>,
     /// Places.
     pub(super) max: usize,
 }
@@ -19,6 +23,7 @@ impl Table {
         Self {
             nodes: LruCache::unbounded(),
             bytes: 0,
+            brought: HashMap::new(),
             max: max.max(1),
         }
     }
@@ -29,6 +34,23 @@ impl Table {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Nodes here of which `peer` told first.
+    pub(super) fn brought_by(&self, peer: &PublicKey) -> usize {
+        self.brought.get(peer).copied().unwrap_or(0)
+    }
+
+    fn left(&mut self, known: &Known) {
+        self.bytes -= known.bytes();
+        if let Some(by) = known.brought_by
+            && let Some(count) = self.brought.get_mut(&by)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.brought.remove(&by);
+            }
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -51,7 +73,7 @@ impl Table {
 
     pub(super) fn take(&mut self, key: &PublicKey) -> Option<Known> {
         let known = self.nodes.pop(key)?;
-        self.bytes -= known.bytes();
+        self.left(&known);
         Some(known)
     }
 
@@ -59,13 +81,18 @@ impl Table {
     pub(super) fn put(&mut self, key: &PublicKey, known: Known) {
         while self.is_full() && self.pop_oldest() {}
         self.bytes += known.bytes();
+        if let Some(by) = known.brought_by {
+            *self.brought.entry(by).or_default() += 1;
+        }
         self.nodes.put(*key, known);
     }
 
     /// `false` if there is none.
     pub(super) fn pop_oldest(&mut self) -> bool {
         let popped = self.nodes.pop_lru();
-        self.bytes -= popped.as_ref().map_or(0, |(_, known)| known.bytes());
+        if let Some((_, known)) = &popped {
+            self.left(known);
+        }
         popped.is_some()
     }
 

@@ -135,13 +135,13 @@ impl Exchange {
         (exchange, run)
     }
 
-    /// Serves a file from now on, complete or as far as it is proven.
-    pub fn share(&self, file: Sha256, audience: Audience) {
+    /// Serves a file from now on, complete or as far as it is proven, and its ladder.
+    pub fn share(&self, file: &FileSpec, audience: &Audience) {
         self.0.server.share(file, audience);
     }
 
     /// Serves it no more.
-    pub fn unshare(&self, file: &Sha256) {
+    pub fn unshare(&self, file: &FileSpec) {
         self.0.server.unshare(file);
     }
 

@@ -1,14 +1,15 @@
 //! What the exchange needs of the disk, as two small traits: a file that is served ([`Served`]) and one that is
-//! being fetched ([`Growing`]). The store implements them; [`memory`] does so for tests and measurements.
+//! being fetched ([`Growing`]). [`super::store::Store`] is one of them, [`memory`] another for tests.
 //! All calls may block.
 
 pub mod memory;
+mod stored;
 
 use std::{fmt, sync::Arc};
 
 use owm_proto::{FileSpec, Ladder, Sha256};
 
-use super::{PieceSet, wire::Have};
+use super::{PieceSet, store::StoreError, wire::Have};
 
 /// Why bytes of a file can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -20,20 +21,14 @@ pub enum FileError {
     #[error("the file was changed on disk since it was proven; run `owm-node models verify`")]
     Changed,
     /// The disk.
-    #[error("the disk: {0}")]
-    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Store(StoreError),
 }
 
 /// A file that can be served: proven bytes only.
 pub trait Served: Send + Sync + fmt::Debug {
-    /// Bytes.
-    fn size(&self) -> u64;
-
     /// Which pieces are proven.
     fn have(&self) -> Have;
-
-    /// Its ladder as published; `None` if it has none.
-    fn ladder(&self) -> Option<Vec<u8>>;
 
     /// Fills `into` with what stands at `offset`.
     ///
@@ -50,9 +45,6 @@ pub trait Shelf: Send + Sync + fmt::Debug {
 
 /// A file that is being fetched.
 pub trait Growing: Send + Sync + fmt::Debug {
-    /// How its pieces are proven.
-    fn ladder(&self) -> &Arc<Ladder>;
-
     /// The pieces that are proven already, from an earlier run.
     fn proven(&self) -> PieceSet;
 
@@ -85,6 +77,12 @@ pub trait Growing: Send + Sync + fmt::Debug {
 pub trait Target: Send + Sync + fmt::Debug {
     /// The ladder of a file, if it is kept already.
     fn ladder(&self, file: &FileSpec) -> Option<Ladder>;
+
+    /// Keeps a ladder, so that others can be given it too.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn keep_ladder(&self, ladder: &Ladder) -> Result<(), FileError>;
 
     /// Begins a file, or goes on with it. `None`: it is complete already.
     ///

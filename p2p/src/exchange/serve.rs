@@ -15,7 +15,7 @@ use std::{
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream};
-use owm_proto::Sha256;
+use owm_proto::{FileSpec, Sha256};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -124,14 +124,20 @@ impl Server {
         }))
     }
 
-    /// Serves a file from now on, complete or as far as it is proven.
-    pub fn share(&self, file: Sha256, audience: Audience) {
-        self.state().shared.insert(file, audience);
+    /// Serves a file from now on, complete or as far as it is proven, and its ladder.
+    pub fn share(&self, file: &FileSpec, audience: &Audience) {
+        let mut state = self.state();
+        for name in names(file) {
+            state.shared.insert(name, audience.clone());
+        }
     }
 
     /// Serves it no more.
-    pub fn unshare(&self, file: &Sha256) {
-        self.state().shared.remove(file);
+    pub fn unshare(&self, file: &FileSpec) {
+        let mut state = self.state();
+        for name in names(file) {
+            state.shared.remove(&name);
+        }
     }
 
     /// What has been served.
@@ -197,6 +203,12 @@ impl Server {
             None
         }
     }
+}
+
+fn names(file: &FileSpec) -> impl Iterator<Item = Sha256> {
+    [Some(file.sha256()), file.ladder_sha256()]
+        .into_iter()
+        .flatten()
 }
 
 /// Says BUSY, if that can be done without waiting.
@@ -282,10 +294,6 @@ impl Place {
         };
         match request.ask {
             Ask::Have => buffer.extend(file.have().to_bytes()),
-            Ask::Ladder => match file.ladder() {
-                None => return (Status::Missing, buffer),
-                Some(ladder) => buffer.extend(ladder),
-            },
             Ask::Range { offset, length } => {
                 let admitted = {
                     let now = self.server.0.clock.monotonic();
@@ -319,8 +327,10 @@ impl Place {
             Ok((Ok(()), buffer)) => (Status::Ok, buffer),
             Ok((Err(error), _)) => {
                 if matches!(error, FileError::Changed) {
-                    self.server.unshare(&name);
-                    self.server.state().counts.changed += 1;
+                    let mut state = self.server.state();
+                    state.shared.remove(&name);
+                    state.counts.changed += 1;
+                    drop(state);
                     tracing::warn!(file = %name, "no longer served: {error}");
                 }
                 (Status::Missing, nothing())

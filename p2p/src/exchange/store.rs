@@ -17,7 +17,6 @@ mod log;
 mod partial;
 mod record;
 mod room;
-mod serving;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -29,6 +28,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use super::PieceSet;
 pub use error::StoreError;
 use file::OpenFile;
 pub use file::StoredFile;

@@ -28,13 +28,11 @@ pub const RETRY_MS_MAX: u32 = 60_000;
 /// The id in the one answer of a stream that is turned away before a request was read.
 pub const NO_REQUEST: u32 = u32::MAX;
 
-/// What is wanted of a file.
+/// What is wanted of a file. (A ladder is a file like any other, named by its own hash.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Which pieces are there ([`Have`]).
     Have,
-    /// Its ladder, as [`owm_proto::ladder::Ladder::to_bytes`] gives it.
-    Ladder,
     /// Bytes of it, 1 to [`RANGE_BYTES_MAX`].
     Range {
         /// Of the first one.
@@ -115,8 +113,7 @@ impl Request {
     pub fn to_bytes(self) -> [u8; REQUEST_BYTES] {
         let (kind, offset, length) = match self.ask {
             Ask::Have => (1, 0, 0),
-            Ask::Ladder => (2, 0, 0),
-            Ask::Range { offset, length } => (3, offset, length),
+            Ask::Range { offset, length } => (2, offset, length),
         };
         let mut bytes = [0; REQUEST_BYTES];
         bytes[0] = kind;
@@ -136,12 +133,11 @@ impl Request {
         let length = u32::from_be_bytes(part(bytes, 48));
         let ask = match (bytes[0], offset, length) {
             (1, 0, 0) => Ask::Have,
-            (2, 0, 0) => Ask::Ladder,
-            (1 | 2, ..) => return Err(WireError::Padding),
-            (3, _, 1..=RANGE_BYTES_MAX) if offset.checked_add(length.into()).is_some() => {
+            (1, ..) => return Err(WireError::Padding),
+            (2, _, 1..=RANGE_BYTES_MAX) if offset.checked_add(length.into()).is_some() => {
                 Ask::Range { offset, length }
             }
-            (3, ..) => {
+            (2, ..) => {
                 return Err(WireError::Length {
                     got: length,
                     allowed: RANGE_BYTES_MAX,
@@ -200,7 +196,6 @@ impl Answer {
         let (least, most) = match (status, request.ask) {
             (Status::Busy { .. } | Status::Missing, _) => (0, 0),
             (Status::Ok, Ask::Have) => (1, HAVE_BYTES_MAX),
-            (Status::Ok, Ask::Ladder) => (1, LADDER_BYTES_MAX as u32),
             (Status::Ok, Ask::Range { length, .. }) => (length, length),
         };
         if length < least || length > most {

@@ -3,7 +3,7 @@
 //!
 //! Must stay true: pure; an address that `allowed` refuses is never dialled, and no name in it is resolved.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use owm_proto::limits::ADDRESS_BYTES_MAX;
@@ -56,6 +56,15 @@ impl Group {
                 let [a, b, c, d, ..] = ip.octets();
                 Self::Ip6([a, b, c, d])
             }
+        }
+    }
+
+    /// Whether it lies in a network of a house or a provider, that many have under the same addresses.
+    pub fn is_private(self) -> bool {
+        match self {
+            Self::Ip4([a, b]) => is_private(Ipv4Addr::new(a, b, 0, 1).into()),
+            Self::Ip6([a, ..]) => a & 0xfe == 0xfc,
+            Self::Loopback | Self::Onion | Self::Name | Self::Other => false,
         }
     }
 
@@ -145,6 +154,38 @@ pub fn is_global(ip: IpAddr) -> bool {
 /// Whether the first hop of `address` is an IP address that [`is_global`].
 pub fn is_global_address(address: &Multiaddr) -> bool {
     ip_of(address).is_some_and(is_global) && has_one_host(address)
+}
+
+/// Whether `address` means the same host to everybody, as far as it can be told without asking anybody: its first
+/// hop is an IP address that [`is_global`], an onion service, or a name (but for this machine's own: `localhost`,
+/// and those of a local network: `.local`, `.internal`, `.home.arpa`).
+pub fn is_for_everybody(address: &Multiaddr) -> bool {
+    if !has_one_host(address) {
+        return false;
+    }
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => is_global(ip.into()),
+        Some(Protocol::Ip6(ip)) => is_global(ip.into()),
+        Some(
+            Protocol::Dns(name)
+            | Protocol::Dns4(name)
+            | Protocol::Dns6(name)
+            | Protocol::Dnsaddr(name),
+        ) => !is_local_name(&name),
+        Some(Protocol::Onion3(_)) => true,
+        _ => false,
+    }
+}
+
+/// After RFC 6761, 6762, 8375 and ICANN's reservation of `.internal`.
+fn is_local_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    ["localhost", "local", "internal", "home.arpa"]
+        .iter()
+        .any(|local| {
+            name.strip_suffix(local)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
 }
 
 /// Whether a peer, itself connected from `from`, may tell of `address`: on the clear net global addresses
@@ -335,6 +376,37 @@ mod tests {
             "3fff::1",
         ] {
             assert!(!global(ip), "{ip}");
+        }
+    }
+
+    #[test]
+    fn names_and_global_addresses_are_for_everybody_and_those_of_a_house_are_not() {
+        let onion = format!("/onion3/{}:4001", "a".repeat(56));
+        for all in [
+            "/ip4/9.9.9.9/tcp/1",
+            "/ip4/100.128.0.1/tcp/1",
+            "/ip6/2620:fe::fe/udp/1/quic-v1",
+            "/dns/seed.example/tcp/1",
+            "/dns4/mylocal/tcp/1",
+            onion.as_str(),
+        ] {
+            assert!(is_for_everybody(&all.parse().unwrap()), "{all}");
+        }
+        for some in [
+            "/ip4/192.168.1.2/tcp/1",
+            "/ip4/198.51.100.7/tcp/1",
+            "/ip4/100.64.0.1/tcp/1",
+            "/ip6/fd00::1/tcp/1",
+            // Nobody dials it like that, and any IPv4 address may stand behind it.
+            "/ip6/::ffff:9.9.9.9/tcp/1",
+            "/dns/localhost/tcp/1",
+            "/dns/LOCALHOST./tcp/1",
+            "/dns4/printer.local/tcp/1",
+            "/dns/nas.home.arpa/tcp/1",
+            "/memory/7",
+            "/ip4/9.9.9.9/tcp/1/ip4/127.0.0.1/tcp/22",
+        ] {
+            assert!(!is_for_everybody(&some.parse().unwrap()), "{some}");
         }
     }
 

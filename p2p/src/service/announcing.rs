@@ -3,7 +3,7 @@
 use libp2p::gossipsub::{IdentTopic, PublishError};
 use owm_proto::{Envelope, Purpose, StrictEd25519};
 
-use super::{Service, hearing::Source};
+use super::{Service, hearing::Source, known::Unverified};
 use crate::{
     Documents, P2pError, Rules,
     gossip::{IgnoreReason, Judged, Topic, Verdict, scoring},
@@ -102,17 +102,23 @@ impl Service {
     pub(super) fn announce_checkpoint(&mut self, newest: NewestCheckpoint) -> Result<(), P2pError> {
         let at = self.clock.moment();
         let Some(rules) = &mut self.rules else {
-            return refused("the network's documents are not known yet");
+            return not_yet("the network's documents are not known yet");
         };
         let NewestCheckpoint {
             envelope,
             manifest_envelope,
             ..
         } = newest;
-        let Ok(newest) = self.known.verified(envelope, manifest_envelope) else {
-            return refused(
-                "the checkpoint or its manifest is not signed by a release key of this network",
-            );
+        let newest = match self.known.verified(envelope, manifest_envelope) {
+            Ok(newest) => newest,
+            Err(Unverified::Fault) => {
+                return refused("a signature or hash of the checkpoint or its manifest is wrong");
+            }
+            Err(Unverified::Unreadable) => {
+                return not_yet(
+                    "the checkpoint or its manifest is not signed by a release key that this network's documents name, as far as they are known here",
+                );
+            }
         };
         let (_, judged) = rules.accept_own(at, newest.envelope.clone(), &StrictEd25519);
         accepted(&judged)?;
@@ -181,9 +187,16 @@ fn refused(why: &str) -> Result<(), P2pError> {
     Err(P2pError::Refused(why.to_owned()))
 }
 
+fn not_yet(why: &str) -> Result<(), P2pError> {
+    Err(P2pError::NotYet(why.to_owned()))
+}
+
 fn accepted(judged: &Judged) -> Result<(), P2pError> {
     match judged.verdict {
         Verdict::Accept | Verdict::Ignore(IgnoreReason::Duplicate) => Ok(()),
+        Verdict::Ignore(why @ IgnoreReason::UnknownSigner) => {
+            not_yet(&format!("peers would drop it as {}", why.as_str()))
+        }
         Verdict::Ignore(why) => refused(&format!("peers would drop it as {}", why.as_str())),
         Verdict::Reject(why) => refused(&format!("peers would reject it as {}", why.as_str())),
     }

@@ -21,6 +21,7 @@ use crate::{
         self,
         group::{Group, may_tell, without_peer},
     },
+    rest::is_held,
     transport::is_loopback,
 };
 
@@ -57,7 +58,16 @@ pub(super) struct Link {
 }
 
 impl Service {
-    /// Begins the dials that are due.
+    /// Begins the plan's dials that are due.
+    pub(super) fn dial_planned(&mut self, dials: Vec<DialOpts>) {
+        for opts in dials {
+            self.ways.rests().permit(Some(opts.connection_id()));
+            self.dial(vec![opts]);
+        }
+        self.ways.rests().permit(None);
+    }
+
+    /// Begins dials that nobody has planned: the gate refuses those of peers that rest.
     pub(super) fn dial(&mut self, dials: Vec<DialOpts>) {
         for opts in dials {
             let (id, peer) = (opts.connection_id(), opts.get_peer_id());
@@ -110,8 +120,16 @@ impl Service {
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
             return;
         }
-        self.counts.dials_failed += 1;
         self.dirty = true;
+        if is_held(error) {
+            self.counts.dials_held += 1;
+            return;
+        }
+        self.counts.dials_failed += 1;
+        for failure in diagnose::dial(None, error) {
+            let layer = failure.told.layer.as_str();
+            *self.counts.dials_failed_on.entry(layer).or_default() += 1;
+        }
     }
 
     /// Notes under the source that brought `peer` what was wrong with it.

@@ -5,6 +5,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
+    Multiaddr,
     kad::{
         self, GetProvidersOk, GetRecordOk, InboundRequest, PeerRecord, QueryResult, Quorum, Record,
         RecordKey, store::RecordStore as _,
@@ -14,7 +15,10 @@ use libp2p::{
 use owm_proto::{Envelope, Sha256, gossip::shard_of};
 
 use super::Service;
-use crate::gossip::Topics;
+use crate::{
+    gossip::Topics,
+    peer::group::{Group, may_tell},
+};
 
 /// Tells others again that we take part in our shard.
 const PROVIDE_EVERY: Duration = Duration::from_mins(20);
@@ -31,6 +35,9 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// Peers of the own shard that are enough: gossipsub's mesh and a few.
 const SHARD_PEERS_WANTED: usize = 8;
+
+/// Addresses in our own provider record.
+const OWN_ADDRESSES: usize = 8;
 
 /// What was put and asked, and when next.
 #[derive(Debug, Default)]
@@ -108,9 +115,50 @@ impl Service {
             dht.stop_providing(&old);
         }
         match dht.start_providing(key.clone()) {
-            Ok(_) => self.dht.providing = Some(key),
+            Ok(_) => {
+                self.dht.providing = Some(key);
+                self.name_ourselves();
+            }
             Err(error) => tracing::debug!("the shard is not provided: {error}"),
         }
+    }
+
+    /// Puts into our own provider record what strangers may be told: who asks us would get all our listening
+    /// addresses otherwise.
+    pub(super) fn name_ourselves(&mut self) {
+        let Some(key) = self.dht.providing.clone() else {
+            return;
+        };
+        let (policy, external) = (self.config.policy, &self.config.external);
+        // What the operator has named is for everybody.
+        let told = |a: &&Multiaddr| may_tell(policy, Group::Other, a) || external.contains(a);
+        let mut addresses: Vec<Multiaddr> = Vec::new();
+        for address in self
+            .swarm
+            .external_addresses()
+            .chain(self.swarm.listeners())
+        {
+            if told(&address) && !addresses.contains(address) && addresses.len() < OWN_ADDRESSES {
+                addresses.push(address.clone());
+            }
+        }
+        let me = *self.swarm.local_peer_id();
+        let record = kad::ProviderRecord {
+            // Nobody dials that: without any, Kademlia would fill in those that nobody is to be told.
+            addresses: if addresses.is_empty() {
+                vec![Multiaddr::empty()]
+            } else {
+                addresses
+            },
+            ..kad::ProviderRecord::new(key, me, Vec::new())
+        };
+        // Full only of others' shards, and they are few.
+        let _ = self
+            .swarm
+            .behaviour_mut()
+            .dht
+            .store_mut()
+            .add_provider(record);
     }
 
     fn seek(&mut self, topics: &Topics) {
@@ -175,9 +223,12 @@ impl Service {
                 }
             }
             InboundRequest::AddProvider {
-                record: Some(record),
+                record: Some(mut record),
             } => {
                 if self.is_shard(&record.key) {
+                    // Kademlia takes it only of the provider itself; what it may not tell us goes to nobody.
+                    let teller = record.provider;
+                    record.addresses.retain(|a| self.may_tell(&teller, a));
                     let store = self.swarm.behaviour_mut().dht.store_mut();
                     let _ = store.add_provider(record);
                 } else {

@@ -55,10 +55,7 @@ impl Reach {
     }
 }
 
-/// Whether it goes through a relay.
-pub(super) fn is_relayed(address: &Multiaddr) -> bool {
-    address.iter().any(|part| part == Protocol::P2pCircuit)
-}
+pub(super) use crate::transport::is_relayed;
 
 impl Service {
     pub(super) fn reachability(&self) -> Reachability {
@@ -94,6 +91,7 @@ impl Service {
     /// Lets the DHT and the relay follow.
     pub(super) fn follow_reachability(&mut self) {
         self.dirty = true;
+        self.name_ourselves();
         let public = self.reachability() == Reachability::Public;
         let behaviour = self.swarm.behaviour_mut();
         behaviour.dht.set_mode(Some(if public {

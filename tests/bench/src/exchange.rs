@@ -1,10 +1,11 @@
 //! What fetching from peers costs, each process apart, over loopback: `raw` is the anchor (a libp2p stream as
 //! rust-libp2p ships it, bytes from memory, SHA-256 of what arrives, no file). CPU seconds count both sides.
 
+mod ours;
 mod raw;
 mod role;
 
-use std::process::Stdio;
+use std::{path::PathBuf, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -14,7 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    exchange::role::{Pace, Role, Task, Used, Variant},
+    exchange::{
+        ours::Named,
+        role::{Pace, Role, Task, Used, Variant},
+    },
     process,
     report::{self, Spread},
 };
@@ -36,7 +40,7 @@ pub(crate) struct ExchangeArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,8")]
     exchange_sources: Vec<usize>,
     /// What is measured.
-    #[arg(long, value_delimiter = ',', default_value = "raw")]
+    #[arg(long, value_delimiter = ',', default_value = "raw,tcp,quic")]
     exchange_variants: Vec<Variant>,
     /// Sources on one core and the fetching process on another, or wherever the kernel puts them.
     #[arg(long, value_delimiter = ',', default_value = "false,true", action = clap::ArgAction::Set)]
@@ -70,6 +74,9 @@ pub(crate) async fn run(args: &ExchangeArgs) -> Result<()> {
         "## Exchange: {} MiB over loopback, medians [least-most] of {} rounds\n",
         args.exchange_mib, args.exchange_rounds
     );
+    let dir = tempfile::tempdir_in("/dev/shm").context("a folder in memory")?;
+    let from = dir.path().join("source");
+    let file = (ours::prepare(&from, args.exchange_mib << 20)?, from);
     let mut outcomes = Vec::new();
     for round in 0..args.exchange_rounds {
         for &sources in &args.exchange_sources {
@@ -78,7 +85,8 @@ pub(crate) async fn run(args: &ExchangeArgs) -> Result<()> {
                 let first = round as usize % order.len().max(1);
                 order.rotate_left(first);
                 for variant in order {
-                    let outcome = measure(variant, sources, pinned, args.exchange_mib).await?;
+                    let outcome =
+                        measure(variant, sources, pinned, &file, args.exchange_mib).await?;
                     report::line(
                         &json!({"scenario": "exchange", "load": process::load(), "is": outcome}),
                     );
@@ -91,16 +99,22 @@ pub(crate) async fn run(args: &ExchangeArgs) -> Result<()> {
     Ok(())
 }
 
-async fn measure(variant: Variant, sources: usize, pinned: bool, mib: u64) -> Result<Outcome> {
+async fn measure(
+    variant: Variant,
+    sources: usize,
+    pinned: bool,
+    file: &(Named, PathBuf),
+    mib: u64,
+) -> Result<Outcome> {
     let bytes = mib << 20;
     let mut serving = Vec::new();
     for n in 0..sources {
         let task = Task::Serve { n: n as u8 };
-        serving.push(Running::start(variant, task, pinned.then_some(0), bytes).await?);
+        serving.push(Running::start(variant, task, pinned.then_some(0), file, bytes).await?);
     }
     let addresses = serving.iter().map(|s| s.said.clone()).collect();
     let task = Task::Fetch { addresses };
-    let fetching = Running::start(variant, task, pinned.then_some(1), bytes).await?;
+    let fetching = Running::start(variant, task, pinned.then_some(1), file, bytes).await?;
     let pace: Pace = serde_json::from_str(&fetching.said)?;
     let fetcher = fetching.end().await?;
     let (mut cpu, mut rss) = (fetcher.cpu_seconds, 0.0_f64);
@@ -130,12 +144,19 @@ struct Running {
 }
 
 impl Running {
-    async fn start(variant: Variant, task: Task, core: Option<usize>, bytes: u64) -> Result<Self> {
+    async fn start(
+        variant: Variant,
+        task: Task,
+        core: Option<usize>,
+        file: &(Named, PathBuf),
+        bytes: u64,
+    ) -> Result<Self> {
         let role = Role {
             variant,
             task,
             core,
             bytes,
+            file: (variant != Variant::Raw).then(|| file.clone()),
         };
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--exchange-one", &serde_json::to_string(&role)?])

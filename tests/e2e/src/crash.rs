@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use owm_devnet::{Devnet, Model, process::POLL};
 use rand::Rng as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
@@ -35,8 +36,12 @@ const NODES: u16 = 3;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Longer than the silence that a coordinator takes for an outage (5 s).
 const OUTAGE: Duration = Duration::from_secs(6);
-/// An armed process that has not died by itself for this long is given another occasion.
+/// An armed process that has not died by itself for this long is given another occasion; each time it
+/// gets as much longer, so that a slow machine has the node back before the next one.
 const NUDGE_EVERY: Duration = Duration::from_millis(1500);
+/// A node stands still for this long before it dies, so that it surely dies with a task in hand: answers
+/// of the stand-in take 15 ms, and a node killed out of the blue has nothing to do nine times of ten.
+const STANDSTILL: Duration = Duration::from_millis(750);
 /// Longest pause between a recovery and the next random kill, beyond the questions waited for.
 const MOMENT_MS_MAX: u64 = 250;
 /// Questions asked between two random kills, at most.
@@ -200,11 +205,11 @@ impl Harness {
         }
     }
 
-    /// Waits for the armed process's death by its own hand; a node that dies in between gives a
-    /// coordinator occasions: lost leases, a registration, a session.
+    /// Waits for the armed process's death by its own hand; a node that stands still and dies in between
+    /// gives a coordinator occasions: lost leases, a registration, a session.
     async fn until_dead(&mut self, step: &Step) -> Result<()> {
         let start = Instant::now();
-        let mut nudged = Instant::now();
+        let (mut nudged, mut pause) = (Instant::now(), NUDGE_EVERY);
         loop {
             let process = match step.program() {
                 Program::Coordinator => self.net.coordinator().process(),
@@ -224,14 +229,23 @@ impl Harness {
                 "never hit: {} asked since it was armed; give it an occasion in crash/steps.rs",
                 self.load.asked()
             );
-            if nudged.elapsed() > NUDGE_EVERY {
-                nudged = Instant::now();
-                let node = &mut self.net.nodes()[1];
-                node.kill().await?;
-                node.spawn()?;
+            if nudged.elapsed() > pause {
+                self.nudge().await?;
+                (nudged, pause) = (Instant::now(), pause + NUDGE_EVERY);
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// A node stands still until it holds a task, dies and comes back.
+    async fn nudge(&mut self) -> Result<()> {
+        let node = &mut self.net.nodes()[1];
+        let process = node.process().context("the node does not run")?;
+        process.signal(Signal::SIGSTOP);
+        // Tasks come meanwhile; nothing outside tells that they are there.
+        tokio::time::sleep(STANDSTILL).await;
+        node.kill().await?;
+        node.spawn()
     }
 
     /// Waits until coordinator and database work and all nodes are connected.

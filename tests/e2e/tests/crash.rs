@@ -37,8 +37,7 @@ async fn a_kill_at_every_failpoint_loses_and_doubles_nothing() {
         match harness.kill_at(step).await {
             Ok(()) => println!("killed at {step} ({} ms)", start.elapsed().as_millis()),
             Err(error) => {
-                println!("{step}: {error:#}");
-                failed.push(step);
+                failed.push(format!("{step}: {error:#}"));
                 // The rest can't be judged on a network that is not whole.
                 break;
             }
@@ -46,7 +45,7 @@ async fn a_kill_at_every_failpoint_loses_and_doubles_nothing() {
     }
     assert!(
         failed.is_empty(),
-        "never hit, or never recovered: {failed:?}"
+        "never hit, or never recovered: {failed:#?}"
     );
     assert_eq!(harness.hit(), steps);
     check(&harness.end().await.unwrap());

@@ -57,6 +57,7 @@ impl SignedText {
 )]
 pub(super) async fn get_genesis(State(api): State<Api>) -> Json<GenesisBody> {
     let authority = &api.app.authority;
+    let statements = authority.statements();
     let signed = |purpose, all: &[Envelope]| {
         all.iter()
             .map(|envelope| SignedText::new(purpose, envelope))
@@ -64,8 +65,8 @@ pub(super) async fn get_genesis(State(api): State<Api>) -> Json<GenesisBody> {
     };
     Json(GenesisBody {
         genesis: String::from_utf8_lossy(&authority.genesis).into_owned(),
-        network_id: authority.trust.id().to_string(),
-        delegations: signed(Purpose::Delegation, &authority.delegations),
-        revocations: signed(Purpose::Revocation, &authority.revocations),
+        network_id: statements.trust.id().to_string(),
+        delegations: signed(Purpose::Delegation, &statements.delegations),
+        revocations: signed(Purpose::Revocation, &statements.revocations),
     })
 }

@@ -69,9 +69,10 @@ pub(super) async fn get_page(State(api): State<Api>, headers: HeaderMap) -> Resp
     }
     let page = api.app.page.current(&api.app).await;
     let assets = &*ASSETS;
+    let statements = api.app.authority.statements();
     let shell = Shell {
         title: &page.title,
-        network: &api.app.authority.trust.genesis().name,
+        network: &statements.trust.genesis().name,
         live: &for_viewer(&page.html, &base_url(&api, &headers)),
         style: &assets.style,
         icon: &assets.icon,

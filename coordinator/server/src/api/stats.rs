@@ -177,7 +177,8 @@ pub(super) async fn get_stats(State(api): State<Api>) -> Result<Json<NetworkStat
     });
     let connected = api.app.sessions.connected_nodes().len() as u64;
     let (verdict, verdict_reason) = verdict(model.is_some(), connected, counts.nodes_active);
-    let trust = &api.app.authority.trust;
+    let statements = api.app.authority.statements();
+    let trust = &statements.trust;
     Ok(Json(NetworkStats {
         network: trust.genesis().name.clone(),
         network_id: trust.id().to_string(),

@@ -194,6 +194,6 @@ pub(super) async fn get_version(
         purpose: Purpose::Manifest.as_str(),
         key: envelope.claimed_signer().to_string(),
         signature: HEXLOWER.encode(envelope.signature()),
-        network_id: api.app.authority.trust.id().to_string(),
+        network_id: api.app.authority.network().to_string(),
     }))
 }

@@ -69,7 +69,10 @@ async fn a_question_is_answered_with_a_receipt_and_booked(pool: PgPool) {
     let answer = done(end);
     assert_eq!((text.as_str(), answer.answer.as_str()), ("", "It is Paris"));
     assert_eq!(answer.token_ids, [token(0), token(1), token(2)]);
-    let verified = answer.receipt.verify(&app.authority.trust).unwrap();
+    let verified = answer
+        .receipt
+        .verify(&app.authority.statements().trust)
+        .unwrap();
     assert_eq!(verified.receipt.files[0].sha256, answer.sha256);
     assert_eq!(verified.receipt.segments[0].node, node.key.public());
     // 10 sats × t1 × inference × quality 1 × uptime bonus (new node: full minutes so far) × stake 1.
@@ -128,7 +131,10 @@ async fn a_streamed_answer_comes_in_chunks_and_whole(pool: PgPool) {
     let (text, tokens, end) = finish(&mut asked).await;
     let answer = done(end);
     assert_eq!((text.as_str(), &tokens), ("abcd", &answer.token_ids));
-    answer.receipt.verify(&app.authority.trust).unwrap();
+    answer
+        .receipt
+        .verify(&app.authority.statements().trust)
+        .unwrap();
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
@@ -155,7 +161,10 @@ async fn a_successor_continues_from_the_delivered_prefix(pool: PgPool) {
         "nothing is sent twice"
     );
     assert_eq!(answer.answer, "one two three four");
-    let verified = answer.receipt.verify(&app.authority.trust).unwrap();
+    let verified = answer
+        .receipt
+        .verify(&app.authority.statements().trust)
+        .unwrap();
     let shares: Vec<_> = verified
         .receipt
         .segments
@@ -388,7 +397,10 @@ async fn a_gap_in_the_journal_costs_chunks_but_never_the_answer(pool: PgPool) {
         .unwrap();
     let answer = done(finish(&mut asked).await.2);
     assert_eq!(answer.answer, "one two three four");
-    answer.receipt.verify(&app.authority.trust).unwrap();
+    answer
+        .receipt
+        .verify(&app.authority.statements().trust)
+        .unwrap();
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]

@@ -155,7 +155,7 @@ fn init(context: &Context, dir: &Path, new: &NewNetwork, json: bool) -> Result<(
     }
     owm_service::failpoint::hit(INIT_CONFIG_WRITTEN);
     identity::create(dir, new, &context.seed, now)?;
-    let network = Authority::load(dir, now)?.trust.id();
+    let network = Authority::load(dir, now)?.network();
     let text = format!(
         "network {network} is made in {0}\n\
          - keep {0}/offline/root.pem offline: it is the network, and nothing here needs it to run\n\

@@ -31,7 +31,7 @@ pub(super) async fn run(
     own.truncate(OWN_MAX);
     let others = others(config, now).await;
     let mut invite = Invite {
-        genesis: authority.trust.id(),
+        genesis: authority.network(),
         instance_key: authority.instance.public(),
         addresses: config.invite.addresses.clone(),
         onion: None,

@@ -73,15 +73,16 @@ pub(crate) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
 });
 
 impl Assets {
-    /// The scripts, in the order in which they have to run.
+    /// The scripts, in the order in which they have to run: ours listens before htmx connects. The other
+    /// way round, a slow machine connects before anybody listens, and the page says "Connecting" for ever.
     pub(crate) fn scripts(&self) -> [&Asset; 3] {
-        [&self.htmx, &self.sse, &self.page]
+        [&self.page, &self.htmx, &self.sse]
     }
 
     /// The one that is served at `path`.
     pub(crate) fn find(&self, path: &str) -> Option<&Asset> {
-        let [htmx, sse, page] = self.scripts();
-        [&self.style, &self.icon, htmx, sse, page]
+        let [page, htmx, sse] = self.scripts();
+        [&self.style, &self.icon, page, htmx, sse]
             .into_iter()
             .find(|asset| asset.path == path)
     }
@@ -103,6 +104,13 @@ mod tests {
             hash(&assets.sse),
             "18ef2761356ec1fe0bb6d92612315b37517a7c1e9856b661c5ae81fef239d103"
         );
+    }
+
+    #[test]
+    fn the_page_listens_before_htmx_connects() {
+        let order = ASSETS.scripts().map(|script| &script.path);
+        assert!(order[0].ends_with("page.js"), "{order:?}");
+        assert!(order[1].ends_with("htmx-4.0.1.min.js"), "{order:?}");
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn of(app: &App, started_at: UnixMillis) -> Self {
-        let trust = &app.authority.trust;
+        let statements = app.authority.statements();
+        let trust = &statements.trust;
         Self {
             network: trust.genesis().name.clone(),
             network_id: trust.id().to_string(),

@@ -1,14 +1,14 @@
 //! Where newcomers find the swarm: this coordinator's addresses as others reach them, and a few other peers.
 //! Called for `GetNetwork` and invites. Pure, but for [`others`].
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use owm_coordinator_store::{Store, StoreError, gossip::reachable};
-use owm_p2p::{Multiaddr, PeerId, SwarmView, multiaddr::Protocol, peer};
+use owm_p2p::{
+    Multiaddr, PeerId, SwarmView,
+    multiaddr::Protocol,
+    peer::{self, group::is_for_everybody},
+};
 use owm_proto::{PublicKey, UnixMillis};
 use owm_service::dialer::{NetworkPolicy, split_host_port};
 
@@ -84,7 +84,10 @@ fn told_of(
     network: NetworkPolicy,
 ) -> Vec<Multiaddr> {
     let stays_here = network == NetworkPolicy::LoopbackOnly;
-    let useful = found.iter().filter(|a| stays_here || is_global(a)).cloned();
+    let useful = found
+        .iter()
+        .filter(|a| stays_here || is_for_everybody(a))
+        .cloned();
     let mut all = configured.to_vec();
     all.extend(named(useful.collect(), peer));
     let mut own: Vec<Multiaddr> = Vec::new();
@@ -117,7 +120,7 @@ pub async fn others(
 fn best(addresses: Vec<Multiaddr>, network: NetworkPolicy) -> Option<Multiaddr> {
     let relayed = |a: &Multiaddr| a.iter().any(|part| matches!(part, Protocol::P2pCircuit));
     let fits = |a: &Multiaddr| match network {
-        NetworkPolicy::Clearnet => is_global(a),
+        NetworkPolicy::Clearnet => is_for_everybody(a),
         NetworkPolicy::LoopbackOnly => is_loopback(a),
     };
     let quic = |a: &Multiaddr| a.iter().any(|part| matches!(part, Protocol::QuicV1));
@@ -158,40 +161,6 @@ fn same_family(host: &Protocol<'_>, address: &Multiaddr) -> bool {
 
 fn is_everywhere(address: &Multiaddr) -> bool {
     ip(address).is_some_and(|ip| ip.is_unspecified())
-}
-
-/// Means the same host to everybody: not of a private, shared, local, documentation or reserved range; a name
-/// may be global.
-fn is_global(address: &Multiaddr) -> bool {
-    match ip(address) {
-        Some(IpAddr::V4(ip)) => is_global_v4(ip),
-        Some(IpAddr::V6(ip)) => ip
-            .to_ipv4_mapped()
-            .map_or_else(|| is_global_v6(ip), is_global_v4),
-        None => !is_loopback(address),
-    }
-}
-
-fn is_global_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    let shared = a == 100 && (b & 0xc0) == 64;
-    let protocols = [a, b, c] == [192, 0, 0];
-    let benchmarks = a == 198 && (b & 0xfe) == 18;
-    !(ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_documentation()
-        || a == 0
-        || a >= 224
-        || shared
-        || protocols
-        || benchmarks)
-}
-
-/// Global unicast is 2000::/3, and in it 2001:db8::/32 and 3fff::/20 are for documentation.
-fn is_global_v6(ip: Ipv6Addr) -> bool {
-    let [a, b, ..] = ip.segments();
-    (a & 0xe000) == 0x2000 && (a, b) != (0x2001, 0xdb8) && !(a == 0x3fff && b < 0x1000)
 }
 
 /// A port that is chosen at the start is not known before.
@@ -267,61 +236,6 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_means_another_host_elsewhere_is_not_global() {
-        for local in [
-            "0.1.2.3",
-            "10.1.2.3",
-            "100.64.0.1",
-            "100.127.0.1",
-            "127.0.0.1",
-            "169.254.1.1",
-            "172.16.0.1",
-            "172.31.0.1",
-            "192.0.0.1",
-            "192.0.2.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.19.0.1",
-            "198.51.100.1",
-            "203.0.113.1",
-            "224.0.0.1",
-            "255.255.255.255",
-        ] {
-            assert!(
-                !is_global(&format!("/ip4/{local}/tcp/1").parse().unwrap()),
-                "{local}"
-            );
-        }
-        for local in [
-            "::",
-            "::1",
-            "fe80::1",
-            "fc00::1",
-            "fd00::1",
-            "2001:db8::1",
-            "3fff::1",
-            "ff02::1",
-            "::ffff:10.0.0.1",
-        ] {
-            assert!(
-                !is_global(&format!("/ip6/{local}/tcp/1").parse().unwrap()),
-                "{local}"
-            );
-        }
-        for global in [
-            "/ip4/9.9.9.9/tcp/1",
-            "/ip4/100.128.0.1/tcp/1",
-            "/ip4/100.63.0.1/tcp/1",
-            "/ip4/172.32.0.1/tcp/1",
-            "/ip6/2620:fe::fe/tcp/1",
-            "/ip6/::ffff:9.9.9.9/tcp/1",
-            "/dns/seed.example/tcp/1",
-        ] {
-            assert!(is_global(&global.parse().unwrap()), "{global}");
-        }
-    }
-
-    #[test]
     fn what_the_swarm_found_out_is_told_if_it_is_global_and_what_is_configured_always() {
         let ours = named(
             vec!["/ip4/192.168.1.2/tcp/4001".parse().unwrap()],
@@ -329,6 +243,7 @@ mod tests {
         );
         let found = [
             "/ip4/10.0.0.5/tcp/4001",
+            "/ip6/::ffff:10.0.0.5/tcp/4001",
             "/ip4/9.9.9.9/tcp/4001",
             "/ip4/127.0.0.1/tcp/4001",
         ];
@@ -337,6 +252,6 @@ mod tests {
         let told = |network| texts(&told_of(&ours, &found, peer, network));
         let expected = ["/ip4/192.168.1.2/tcp/4001", "/ip4/9.9.9.9/tcp/4001"];
         assert_eq!(told(NetworkPolicy::Clearnet), expected);
-        assert_eq!(told(NetworkPolicy::LoopbackOnly).len(), 4);
+        assert_eq!(told(NetworkPolicy::LoopbackOnly).len(), 5);
     }
 }

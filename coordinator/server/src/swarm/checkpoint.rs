@@ -37,7 +37,7 @@ pub fn sign(
 }
 
 /// Tells the swarm of `version`; makes up the checkpoint if there is none. `false`: not told, try again; what
-/// peers refuse they refuse for ever, so that is told once and is the end of it.
+/// peers refuse they refuse for as long as the network's documents stay as they are, so that is told once.
 pub(crate) async fn announce(app: &App, version: &ModelVersion) -> Result<bool, StoreError> {
     let mut tx = app.store.begin("checkpoint.announce").await?;
     let signed = if let Some(signed) = checkpoint_of(&mut tx, version).await? {
@@ -53,7 +53,9 @@ pub(crate) async fn announce(app: &App, version: &ModelVersion) -> Result<bool, 
     let Some(handle) = app.swarm.handle() else {
         return Ok(true);
     };
-    let release_keys = app.authority.trust.keys(DelegatedRole::Release, app.wall());
+    let statements = app.authority.statements();
+    let trust = &statements.trust;
+    let release_keys = trust.keys(DelegatedRole::Release, app.wall());
     let signer = SignerRule::OneOf(&release_keys);
     let checkpoint = match Checkpoint::open(&signed, &app.network(), signer) {
         Ok(checkpoint) => checkpoint,
@@ -88,6 +90,11 @@ pub(crate) async fn announce(app: &App, version: &ModelVersion) -> Result<bool, 
             );
             Ok(true)
         }
+        // The reconciler asks again in a second; the swarm's own log says what it waits for.
+        Err(P2pError::NotYet(why)) => {
+            tracing::debug!(why, "the swarm is told of the newest checkpoint later");
+            Ok(false)
+        }
         Err(error) => {
             tracing::warn!(%error, "the swarm was not told of the newest checkpoint");
             Ok(false)
@@ -106,7 +113,8 @@ fn made_up(app: &App, version: &ModelVersion) -> Option<(Checkpoint, Envelope)> 
             return None;
         }
     };
-    let trust = &app.authority.trust;
+    let statements = app.authority.statements();
+    let trust = &statements.trust;
     if !trust.is_delegated(DelegatedRole::Release, &key.public(), app.wall()) {
         tracing::warn!(
             version = name,

@@ -11,7 +11,7 @@ use owm_coordinator_store::{
     StoreError,
     gossip::{Announced, Announcement, announcements_fold, heartbeats_fold},
 };
-use owm_p2p::{Multiaddr, News};
+use owm_p2p::{Documents, Multiaddr, News};
 use owm_proto::{PublicKey, UnixMillis, wire::gossip::CapabilityBody};
 use owm_service::CancellationToken;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -50,22 +50,71 @@ pub(super) struct Hearing {
     announced: HashMap<PublicKey, Announced>,
 }
 
+/// The root key has revoked this process's key: whatever it signs from now on counts for nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the root key has revoked this coordinator's instance key (a peer told of it, and the signature holds): it \
+     stops. Make a new instance key, delegate it with the root key, and start again"
+)]
+pub struct Revoked;
+
 /// Takes the swarm's news until it ends.
-pub async fn listen(app: App, mut news: mpsc::Receiver<News>, stop: CancellationToken) {
+///
+/// # Errors
+/// When it says that our own key is revoked.
+pub async fn listen(
+    app: App,
+    mut news: mpsc::Receiver<News>,
+    stop: CancellationToken,
+) -> Result<(), Revoked> {
     let mut some = Vec::with_capacity(NEWS_MAX);
     loop {
         let taken = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             taken = news.recv_many(&mut some, NEWS_MAX) => taken,
         };
         if taken == 0 {
-            return;
+            return Ok(());
         }
-        take(&app, some.drain(..));
+        if let Some(documents) = take(&app, some.drain(..)) {
+            let app = app.clone();
+            let learning = tokio::task::spawn_blocking(move || learn(&app, &documents));
+            if let Ok(learnt) = learning.await {
+                learnt?;
+            }
+        }
     }
 }
 
-pub(super) fn take(app: &App, news: impl Iterator<Item = News>) {
+/// Keeps what the root key has said since. Blocks on the disk.
+fn learn(app: &App, documents: &Documents) -> Result<(), Revoked> {
+    let learnt = match app.authority.learn(documents, app.wall()) {
+        Ok(learnt) => learnt,
+        Err(error) => {
+            tracing::error!(%error, "newer documents of the network are not used");
+            return Ok(());
+        }
+    };
+    let (delegations, revocations) = (learnt.delegations, learnt.revocations);
+    if delegations + revocations > 0 {
+        tracing::warn!(
+            delegations,
+            revocations,
+            "a peer told of newer statements of the root key: this coordinator goes by them from now on and has put them into its folder"
+        );
+    }
+    if let Some(error) = learnt.not_kept {
+        tracing::error!(%error, "they could not be written: after a restart this coordinator does not know them until a peer tells of them again");
+    }
+    if learnt.we_are_revoked {
+        return Err(Revoked);
+    }
+    Ok(())
+}
+
+/// Takes note of news; gives the newest documents among them.
+pub(super) fn take(app: &App, news: impl Iterator<Item = News>) -> Option<Box<Documents>> {
+    let mut newer = None;
     let now = app.now();
     let metrics = &app.metrics.swarm;
     let mut hearing = app.swarm.hearing();
@@ -97,11 +146,11 @@ pub(super) fn take(app: &App, news: impl Iterator<Item = News>) {
                     "a peer told of a newer checkpoint than this coordinator has announced: another coordinator published it, or this database is an old copy"
                 );
             }
-            News::Documents(_) => tracing::info!(
-                "a peer has newer documents of the network (a delegation, a revocation or other numbers): bring them into this coordinator's folder too"
-            ),
+            // Each has all that those before it had.
+            News::Documents(documents) => newer = Some(documents),
         }
     }
+    newer
 }
 
 impl Hearing {

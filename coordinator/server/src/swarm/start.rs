@@ -88,10 +88,7 @@ pub fn start(app: &App, lifecycle: &Lifecycle) -> Result<(), StartError> {
         Ok::<(), Infallible>(())
     });
     let listening = fold::listen(app.clone(), news, lifecycle.soft());
-    lifecycle.spawn("swarm.news", async move {
-        listening.await;
-        Ok::<(), Infallible>(())
-    });
+    lifecycle.spawn("swarm.news", listening);
     lifecycle.spawn("swarm.fold", fold::run(app.clone(), lifecycle.soft()));
     tracing::info!(peer = %handle.peer(), "this coordinator is a peer of the swarm");
     Ok(())

@@ -1,5 +1,7 @@
 //! The coordinator as a peer: a real Postgres, and real peers in this process on loopback.
 
+mod statements;
+
 use std::{convert::Infallible, time::Duration};
 
 use owm_coordinator_store::{
@@ -327,13 +329,13 @@ async fn a_minute_counts_once_by_stream_and_gossip_and_at_two_coordinators(pool:
             ..HeartbeatBody::default()
         },
     };
-    fold::take(
+    let _ = fold::take(
         &one,
         [heard(&key, 7), heard(&key, 7), heard(&stranger, 1)].into_iter(),
     );
     fold::write(&one).await.unwrap();
     // What a second coordinator on the same database would write.
-    fold::take(&one, [heard(&key, 7)].into_iter());
+    let _ = fold::take(&one, [heard(&key, 7)].into_iter());
     fold::write(&one).await.unwrap();
     let of = |outcome| one.metrics.swarm.heartbeats_of(outcome);
     assert_eq!((of("fresh"), of("known"), of("stranger")), (1, 2, 1));
@@ -356,7 +358,7 @@ async fn what_is_heard_while_the_database_is_away_is_written_when_it_is_back(poo
         ..HeartbeatBody::default()
     };
     let node_key = key.public();
-    fold::take(
+    let _ = fold::take(
         &app,
         [News::Heartbeat {
             node: node_key,
@@ -392,7 +394,7 @@ async fn words_that_postgres_does_not_take_are_cleaned_at_the_door(pool: PgPool)
         node: key.public(),
         body: Box::new(body),
     };
-    fold::take(&app, [news].into_iter());
+    let _ = fold::take(&app, [news].into_iter());
     fold::write(&app).await.unwrap();
     let mut tx = app.store.begin("test").await.unwrap();
     let mut seen = sightings(&mut tx, &[node.node_id]).await.unwrap();

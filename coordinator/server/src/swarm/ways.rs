@@ -22,7 +22,7 @@ use super::settings;
 use crate::config::Config;
 
 /// The remembered peers, beside the keys. May be deleted at any time.
-const FILE: &str = "swarm-peers.json";
+pub const PEERS_FILE: &str = "swarm-peers.json";
 
 /// Between two writes of them: what a kill may cost.
 const SAVE_EVERY: Duration = Duration::from_mins(1);
@@ -42,7 +42,7 @@ impl Resolver for Names {
 }
 
 fn file(config: &Config) -> PathBuf {
-    config.identity.dir.join(FILE)
+    config.identity.dir.join(PEERS_FILE)
 }
 
 /// The ways in of `config`.

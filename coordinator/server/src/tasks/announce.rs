@@ -14,8 +14,9 @@ use crate::{app::App, swarm::checkpoint};
 pub struct Announce {
     app: App,
     told: Mutex<Option<VersionId>>,
-    /// The version whose checkpoint the swarm serves, or that has none and can't get one.
-    announced: Mutex<Option<VersionId>>,
+    /// The version whose checkpoint the swarm serves, or that has none and can't get one, and by how many
+    /// statements of the root key that was judged: newer ones may change it.
+    announced: Mutex<Option<(VersionId, usize)>>,
 }
 
 impl Announce {
@@ -29,7 +30,7 @@ impl Announce {
     }
 }
 
-fn lock(told: &Mutex<Option<VersionId>>) -> MutexGuard<'_, Option<VersionId>> {
+fn lock<T>(told: &Mutex<T>) -> MutexGuard<'_, T> {
     told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -40,11 +41,14 @@ impl Reconciler for Announce {
     async fn run(&self) -> Result<Status, StoreError> {
         let model = self.app.current_model().await?;
         let newest = model.as_ref().map(|m| m.manifest.version.clone());
+        let statements = self.app.authority.statements();
+        let statements = statements.delegations.len() + statements.revocations.len();
+        let judged = newest.clone().map(|version| (version, statements));
         if let Some(model) = &model
-            && *lock(&self.announced) != newest
+            && *lock(&self.announced) != judged
             && checkpoint::announce(&self.app, model).await?
         {
-            lock(&self.announced).clone_from(&newest);
+            *lock(&self.announced) = judged;
         }
         let mut told = lock(&self.told);
         if let Some(version) = newest.clone().filter(|_| *told != newest) {

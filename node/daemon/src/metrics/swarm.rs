@@ -18,6 +18,8 @@ pub struct SwarmMetrics {
     published: Counter,
     meets: ByWord<Counter>,
     dials_failed: Counter,
+    dial_failures: ByWord<Counter>,
+    dials_held: Counter,
     cut_off: Counter,
     news: ByWord<Counter>,
     /// What was shown last: the peer's counts are totals.
@@ -57,6 +59,14 @@ impl SwarmMetrics {
                 "First exchanges with peers, by outcome: asked, answered, failed",
             ),
             dials_failed: scope.counter("dials_failed", "Connections to peers that failed"),
+            dial_failures: scope.counter_by(
+                "dial_failures",
+                "Addresses of peers dialled without success, by the layer on which it failed: policy, name, tcp/quic, handshake, version, clock, documents, timeout",
+            ),
+            dials_held: scope.counter(
+                "dials_held",
+                "Dials that the DHT wanted and that were not made: the peer was dialled in vain just before",
+            ),
             cut_off: scope.counter("peers_cut_off", "Peers cut off for their score"),
             news: scope.counter_by(
                 "news",
@@ -94,6 +104,7 @@ impl SwarmMetrics {
         self.checkpoint
             .set(i64::try_from(sequence).unwrap_or(i64::MAX));
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.show_dials(counts, &shown);
         let mut total = [0; 2];
         let all = [
             (&self.ignored, &counts.ignored, &shown.ignored),
@@ -129,12 +140,53 @@ impl SwarmMetrics {
         let plain = [
             (&self.bytes, counts.gossip_bytes, shown.gossip_bytes),
             (&self.published, counts.published, shown.published),
-            (&self.dials_failed, counts.dials_failed, shown.dials_failed),
             (&self.cut_off, counts.cut_off, shown.cut_off),
         ];
         for (metric, now, before) in plain {
             metric.inc_by(now.saturating_sub(before));
         }
         shown.clone_from(counts);
+    }
+
+    fn show_dials(&self, counts: &Counts, shown: &Counts) {
+        for (layer, n) in &counts.dials_failed_on {
+            let before = shown.dials_failed_on.get(layer).copied().unwrap_or(0);
+            self.dial_failures
+                .get_or_create_owned(&[("layer", *layer)])
+                .inc_by(n.saturating_sub(before));
+        }
+        for (metric, now, before) in [
+            (&self.dials_failed, counts.dials_failed, shown.dials_failed),
+            (&self.dials_held, counts.dials_held, shown.dials_held),
+        ] {
+            metric.inc_by(now.saturating_sub(before));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn failed_dials_are_shown_by_layer_and_counted_once() {
+        let metrics = SwarmMetrics::new(&Registry::default());
+        let of = |layer: &'static str| {
+            let counter = metrics
+                .dial_failures
+                .get_or_create_owned(&[("layer", layer)]);
+            counter.get()
+        };
+        let counts = |transport, timeout| Counts {
+            dials_failed_on: BTreeMap::from([("tcp/quic", transport), ("timeout", timeout)]),
+            dials_held: 3,
+            ..Counts::default()
+        };
+        metrics.show_dials(&counts(2, 1), &Counts::default());
+        metrics.show_dials(&counts(2, 5), &counts(2, 1));
+        assert_eq!((of("tcp/quic"), of("timeout")), (2, 5));
+        assert_eq!(metrics.dials_held.get(), 3);
     }
 }

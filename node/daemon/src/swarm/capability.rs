@@ -2,9 +2,9 @@
 //! `announce` sends it. Pure but for the sequence.
 //! Must stay true: the sequence is stored before the envelope leaves, so it never repeats.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use owm_p2p::{Multiaddr, multiaddr::Protocol};
+use owm_p2p::{Multiaddr, multiaddr::Protocol, peer::group::is_for_everybody};
 use owm_proto::{
     Envelope, NodeKey, Purpose, SessionId, Sha256, UnixMillis,
     genesis::NetworkId,
@@ -84,7 +84,7 @@ pub(super) fn told(
     is_loopback_net: bool,
 ) -> Vec<Multiaddr> {
     let mut told: Vec<Multiaddr> = Vec::new();
-    let public = |address: &&Multiaddr| is_loopback_net || is_public(address);
+    let public = |address: &&Multiaddr| is_loopback_net || is_for_everybody(address);
     for address in external.iter().chain(listening.iter().filter(public)) {
         let bare = without_own_peer(address);
         if !told.contains(&bare) && told.len() < ADDRESSES_MAX {
@@ -92,26 +92,6 @@ pub(super) fn told(
         }
     }
     told
-}
-
-/// Whether the world can dial it.
-fn is_public(address: &Multiaddr) -> bool {
-    let ip = match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => IpAddr::from(ip),
-        Some(Protocol::Ip6(ip)) => IpAddr::from(ip),
-        other => return other.is_some(),
-    };
-    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
-        return false;
-    }
-    match ip.to_canonical() {
-        // 100.64.0.0/10: behind a provider's NAT.
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            !(ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b)))
-        }
-        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local()),
-    }
 }
 
 /// Without the `/p2p/<us>` at its end; a relay's name inside stays.
@@ -136,7 +116,7 @@ mod tests {
     #[test]
     fn a_home_network_is_told_to_nobody_unless_the_operator_says_so() {
         let [public, lan, own, cgnat] = [
-            "/ip4/198.51.100.7/tcp/4001",
+            "/ip4/9.9.9.7/tcp/4001",
             "/ip4/192.168.1.5/tcp/4001",
             "/ip4/127.0.0.1/tcp/4001",
             "/ip4/100.64.3.4/tcp/4001",
@@ -148,6 +128,14 @@ mod tests {
         check(&[own, lan, public], &[], &[public]);
         check(&[own, lan], &[public], &[public]);
         check(&[own, lan, cgnat, "/ip6/fd00::1/tcp/4001"], &[], &[]);
+        check(
+            &[
+                "/ip6/::ffff:192.168.1.5/tcp/4001",
+                "/ip4/203.0.113.7/tcp/4001",
+            ],
+            &[],
+            &[],
+        );
         check(&[own, lan], &[lan], &[lan]);
         let own = addresses(&[own]);
         assert_eq!(told(&own, &[], true), own);

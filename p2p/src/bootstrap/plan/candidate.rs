@@ -39,7 +39,7 @@ pub(super) struct Candidate {
 
 /// When something may be tried again.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pause {
+pub(crate) struct Pause {
     pub(super) failures: u32,
     since: Duration,
     /// Of the step, at most its full length.
@@ -67,24 +67,24 @@ impl Candidate {
 }
 
 impl Pause {
-    pub(super) fn fail(&mut self, now: Duration, rng: &mut impl Rng) {
+    pub(crate) fn fail(&mut self, now: Duration, rng: &mut impl Rng) {
         self.failures = self.failures.saturating_add(1);
         self.begin(now, rng);
     }
 
-    pub(super) fn fail_for_long(&mut self, now: Duration, rng: &mut impl Rng) {
+    pub(crate) fn fail_for_long(&mut self, now: Duration, rng: &mut impl Rng) {
         self.fail(now, rng);
         self.long = true;
     }
 
     /// After something that worked.
-    pub(super) fn start_again(&mut self, now: Duration, rng: &mut impl Rng) {
+    pub(crate) fn start_again(&mut self, now: Duration, rng: &mut impl Rng) {
         self.failures = 1;
         self.begin(now, rng);
     }
 
     /// Due at once, unless the fault was one that lasts.
-    pub(super) fn forgive(&mut self) {
+    pub(crate) fn forgive(&mut self) {
         if !self.long {
             *self = Self::default();
         }
@@ -97,7 +97,7 @@ impl Pause {
     }
 
     /// When it ends.
-    pub(super) fn until(&self, alone: bool) -> Duration {
+    pub(crate) fn until(&self, alone: bool) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
         let step = match (self.long, alone) {
             (true, _) => PAUSE_LONG,

@@ -91,6 +91,7 @@ impl Plan {
         });
         self.seen = Some(now);
         if slept {
+            self.woke = true;
             let candidates = self.candidates.values_mut().map(|c| &mut c.pause);
             for pause in candidates.chain(self.drawn.values_mut()) {
                 pause.forgive();

@@ -230,6 +230,10 @@ impl Task {
         let disk = |reason| FetchError::Disk { file, reason };
         let ladder = Arc::new(self.ladder(spec).await?);
         let (target, for_target) = (Arc::clone(&self.shared.target), Arc::clone(&ladder));
+        let kept = tokio::task::spawn_blocking(move || target.keep_ladder(&for_target)).await;
+        let kept = kept.map_err(|_| FetchError::Stopped)?;
+        kept.map_err(|error| disk(Arc::new(error)))?;
+        let (target, for_target) = (Arc::clone(&self.shared.target), Arc::clone(&ladder));
         let joined = self.shared.core().join(&file);
         let mut outcome = match joined {
             Some(outcome) => outcome,

@@ -20,7 +20,7 @@ use crate::exchange::{
     PieceSet,
     behaviour::OpenError,
     machine::{Ended, Event, RequestId, Source},
-    wire::{Answer, Ask, Have, NO_REQUEST, Request, Status, WireError},
+    wire::{Answer, Ask, Have, NO_REQUEST, RANGE_BYTES_MAX, Request, Status, WireError},
 };
 
 mod incoming;
@@ -78,8 +78,17 @@ impl Orders {
 #[derive(Debug)]
 enum What {
     Have(Arc<Ladder>),
-    Ladder(u64, oneshot::Sender<Vec<u8>>),
+    /// A part of the ladder that is put together; whether it is the last one.
+    Part(bool),
     Range(RequestId),
+}
+
+/// A ladder that comes in parts.
+#[derive(Debug)]
+struct Parts {
+    bytes: Vec<u8>,
+    is_whole: bool,
+    answer: oneshot::Sender<Vec<u8>>,
 }
 
 /// How a stream ended.
@@ -106,6 +115,7 @@ pub(super) fn start(shared: &Arc<Shared>, peer: PeerId) -> Orders {
         shared: Arc::clone(shared),
         peer,
         asked: VecDeque::new(),
+        parts: VecDeque::new(),
         next_id: 0,
         lacking: BTreeMap::new(),
         again: every(ASK_AGAIN),
@@ -124,6 +134,8 @@ struct Link {
     shared: Arc<Shared>,
     peer: PeerId,
     asked: VecDeque<(Request, What)>,
+    /// The ladders among what is asked.
+    parts: VecDeque<Parts>,
     next_id: u32,
     /// Files that it has not said it has all of.
     lacking: BTreeMap<Sha256, Arc<Ladder>>,
@@ -195,7 +207,8 @@ impl Link {
 
     fn hung_up(&mut self, hangup: &Hangup) {
         match hangup {
-            Hangup::Unwanted | Hangup::Reset => self.asked.clear(),
+            // The machine knows; questions are asked again.
+            Hangup::Unwanted | Hangup::Reset => self.give_up(Ended::Failed),
             Hangup::Busy(retry_after) => {
                 let retry_after = *retry_after;
                 self.give_up(Ended::Busy { retry_after });
@@ -212,20 +225,37 @@ impl Link {
                 What::Have(ladder) => {
                     self.lacking.insert(ladder.spec().sha256(), ladder);
                 }
-                // Who waits for it sees that its sender has gone.
-                What::Ladder(..) => {}
+                What::Part(_) => {}
             }
         }
+        // Who waits for a ladder sees that its sender has gone.
+        self.parts.clear();
     }
 
     /// Writes an order down as a request.
     fn take(&mut self, order: Order, out: &mut Vec<u8>) {
-        let (file, ask, what) = match order {
-            Order::Reset => return,
-            Order::Have(ladder) => (ladder.spec().sha256(), Ask::Have, What::Have(ladder)),
+        match order {
+            Order::Reset => {}
+            Order::Have(ladder) => {
+                let file = ladder.spec().sha256();
+                self.ask(file, Ask::Have, What::Have(ladder), out);
+            }
             Order::Ladder(spec, answer) => {
-                let what = What::Ladder(spec.ladder_bytes(), answer);
-                (spec.sha256(), Ask::Ladder, what)
+                let (Some(file), length) = (spec.ladder_sha256(), spec.ladder_bytes()) else {
+                    return;
+                };
+                self.parts.push_back(Parts {
+                    bytes: Vec::new(),
+                    is_whole: true,
+                    answer,
+                });
+                for offset in (0..length).step_by(RANGE_BYTES_MAX as usize) {
+                    let left = length - offset;
+                    let length = left.min(RANGE_BYTES_MAX.into());
+                    let (is_last, length) = (length == left, length as u32);
+                    let ask = Ask::Range { offset, length };
+                    self.ask(file, ask, What::Part(is_last), out);
+                }
             }
             Order::Range {
                 request,
@@ -233,9 +263,13 @@ impl Link {
                 range,
             } => {
                 let (offset, length) = (range.start, (range.end - range.start) as u32);
-                (file, Ask::Range { offset, length }, What::Range(request))
+                let ask = Ask::Range { offset, length };
+                self.ask(file, ask, What::Range(request), out);
             }
-        };
+        }
+    }
+
+    fn ask(&mut self, file: Sha256, ask: Ask, what: What, out: &mut Vec<u8>) {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1) % NO_REQUEST;
         let request = Request { id, file, ask };
@@ -325,15 +359,6 @@ impl Link {
             };
             let answer = Answer::parse(&head, request)?;
             if answer.status == Status::Ok {
-                if let What::Ladder(length, _) = what
-                    && u64::from(answer.length) != *length
-                {
-                    return Err(WireError::Length {
-                        got: answer.length,
-                        allowed: *length as u32,
-                    }
-                    .into());
-                }
                 let is_range = matches!(what, What::Range(_));
                 let portion = if is_range {
                     PORTION
@@ -364,12 +389,28 @@ impl Link {
         }
         match front {
             Some((_, What::Have(ladder))) => self.has(&ladder, &bytes),
-            Some((_, What::Ladder(_, answer))) => {
-                // Nobody waits any more.
-                let _ = answer.send(bytes);
+            Some((_, What::Part(is_last))) => {
+                self.part(Some(&bytes), is_last);
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    fn part(&mut self, bytes: Option<&[u8]>, is_last: bool) {
+        let Some(parts) = self.parts.front_mut() else {
+            return;
+        };
+        match bytes {
+            Some(bytes) => parts.bytes.extend(bytes),
+            None => parts.is_whole = false,
+        }
+        if is_last
+            && let Some(parts) = self.parts.pop_front()
+            && parts.is_whole
+        {
+            // If nobody waits any more, it is lost.
+            let _ = parts.answer.send(parts.bytes);
         }
     }
 
@@ -396,7 +437,7 @@ impl Link {
                 let pieces = PieceSet::none(ladder.pieces());
                 self.offered(&ladder, Some(pieces));
             }
-            (What::Ladder(..), _) => {}
+            (What::Part(is_last), _) => self.part(None, is_last),
         }
         Ok(())
     }

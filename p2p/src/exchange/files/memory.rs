@@ -84,7 +84,26 @@ impl MemoryShelf {
             inner: Mutex::new(inner),
         });
         self.all().insert(ladder.spec().sha256(), Arc::clone(&file));
+        self.put_ladder(ladder);
         file
+    }
+
+    fn put_ladder(&self, ladder: &Ladder) {
+        let (Some(sha256), bytes) = (ladder.spec().ladder_sha256(), ladder.to_bytes()) else {
+            return;
+        };
+        let spec = FileSpec::new(sha256, bytes.len() as u64, None, None);
+        let spec = spec.expect("a file of one piece");
+        let of_ladder = Ladder::none(spec).expect("it has none");
+        let file = MemoryFile {
+            inner: Mutex::new(Inner {
+                bytes,
+                proven: PieceSet::all(of_ladder.pieces()),
+                changed: false,
+            }),
+            ladder: Arc::new(of_ladder),
+        };
+        self.all().insert(sha256, Arc::new(file));
     }
 
     /// The file with this hash.
@@ -106,6 +125,11 @@ impl Target for MemoryShelf {
         (kept.ladder.spec() == file).then(|| Ladder::clone(&kept.ladder))
     }
 
+    fn keep_ladder(&self, ladder: &Ladder) -> Result<(), FileError> {
+        self.put_ladder(ladder);
+        Ok(())
+    }
+
     fn begin(&self, ladder: &Arc<Ladder>) -> Result<Option<Arc<dyn Growing>>, FileError> {
         if let Some(kept) = self.get(&ladder.spec().sha256()) {
             let is_complete = kept.inner().proven.is_full();
@@ -118,10 +142,6 @@ impl Target for MemoryShelf {
 }
 
 impl Served for MemoryFile {
-    fn size(&self) -> u64 {
-        self.ladder.spec().size()
-    }
-
     fn have(&self) -> Have {
         let inner = self.inner();
         if inner.proven.is_full() {
@@ -131,21 +151,12 @@ impl Served for MemoryFile {
         }
     }
 
-    fn ladder(&self) -> Option<Vec<u8>> {
-        let named = self.ladder.spec().ladder_sha256();
-        named.map(|_| self.ladder.to_bytes())
-    }
-
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError> {
         self.copy(offset, into, true)
     }
 }
 
 impl Growing for MemoryFile {
-    fn ladder(&self) -> &Arc<Ladder> {
-        &self.ladder
-    }
-
     fn proven(&self) -> PieceSet {
         self.inner().proven.clone()
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// Limits and times of one [`super::Machine`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Bytes asked of all sources together and not yet proved, at most: bounds what a kill loses and what
-    /// may wait in buffers.
+    /// Bytes asked of all sources together, at most: bounds what may wait in buffers. Pieces that wait for
+    /// their check count too, so that nothing is asked for faster than it is proved.
     pub outstanding_total_max: u64,
     /// Bytes asked of one source at least, once it delivers at a fair rate: below it, one late wake-up of
     /// either side leaves a fast link idle.

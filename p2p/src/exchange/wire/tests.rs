@@ -15,7 +15,6 @@ fn range(id: u32, length: u32) -> Request {
 fn asks() -> impl Strategy<Value = Ask> {
     prop_oneof![
         Just(Ask::Have),
-        Just(Ask::Ladder),
         (0..u64::MAX / 2, 1..=RANGE_BYTES_MAX)
             .prop_map(|(offset, length)| Ask::Range { offset, length }),
     ]
@@ -43,7 +42,6 @@ proptest! {
         if let Ok(answer) = Answer::parse(&head, &request) {
             let most = match ask {
                 Ask::Have => HAVE_BYTES_MAX,
-                Ask::Ladder => LADDER_BYTES_MAX as u32,
                 Ask::Range { length, .. } => length,
             };
             prop_assert!(answer.length <= most);

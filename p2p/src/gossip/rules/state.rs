@@ -161,7 +161,9 @@ impl Rules {
         if bytes > STRANGER_CAPABILITY_BYTES_MAX && !seated {
             return Err(Verdict::Ignore(IgnoreReason::Full));
         }
-        let room = self.directory.has_room(m.at, &m.key, seated, bytes);
+        let room = self
+            .directory
+            .has_room(m.at, (&m.key, m.door.peer()), seated, bytes);
         room.then_some(())
             .ok_or(Verdict::Ignore(IgnoreReason::Full))
     }
@@ -176,7 +178,8 @@ impl Rules {
         check_heartbeat(&body).map_err(Verdict::Reject)?;
         let seated = self.seated(m);
         let said = said.with_proof(envelope);
-        self.directory.beat(m.at, &m.key, seated, said, &body);
+        self.directory
+            .beat(m.at, (&m.key, m.door.peer()), seated, said, &body);
         self.pay(m, seated);
         Ok(Heard::Heartbeat { node: m.key, body })
     }
@@ -203,7 +206,7 @@ impl Rules {
             envelope,
         };
         self.directory
-            .announce(m.at, &m.key, seated, announced, admission);
+            .announce(m.at, (&m.key, m.door.peer()), seated, announced, admission);
         self.pay(m, seated);
         Ok(Heard::Capability {
             node: m.key,

@@ -1,9 +1,9 @@
 //! One process of a measurement: a source or the one that fetches. It says one line (its address, or how long
 //! it took), waits for the end of its input, and says what it has used.
 
-use std::fs;
+use std::{fs, io::Read as _, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     sys::{
@@ -13,9 +13,11 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
 
-use crate::exchange::raw;
+use crate::exchange::{
+    ours::{self, Named},
+    raw,
+};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -23,6 +25,10 @@ use crate::exchange::raw;
 pub(crate) enum Variant {
     /// A raw libp2p stream over TCP, Noise and Yamux as rust-libp2p ships them, and SHA-256.
     Raw,
+    /// Our exchange over TCP, Noise and Yamux, from store to store.
+    Tcp,
+    /// Our exchange over QUIC.
+    Quic,
 }
 
 /// A process.
@@ -34,6 +40,8 @@ pub(crate) struct Role {
     pub(crate) core: Option<usize>,
     /// What is fetched, from all sources together.
     pub(crate) bytes: u64,
+    /// The file, and where it lies; the anchor has none.
+    pub(crate) file: Option<(Named, PathBuf)>,
 }
 
 /// What it does.
@@ -75,8 +83,20 @@ pub(crate) async fn play(role: Role) -> Result<()> {
             let seconds = raw::fetch(&addresses, role.bytes).await?;
             println!("{}", serde_json::to_string(&Pace { seconds })?);
         }
+        (variant, task) => {
+            let (file, dir) = role.file.context("a file")?;
+            let quic = variant == Variant::Quic;
+            match task {
+                Task::Serve { n } => println!("{}", ours::serve(n, quic, &dir, &file).await?),
+                Task::Fetch { addresses } => {
+                    let into = tempfile::tempdir_in(dir.parent().context("a parent")?)?;
+                    let seconds = ours::fetch(&addresses, quic, into.path(), &file).await?;
+                    println!("{}", serde_json::to_string(&Pace { seconds })?);
+                }
+            }
+        }
     }
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let cpu = usage.user_time() + usage.system_time();
     let used = Used {

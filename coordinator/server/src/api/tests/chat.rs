@@ -30,7 +30,9 @@ async fn a_completion_has_openais_shape_and_our_receipt(pool: PgPool) {
     let usage = json!({ "prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10 });
     assert_eq!(answer["usage"], usage);
     let receipt: SignedReceipt = serde_json::from_value(answer["owm"]["receipt"].clone()).unwrap();
-    receipt.verify(&site.app.authority.trust).unwrap();
+    receipt
+        .verify(&site.app.authority.statements().trust)
+        .unwrap();
     // The capability is in the body's extension only.
     let id = answer["owm"]["request_id"].as_str().unwrap();
     let secret = id.strip_prefix("req_").unwrap();

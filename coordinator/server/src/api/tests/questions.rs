@@ -21,7 +21,10 @@ async fn a_question_is_answered_with_a_receipt_that_verifies(pool: PgPool) {
         "nobody asked for token ids"
     );
     let receipt: SignedReceipt = serde_json::from_value(answer["receipt"].clone()).unwrap();
-    let verified = receipt.verify(&site.app.authority.trust).unwrap().receipt;
+    let verified = receipt
+        .verify(&site.app.authority.statements().trust)
+        .unwrap()
+        .receipt;
     assert_eq!(verified.output_sha256, Sha256::of(b"Paris."));
     assert_eq!(verified.files[0].sha256.to_string(), answer["sha256"]);
     assert_eq!(verified.request_id.reveal(), answer["request_id"]);

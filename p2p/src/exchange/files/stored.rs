@@ -1,42 +1,33 @@
-//! The store as the exchange sees it: where the server finds files, where the driver puts them.
+//! The store as what the exchange serves from and fetches into.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use owm_proto::{FileSpec, Ladder, Sha256};
 
-use super::{Partial, Store, StoreError, StoredFile};
+use super::{FileError, Growing, Served, Shelf, Target};
 use crate::exchange::{
     PieceSet,
-    files::{FileError, Growing, Served, Shelf, Target},
+    store::{Partial, Store, StoreError, StoredFile},
     wire::Have,
 };
 
 impl From<StoreError> for FileError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotProved { .. } => Self::Unproven,
             StoreError::Changed { .. } => Self::Changed,
-            StoreError::Io { source, .. } => Self::Io(source),
-            other => Self::Io(io::Error::other(other)),
+            StoreError::NotProved { .. } => Self::Unproven,
+            other => Self::Store(other),
         }
     }
 }
 
-/// A whole file and where it may be read.
+/// A whole file with the store that watches over it.
 #[derive(Debug)]
 struct Whole(Store, StoredFile);
 
 impl Served for Whole {
-    fn size(&self) -> u64 {
-        self.1.size()
-    }
-
     fn have(&self) -> Have {
         Have::All
-    }
-
-    fn ladder(&self) -> Option<Vec<u8>> {
-        self.0.ladder_bytes(&self.1.sha256())
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError> {
@@ -45,17 +36,8 @@ impl Served for Whole {
 }
 
 impl Served for Partial {
-    fn size(&self) -> u64 {
-        self.len()
-    }
-
     fn have(&self) -> Have {
         Have::Some(self.pieces())
-    }
-
-    fn ladder(&self) -> Option<Vec<u8>> {
-        let states = Self::ladder(self).to_bytes();
-        (!states.is_empty()).then_some(states)
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError> {
@@ -65,18 +47,15 @@ impl Served for Partial {
 
 impl Shelf for Store {
     fn find(&self, file: &Sha256) -> Option<Arc<dyn Served>> {
-        if let Some(whole) = self.complete(file) {
-            return Some(Arc::new(Whole(self.clone(), whole)));
+        if let Some(partial) = self.partial(file) {
+            return Some(Arc::new(partial));
         }
-        Some(Arc::new(self.partial(file)?))
+        let whole = self.complete(file)?;
+        Some(Arc::new(Whole(self.clone(), whole)))
     }
 }
 
 impl Growing for Partial {
-    fn ladder(&self) -> &Arc<Ladder> {
-        Self::ladder(self)
-    }
-
     fn proven(&self) -> PieceSet {
         self.pieces()
     }
@@ -95,13 +74,31 @@ impl Growing for Partial {
     }
 
     fn finish(&self) -> Result<(), FileError> {
-        Ok(Self::finish(self).map(drop)?)
+        Self::finish(self)?;
+        Ok(())
     }
 }
 
 impl Target for Store {
     fn ladder(&self, file: &FileSpec) -> Option<Ladder> {
-        Self::ladder(self, file)
+        let kept = self.complete(&file.ladder_sha256()?)?;
+        if kept.size() != file.ladder_bytes() {
+            return None;
+        }
+        let mut bytes = vec![0; kept.size() as usize];
+        self.read(&kept, 0, &mut bytes).ok()?;
+        Ladder::parse(*file, bytes).ok()
+    }
+
+    fn keep_ladder(&self, ladder: &Ladder) -> Result<(), FileError> {
+        let Some(sha256) = ladder.spec().ladder_sha256() else {
+            return Ok(());
+        };
+        let bytes = ladder.to_bytes();
+        let spec = FileSpec::new(sha256, bytes.len() as u64, None, None);
+        let spec = spec.expect("a file of one piece");
+        self.put(spec, &bytes)?;
+        Ok(())
     }
 
     fn begin(&self, ladder: &Arc<Ladder>) -> Result<Option<Arc<dyn Growing>>, FileError> {

@@ -1,0 +1,6 @@
+//! The machine's rules, one by one, over a shell of memory: real pieces, real ladders, no network. Whole
+//! swarms over time are in `tests/sim`.
+
+mod blame;
+mod flow;
+mod shell;
