@@ -17,7 +17,6 @@ mod log;
 mod partial;
 mod record;
 mod room;
-mod serving;
 mod sync;
 #[cfg(test)]
 mod tests;
