@@ -33,11 +33,12 @@ use crate::{
 /// The longest that a message may be valid: for so long is it known by its hash.
 const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
 
-/// Fewest, wanted and most peers that every message is sent to at once. A random graph of degree four and more
-/// holds together at a thousand nodes per shard, and whoever is missed learns of the message by gossip within
-/// a second, which is soon enough for heartbeats. Each peer less is a copy less of every message; one run with 50
-/// peers had 0.84 of the bytes of libp2p's 5, 6, 12, and a longer tail (docs/benchmarks.md).
-const MESH: (usize, usize, usize) = (4, 5, 8);
+/// Fewest, wanted and most peers that every message is forwarded to at once. Each peer less is a copy less of
+/// every message. A random graph of degree three and more holds together at a thousand nodes per shard, the more
+/// as whoever says something tells all its peers itself (`floods`), and whoever is missed all the same learns of
+/// the message by gossip within a second, which is soon enough for heartbeats. With 50 peers half the bytes of
+/// libp2p's 5, 6, 12 (docs/benchmarks.md).
+const MESH: (usize, usize, usize) = (3, 4, 5);
 
 /// Peers outside the mesh that are told the hashes of the last three seconds' messages, at least; a quarter of
 /// them if that is more.
@@ -76,6 +77,16 @@ const RECORDS_MAX: usize = 16;
 
 /// Provider records: of shards.
 const PROVIDED_KEYS_MAX: usize = 1_024;
+
+/// Whether what we say ourselves goes to all connected peers that listen, not to the mesh only: one hop for most
+/// of them. To be first with one's own messages tells that they are one's own, which on the clear net the
+/// connection's identity says already; over onions it would, and each copy costs a circuit's bandwidth.
+const fn floods(policy: NetworkPolicy) -> bool {
+    match policy {
+        NetworkPolicy::Clearnet | NetworkPolicy::LoopbackOnly => true,
+        NetworkPolicy::OnionOnly => false,
+    }
+}
 
 /// The name under which identify and Kademlia run in a network.
 pub(crate) fn protocol_version(network: &NetworkId) -> String {
@@ -162,7 +173,7 @@ fn gossip(config: &SwarmConfig, network: &NetworkId) -> Result<Gossip, P2pError>
         .message_id_fn(|message| MessageId::new(Sha256::of(&message.data).as_bytes()))
         .max_transmit_size(GOSSIP_MESSAGE_BYTES_MAX + FRAME_BYTES)
         .duplicate_cache_time(DUPLICATE_CACHE)
-        .flood_publish(false)
+        .flood_publish(floods(config.policy))
         .mesh_n_low(MESH.0)
         .mesh_n(MESH.1)
         .mesh_n_high(MESH.2)
