@@ -69,6 +69,10 @@ const KAD_WALK_EVERY: Duration = Duration::from_mins(30);
 /// of 50 meets nearly all of it, and what is kept here is refreshed by its owners anyway.
 const KAD_NEAREST: NonZeroUsize = NonZeroUsize::new(8).expect("it is 8");
 
+/// Peers in each of the 256 parts of the DHT's table. Room for all of them is taken at once: 1.7 MB of a node's
+/// memory with libp2p's 20 (heap profile, docs/benchmarks.md). As many as a walk asks are enough.
+const KAD_BUCKET: NonZeroUsize = KAD_NEAREST;
+
 /// Values in the DHT are signed envelopes of a few hundred bytes.
 const RECORD_BYTES_MAX: usize = 4 << 10;
 
@@ -209,6 +213,7 @@ fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryS
     config
         .disjoint_query_paths(true)
         .set_replication_factor(KAD_NEAREST)
+        .set_kbucket_size(KAD_BUCKET)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)
