@@ -28,7 +28,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use super::PieceSet;
 pub use error::StoreError;
 use file::OpenFile;
 pub use file::StoredFile;
