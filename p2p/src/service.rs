@@ -109,6 +109,7 @@ pub(crate) struct Service {
     /// Cut off for a time.
     banned: BTreeMap<PeerId, PublicKey>,
     learnt: hearing::Learnt,
+    verdicts: hearing::Verdicts,
     own: announcing::Own,
     subscribed: Vec<crate::gossip::Topic>,
     topics: Option<Topics>,
@@ -214,6 +215,7 @@ pub fn start_over(
         scores: Scores::default(),
         banned: BTreeMap::new(),
         learnt: hearing::Learnt::default(),
+        verdicts: hearing::Verdicts::default(),
         show_at: Duration::ZERO,
         own: announcing::Own::default(),
         subscribed: Vec::new(),
@@ -303,6 +305,8 @@ impl Service {
                 () = self.news.deliver(), if self.news.waits() => {}
                 dials = self.ways.next() => self.dial_planned(dials),
                 event = self.swarm.select_next_some() => self.on_event(event),
+                // Nothing else is ready in this whole process just now.
+                () = tokio::task::yield_now(), if self.verdicts.wait() => self.report(),
             }
         }
         Box::pin(self.close()).await;
@@ -328,6 +332,9 @@ impl Service {
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        if self.verdicts.waited_long_enough() {
+            self.report();
+        }
         self.ways.on_swarm_event(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
