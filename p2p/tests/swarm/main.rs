@@ -8,5 +8,7 @@ mod gossip;
 mod hostile;
 mod joining;
 mod outside;
+mod trouble;
+mod walks;
 mod ways;
 mod world;
