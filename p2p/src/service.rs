@@ -41,7 +41,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Clock, Documents, Handle, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
+    Clock, Documents, Handle, Lacking, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
     behaviour::{Behaviour, BehaviourEvent, OpenEvent},
     bootstrap::{Driver, driver::DriverConfig},
     counts::Counts,
@@ -120,6 +120,7 @@ pub(crate) struct Service {
     met_again: Duration,
     meet_wait: Duration,
     catching: catching::Catching,
+    lacking: Lacking,
     ways: Driver,
     listeners: HashSet<ListenerId>,
     dht: dht::Dht,
@@ -225,6 +226,7 @@ pub fn start_over(
         answers: answering::Answers::default(),
         meet_wait: Duration::ZERO,
         catching: catching::Catching::default(),
+        lacking: Lacking::default(),
         met_again: start.clock.monotonic(),
         ways,
         listeners,

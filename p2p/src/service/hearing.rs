@@ -133,7 +133,10 @@ impl Service {
             self.blame(from, action);
         }
         match judged.news {
-            Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
+            Some(Heard::Heartbeat { node, body }) => {
+                self.note_lacking(&node);
+                self.tell(News::Heartbeat { node, body });
+            }
             Some(Heard::Capability { node, body }) => {
                 self.compare_checkpoints(from, &node, &body);
                 self.remember(from, &node, &body);
@@ -201,15 +204,21 @@ impl Service {
             return;
         }
         let Some(manifest) = manifest else { return };
-        // Only what the rules hold for the newest: a second one under the same sequence is not. The same
-        // statement may have been signed by two keys.
-        let said = serde_json::from_slice::<Checkpoint>(envelope.unverified_payload()).ok();
-        let newest = self.rules.as_ref().and_then(Rules::checkpoint);
-        if said.is_none() || newest.map(|newest| &newest.checkpoint) != said.as_ref() {
+        let said = serde_json::from_slice::<Checkpoint>(envelope.unverified_payload());
+        if said.is_ok_and(|said| said.sequence <= self.known.sequence()) {
             return;
         }
         match self.known.verified(envelope, manifest) {
-            Ok(newest) => self.keep_checkpoint(newest, Source::Peer(from)),
+            Ok(newest) => {
+                let (at, teller) = (self.clock.moment(), peer::public_key(&from));
+                let (Some(rules), Some(teller)) = (&mut self.rules, teller) else {
+                    return;
+                };
+                // Of two under one sequence the one that came whole first, whatever was announced.
+                if rules.judge_whole(at, &teller, &newest.envelope, &StrictEd25519) {
+                    self.keep_checkpoint(newest, Source::Peer(from));
+                }
+            }
             Err(Unverified::Fault) => self.blame(from, Action::BadMeet),
             Err(Unverified::Unreadable) => {
                 tracing::debug!(peer = %from, "a checkpoint's manifest can't be read by this version");

@@ -7,6 +7,7 @@ mod documents;
 mod gossip;
 mod hostile;
 mod joining;
+mod lacking;
 mod outside;
 mod trouble;
 mod walks;

@@ -48,7 +48,7 @@ fn bounded(rules: &Rules) {
     assert!(rules.directory().bytes() <= Limits::default().capability_bytes_max);
     // What is shown and told on can be made of whatever was believed.
     let nodes = rules.directory().nodes(AT);
-    let told = rules.introductions(AT, 16, 1 << 20);
+    let told = rules.introductions(AT, &[], 16, 1 << 20);
     assert!(told.len() <= nodes.len());
     for node in nodes {
         let _addresses = rules.directory().addresses(AT, &node.key);
