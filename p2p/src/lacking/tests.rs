@@ -50,7 +50,7 @@ fn said(secs: u64) -> Said {
 
 fn beat(directory: &mut Directory, secs: u64, node: &PublicKey) {
     let body = HeartbeatBody::default();
-    directory.beat(at(secs), node, false, said(secs), &body);
+    directory.beat(at(secs), (node, node), false, said(secs), &body);
 }
 
 fn announce(directory: &mut Directory, secs: u64, node: &PublicKey) {
@@ -64,7 +64,7 @@ fn announce(directory: &mut Directory, secs: u64, node: &PublicKey) {
             Vec::new(),
         ),
     };
-    directory.announce(at(secs), node, false, announced, None);
+    directory.announce(at(secs), (node, node), false, announced, None);
 }
 
 /// The seconds in which `node` was asked about, of these.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use libp2p::PeerId;
-use owm_proto::{PublicKey, wire::gossip::CapabilityBody};
+use owm_proto::{PublicKey, gossip::shard_of, wire::gossip::CapabilityBody};
 
 use super::Service;
 use crate::{Rules, peer};
@@ -195,6 +195,7 @@ impl Service {
             .keys()
             .filter(|peer| may(peer) && !named.contains(peer));
         let free: Vec<PeerId> = free.copied().collect();
+        let free = self.nearest(free);
         if !others.is_empty() && !free.is_empty() {
             let peer = free[self.choose(free.len())];
             questions.push((peer, others));
@@ -205,6 +206,19 @@ impl Service {
             }
             self.ask_about(peer, &nodes);
         }
+    }
+
+    /// Those of our own shard, if there are any: who listens to other shards has never heard of these nodes.
+    fn nearest(&self, peers: Vec<PeerId>) -> Vec<PeerId> {
+        let Some(topics) = self.topics else {
+            return peers;
+        };
+        let own = shard_of(&self.me, topics.shards);
+        let is_near = |peer: &PeerId| {
+            peer::public_key(peer).is_some_and(|key| shard_of(&key, topics.shards) == own)
+        };
+        let near: Vec<PeerId> = peers.iter().filter(|peer| is_near(peer)).copied().collect();
+        if near.is_empty() { peers } else { near }
     }
 
     /// The manifest of a checkpoint that was announced has not come: one more peer is asked.

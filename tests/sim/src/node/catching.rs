@@ -110,7 +110,10 @@ impl Node {
                 _ => others.push(node),
             }
         }
-        let about = dice.pick(neighbours).filter(|_| !others.is_empty());
+        let is_near = |peer: &&Peer| self.router.is_near(**peer);
+        let near: Vec<Peer> = neighbours.iter().filter(is_near).copied().collect();
+        let asked = if near.is_empty() { neighbours } else { &near };
+        let about = dice.pick(asked).filter(|_| !others.is_empty());
         questions.extend(about.map(|peer| (*peer, others)));
         for (peer, nodes) in questions {
             let ask = MeetRequest {
