@@ -180,3 +180,35 @@ impl NetworkBehaviour for Behaviour {
         self.inner.poll(cx).map(|event| event.map_in(Either::Left))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use owm_proto::Sha256;
+
+    use super::*;
+
+    #[test]
+    fn no_file_goes_over_a_relayed_connection() {
+        let mut behaviour = Behaviour::new(&NetworkId(Sha256::of(b"network")));
+        let direct: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        let relayed = direct
+            .clone()
+            .with_p2p(PeerId::random())
+            .unwrap()
+            .with(Protocol::P2pCircuit);
+        let (id, peer) = (ConnectionId::new_unchecked(1), PeerId::random());
+        for (address, is_direct) in [(&direct, true), (&relayed, false)] {
+            let dialled = behaviour.handle_established_outbound_connection(
+                id,
+                peer,
+                address,
+                Endpoint::Dialer,
+                PortUse::Reuse,
+            );
+            assert_eq!(dialled.unwrap().is_left(), is_direct);
+            let accepted =
+                behaviour.handle_established_inbound_connection(id, peer, address, &direct);
+            assert_eq!(accepted.unwrap().is_left(), is_direct);
+        }
+    }
+}

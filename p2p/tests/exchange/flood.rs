@@ -1,14 +1,13 @@
 //! Ten thousand open requests: they wait at who asks, and an honest peer is served meanwhile.
 
 use futures::AsyncWriteExt as _;
-use libp2p::{Swarm, futures::StreamExt as _};
 use owm_p2p::exchange::{
     behaviour::protocol,
     serve::STREAMS_PER_PEER,
     wire::{Ask, RANGE_BYTES_MAX, Request},
 };
 
-use crate::world::{Over, Peer, file, network};
+use crate::world::{Over, Peer, file, network, swarm};
 
 /// Resident memory in bytes.
 fn memory() -> u64 {
@@ -26,23 +25,11 @@ async fn ten_thousand_open_requests_hold_little_memory_and_nobody_up() {
     let before = memory();
     let behaviour = libp2p_stream::Behaviour::new();
     let control = behaviour.new_control();
-    let mut swarm: Swarm<_> = libp2p::SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(
-            libp2p::tcp::Config::default(),
-            libp2p::noise::Config::new,
-            libp2p::yamux::Config::default,
-        )
-        .unwrap()
-        .with_behaviour(|_| behaviour)
-        .unwrap()
-        .build();
-    swarm.add_peer_address(source.id, source.address.clone());
-    tokio::spawn(async move {
-        loop {
-            swarm.select_next_some().await;
-        }
-    });
+    let (_, _, dials) = swarm(2, Over::Tcp, behaviour).await;
+    let (connected, told) = tokio::sync::oneshot::channel();
+    let dial = (source.id, source.address.clone(), connected);
+    dials.send(dial).await.unwrap();
+    told.await.unwrap();
     let ask = Ask::Range {
         offset: 0,
         length: RANGE_BYTES_MAX,
@@ -75,5 +62,5 @@ async fn ten_thousand_open_requests_hold_little_memory_and_nobody_up() {
     );
     let grown = memory().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more");
-    drop(open);
+    drop((open, dials));
 }

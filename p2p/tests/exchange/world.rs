@@ -9,7 +9,7 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
     Multiaddr, PeerId, Stream, Swarm,
     identity::Keypair,
-    swarm::{NetworkBehaviour, SwarmEvent},
+    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
 };
 use owm_p2p::{
     Clock,
@@ -25,7 +25,7 @@ use owm_p2p::{
 use owm_proto::{
     FileSpec, Ladder, LadderBuilder, PieceLen, Sha256, UnixMillis, genesis::NetworkId,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Far above what anything takes on a busy machine.
@@ -78,8 +78,7 @@ pub(crate) struct Peer {
     pub(crate) exchange: Exchange,
     pub(crate) shelf: MemoryShelf,
     pub(crate) bans: mpsc::Receiver<Banned>,
-    pub(crate) stop: CancellationToken,
-    known: mpsc::Sender<(PeerId, Multiaddr)>,
+    dials: Dials,
 }
 
 impl Peer {
@@ -90,7 +89,7 @@ impl Peer {
     pub(crate) async fn with(n: u8, over: Over, config: ExchangeConfig) -> Self {
         let behaviour = Behaviour::new(&network());
         let streams = behaviour.streams();
-        let (id, address, known) = swarm(n, over, behaviour).await;
+        let (id, address, dials) = swarm(n, over, behaviour).await;
         let shelf = MemoryShelf::default();
         let (banned, bans) = mpsc::channel(16);
         let config = ExchangeConfig {
@@ -98,11 +97,16 @@ impl Peer {
             bans: Some(banned),
             ..config
         };
-        let stop = CancellationToken::new();
         let clock = Arc::new(SystemClock(Instant::now()));
         let both = Arc::new(shelf.clone());
-        let (exchange, run) =
-            Exchange::new(streams, both.clone(), both, clock, config, stop.clone());
+        let (exchange, run) = Exchange::new(
+            streams,
+            both.clone(),
+            both,
+            clock,
+            config,
+            CancellationToken::new(),
+        );
         tokio::spawn(run);
         Self {
             id,
@@ -110,8 +114,7 @@ impl Peer {
             exchange,
             shelf,
             bans,
-            stop,
-            known,
+            dials,
         }
     }
 
@@ -131,9 +134,12 @@ impl Peer {
         file
     }
 
-    /// Where another one is.
+    /// Connects to another one.
     pub(crate) async fn knows(&self, id: PeerId, address: &Multiaddr) -> PeerId {
-        self.known.send((id, address.clone())).await.unwrap();
+        let (connected, told) = oneshot::channel();
+        let dial = (id, address.clone(), connected);
+        self.dials.send(dial).await.unwrap();
+        tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
         id
     }
 
@@ -161,12 +167,11 @@ impl Peer {
     }
 }
 
-/// Starts a swarm with one behaviour; it learns addresses of others as it is told.
-async fn swarm<B>(
-    n: u8,
-    over: Over,
-    behaviour: B,
-) -> (PeerId, Multiaddr, mpsc::Sender<(PeerId, Multiaddr)>)
+/// Who is to be connected to, and who wants to hear of it.
+pub(crate) type Dials = mpsc::Sender<(PeerId, Multiaddr, oneshot::Sender<()>)>;
+
+/// Starts a swarm with one behaviour; it dials whom it is told to.
+pub(crate) async fn swarm<B>(n: u8, over: Over, behaviour: B) -> (PeerId, Multiaddr, Dials)
 where
     B: NetworkBehaviour + Send,
     B::ToSwarm: Send + std::fmt::Debug,
@@ -196,19 +201,30 @@ where
         }
     };
     let id = *swarm.local_peer_id();
-    let (known, mut learnt) = mpsc::channel(16);
+    let (dials, mut told) = mpsc::channel::<(PeerId, Multiaddr, oneshot::Sender<()>)>(16);
     tokio::spawn(async move {
+        let mut waiting = Vec::new();
         loop {
             tokio::select! {
-                next = learnt.recv() => match next {
+                next = told.recv() => match next {
                     None => return,
-                    Some((peer, address)) => swarm.add_peer_address(peer, address),
+                    Some((peer, address, connected)) => {
+                        let dial = DialOpts::peer_id(peer).addresses(vec![address]);
+                        swarm.dial(dial.build()).unwrap();
+                        waiting.push((peer, connected));
+                    }
                 },
-                _ = swarm.select_next_some() => {}
+                event = swarm.select_next_some() => {
+                    if let SwarmEvent::ConnectionEstablished { peer_id, .. } = event
+                        && let Some(at) = waiting.iter().position(|(peer, _)| *peer == peer_id)
+                    {
+                        let _ = waiting.swap_remove(at).1.send(());
+                    }
+                }
             }
         }
     });
-    (id, address, known)
+    (id, address, dials)
 }
 
 /// How a peer misbehaves. All of them say that they have all of the file.
@@ -236,7 +252,7 @@ pub(crate) enum Script {
 pub(crate) struct Scripted {
     pub(crate) id: PeerId,
     pub(crate) address: Multiaddr,
-    _known: mpsc::Sender<(PeerId, Multiaddr)>,
+    _dials: Dials,
 }
 
 impl Scripted {
@@ -244,7 +260,7 @@ impl Scripted {
         let behaviour = libp2p_stream::Behaviour::new();
         let mut control = behaviour.new_control();
         let mut incoming = control.accept(protocol(&network())).unwrap();
-        let (id, address, known) = swarm(n, Over::Tcp, behaviour).await;
+        let (id, address, dials) = swarm(n, Over::Tcp, behaviour).await;
         let actor = Arc::new(Actor {
             ladder: Arc::clone(ladder),
             bytes: bytes.to_vec(),
@@ -260,7 +276,7 @@ impl Scripted {
         Self {
             id,
             address,
-            _known: known,
+            _dials: dials,
         }
     }
 }

@@ -20,7 +20,7 @@ use owm_p2p::{
 use owm_proto::{
     FileSpec, Ladder, LadderBuilder, NodeKey, PieceLen, Sha256, UnixMillis, genesis::NetworkId,
 };
-use owm_service::clock::{Clock as _, SharedClock, SystemClock};
+use owm_service::clock::{SharedClock, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 

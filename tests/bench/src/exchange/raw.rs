@@ -6,8 +6,13 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
-    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, Transport as _, core::upgrade::Version,
-    identity::Keypair, multiaddr::Protocol, noise, swarm::SwarmEvent, tcp, yamux,
+    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, Transport as _,
+    core::upgrade::Version,
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise,
+    swarm::{SwarmEvent, dial_opts::DialOpts},
+    tcp, yamux,
 };
 use libp2p_stream as stream;
 use sha2::{Digest as _, Sha256};
@@ -53,7 +58,7 @@ async fn send(mut stream: Stream) -> Result<()> {
     Ok(stream.close().await?)
 }
 
-/// Fetches an equal part of `bytes` from each; seconds from the first dial to the last hash.
+/// Fetches an equal part of `bytes` from each; seconds from when they are connected to the last hash.
 pub(crate) async fn fetch(addresses: &[String], bytes: u64) -> Result<f64> {
     let mut swarm = swarm(255)?;
     let control = swarm.behaviour().new_control();
@@ -63,8 +68,13 @@ pub(crate) async fn fetch(addresses: &[String], bytes: u64) -> Result<f64> {
         let Some(Protocol::P2p(peer)) = address.iter().last() else {
             bail!("an address without a peer");
         };
-        swarm.add_peer_address(peer, address);
+        swarm.dial(DialOpts::peer_id(peer).addresses(vec![address]).build())?;
         peers.push(peer);
+    }
+    let mut connected = 0;
+    while connected < peers.len() {
+        let event = swarm.select_next_some().await;
+        connected += usize::from(matches!(event, SwarmEvent::ConnectionEstablished { .. }));
     }
     tokio::spawn(drive(swarm));
     let begun = Instant::now();
