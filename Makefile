@@ -6,7 +6,7 @@ CARGO ?= cargo
 DEVNET = $(CARGO_TARGET_DIR)/debug/owm-devnet
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status reset setup build test test-long bench sim check protos sqlx-prepare sqlx-check
+.PHONY: help up down status reset setup build test test-long bench sim fuzz check protos sqlx-prepare sqlx-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench: setup build ## questions to the real model, then load on a coordinator, t
 
 sim: ## what a node of a shard of 100 and of 1,250 costs, simulated; see docs/scale.md
 	@for n in 100 1250; do $(CARGO) run --quiet --locked --profile bench-net -p owm-sim -- scale --nodes $$n; done
+
+fuzz: ## each fuzz target for a minute (SECONDS=…); see tests/fuzz
+	@deploy/fuzz.sh $(SECONDS)
 
 check: ## format, lints, documentation, .sqlx
 	$(CARGO) fmt --all --check

@@ -35,11 +35,12 @@ use crate::{
 /// The longest that a message may be valid: for so long is it known by its hash.
 const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
 
-/// Fewest, wanted and most peers that every message is sent to at once. A random graph of degree four and more
-/// holds together at a thousand nodes per shard, and whoever is missed learns of the message by gossip within
-/// a second, which is soon enough for heartbeats. Each peer less is a copy less of every message; one run with 50
-/// peers had 0.84 of the bytes of libp2p's 5, 6, 12, and a longer tail (docs/benchmarks.md).
-const MESH: (usize, usize, usize) = (4, 5, 8);
+/// Fewest, wanted and most peers that every message is forwarded to at once. Each peer less is a copy less of
+/// every message. A random graph of degree three and more holds together at a thousand nodes per shard, the more
+/// as whoever says something tells all its peers itself (`floods`), and whoever is missed all the same learns of
+/// the message by gossip within a second, which is soon enough for heartbeats. With 50 peers half the bytes of
+/// libp2p's 5, 6, 12 (docs/benchmarks.md).
+const MESH: (usize, usize, usize) = (3, 4, 5);
 
 /// Peers outside the mesh that are told the hashes of the last three seconds' messages, at least; a quarter of
 /// them if that is more.
@@ -70,6 +71,10 @@ const KAD_WALK_EVERY: Duration = Duration::from_mins(30);
 /// of 50 meets nearly all of it, and what is kept here is refreshed by its owners anyway.
 const KAD_NEAREST: NonZeroUsize = NonZeroUsize::new(8).expect("it is 8");
 
+/// Peers in each of the 256 parts of the DHT's table. Room for all of them is taken at once: 1.7 MB of a node's
+/// memory with libp2p's 20 (heap profile, docs/benchmarks.md). As many as a walk asks are enough.
+const KAD_BUCKET: NonZeroUsize = KAD_NEAREST;
+
 /// Values in the DHT are signed envelopes of a few hundred bytes.
 const RECORD_BYTES_MAX: usize = 4 << 10;
 
@@ -78,6 +83,16 @@ const RECORDS_MAX: usize = 16;
 
 /// Provider records: of shards.
 const PROVIDED_KEYS_MAX: usize = 1_024;
+
+/// Whether what we say ourselves goes to all connected peers that listen, not to the mesh only: one hop for most
+/// of them. To be first with one's own messages tells that they are one's own, which on the clear net the
+/// connection's identity says already; over onions it would, and each copy costs a circuit's bandwidth.
+const fn floods(policy: NetworkPolicy) -> bool {
+    match policy {
+        NetworkPolicy::Clearnet | NetworkPolicy::LoopbackOnly => true,
+        NetworkPolicy::OnionOnly => false,
+    }
+}
 
 /// The name under which identify and Kademlia run in a network.
 pub(crate) fn protocol_version(network: &NetworkId) -> String {
@@ -166,7 +181,7 @@ fn gossip(config: &SwarmConfig, network: &NetworkId) -> Result<Gossip, P2pError>
         .message_id_fn(|message| MessageId::new(Sha256::of(&message.data).as_bytes()))
         .max_transmit_size(GOSSIP_MESSAGE_BYTES_MAX + FRAME_BYTES)
         .duplicate_cache_time(DUPLICATE_CACHE)
-        .flood_publish(false)
+        .flood_publish(floods(config.policy))
         .mesh_n_low(MESH.0)
         .mesh_n(MESH.1)
         .mesh_n_high(MESH.2)
@@ -202,6 +217,7 @@ fn dht(key: &Keypair, network: &NetworkId) -> kad::Behaviour<kad::store::MemoryS
     config
         .disjoint_query_paths(true)
         .set_replication_factor(KAD_NEAREST)
+        .set_kbucket_size(KAD_BUCKET)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)

@@ -10,7 +10,8 @@ use libp2p::{
 
 use crate::{discreet::Discreet, exchange, guard::Guard, meet, rest::Gate};
 
-/// A peer. The limits stand first: they refuse before the others learn of a connection.
+/// A peer. The limits stand first: they refuse before the others learn of a connection. Gossip stands last: what
+/// its handlers say goes through the fewest of the derive's layers, each of which moves it.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
@@ -21,10 +22,10 @@ pub(crate) struct Behaviour {
     pub(crate) blocked: allow_block_list::Behaviour<BlockedPeers>,
     pub(crate) ping: ping::Behaviour,
     pub(crate) meet: meet::Behaviour,
-    pub(crate) gossip: Gossip,
     pub(crate) exchange: exchange::behaviour::Behaviour,
     pub(crate) dht: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) open: Toggle<Open>,
+    pub(crate) gossip: Gossip,
 }
 
 /// What a peer whose address is no secret does besides.

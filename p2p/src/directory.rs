@@ -37,7 +37,7 @@ const SILENT_KEPT: Duration = Duration::from_hours(1);
 pub struct Announced {
     /// Its order and times.
     pub said: Said,
-    /// What it says.
+    /// What it says, without its membership.
     pub body: CapabilityBody,
     /// Its signed form, to be told on.
     pub envelope: Envelope,
@@ -69,6 +69,15 @@ pub struct Directory {
     renewals: Renewals,
     bytes_max: usize,
     lives: Lives,
+}
+
+impl Announced {
+    /// Bytes of an answer that it takes.
+    fn bytes_told(&self) -> usize {
+        /// Purpose, key, signature and framing beside the payload.
+        const FRAME_BYTES: usize = 160;
+        self.envelope.unverified_payload().len() + FRAME_BYTES
+    }
 }
 
 impl Known {
@@ -184,31 +193,36 @@ impl Directory {
         nodes
     }
 
-    /// Capability envelopes that hold, for who has just come: that of `first` (ourselves), then members' and
-    /// strangers', of each the one heard last first; so many at most, in messages and bytes.
+    /// Capability envelopes that hold, for who asks: those of `named`; then up to `count_max` for who has just
+    /// come, that of `first` (ourselves), then members' and strangers', of each the one heard last first. So
+    /// many bytes at most.
     pub fn capabilities(
         &self,
         at: Moment,
+        named: &[PublicKey],
         first: &PublicKey,
         count_max: usize,
         bytes_max: usize,
     ) -> Vec<Envelope> {
-        /// Purpose, key, signature and framing beside the payload.
-        const FRAME_BYTES: usize = 160;
         let mut room = bytes_max;
-        let life = self.lives[StateKind::Capability as usize];
-        let own = self.known(first).and_then(|k| k.capability.as_deref());
-        let own = own.filter(|announced| announced.said.holds(at, life));
+        let named = named.iter().filter_map(|key| self.announced_by(at, key));
         let others = self.announced(at).filter(|(key, _)| *key != first);
-        own.into_iter()
-            .chain(others.map(|(_, announced)| announced))
-            .take(count_max)
+        let others = others.map(|(_, announced)| announced);
+        let own = self.announced_by(at, first).into_iter();
+        named
+            .chain(own.chain(others).take(count_max))
             .map_while(|announced| {
-                let bytes = announced.envelope.unverified_payload().len() + FRAME_BYTES;
-                room = room.checked_sub(bytes)?;
+                room = room.checked_sub(announced.bytes_told())?;
                 Some(announced.envelope.clone())
             })
             .collect()
+    }
+
+    /// Whether a node's heartbeat holds, and nothing else is known of it.
+    pub fn lacks_capability(&self, at: Moment, key: &PublicKey) -> bool {
+        let life = self.lives[StateKind::Heartbeat as usize];
+        let said = self.known(key).and_then(|k| k.said(StateKind::Heartbeat));
+        said.is_some_and(|said| said.holds(at, life)) && self.announced_by(at, key).is_none()
     }
 
     /// Who says to serve this file, members first, the one heard last first.
@@ -226,10 +240,7 @@ impl Directory {
 
     /// The addresses that a living node announces, without its name.
     pub fn addresses(&self, at: Moment, key: &PublicKey) -> Vec<Multiaddr> {
-        let life = self.lives[StateKind::Capability as usize];
-        let announced = self.known(key).and_then(|k| k.capability.as_ref());
-        let announced = announced.filter(|a| a.said.holds(at, life));
-        announced.map_or_else(Vec::new, |a| {
+        self.announced_by(at, key).map_or_else(Vec::new, |a| {
             let bytes = a.body.addresses.iter();
             bytes.filter_map(|b| capability::address(b)).collect()
         })
@@ -381,6 +392,13 @@ impl Directory {
 
     fn all(&self) -> impl Iterator<Item = (&PublicKey, &Known)> {
         self.members.iter().chain(self.strangers.iter())
+    }
+
+    /// What a node has announced, if it holds.
+    fn announced_by(&self, at: Moment, key: &PublicKey) -> Option<&Announced> {
+        let life = self.lives[StateKind::Capability as usize];
+        let announced = self.known(key)?.capability.as_deref();
+        announced.filter(|announced| announced.said.holds(at, life))
     }
 
     fn announced(&self, at: Moment) -> impl Iterator<Item = (&PublicKey, &Announced)> {

@@ -10,14 +10,16 @@ use libp2p::{
     request_response::{self, ProtocolSupport},
 };
 use owm_proto::{
+    PublicKey,
     genesis::NetworkId,
-    limits::{GOSSIP_MESSAGE_BYTES_MAX, MEET_MESSAGE_BYTES_MAX},
+    limits::{GOSSIP_MESSAGE_BYTES_MAX, MEET_MESSAGE_BYTES_MAX, MEET_WANTED_MAX},
     wire::gossip::{MeetRequest, MeetResponse},
 };
 use prost::Message;
 
-/// A question holds two envelopes of at most one gossip message each.
-pub const MEET_REQUEST_BYTES_MAX: usize = 2 * GOSSIP_MESSAGE_BYTES_MAX + 1024;
+/// A question holds two envelopes of at most one gossip message each, and keys of 32 bytes with a head of two.
+pub const MEET_REQUEST_BYTES_MAX: usize =
+    2 * GOSSIP_MESSAGE_BYTES_MAX + 34 * MEET_WANTED_MAX + 1024;
 
 /// Time for one exchange on the clear net: four mebibytes at half a megabit take a minute.
 pub const MEET_TIMEOUT: Duration = Duration::from_mins(1);
@@ -43,6 +45,13 @@ pub fn behaviour(network: &NetworkId) -> Behaviour {
         .with_request_timeout(MEET_TIMEOUT)
         .with_max_concurrent_streams(STREAMS_PER_CONNECTION);
     Behaviour::new([(protocol(network), ProtocolSupport::Full)], config)
+}
+
+/// The nodes that a question names; what is no key is passed over, and what is too many.
+pub fn wanted(request: &MeetRequest) -> Vec<PublicKey> {
+    let named = request.wanted.iter().take(MEET_WANTED_MAX);
+    let key = |bytes: &Vec<u8>| <[u8; 32]>::try_from(bytes.as_slice()).ok();
+    named.filter_map(key).map(PublicKey).collect()
 }
 
 impl request_response::Codec for MeetCodec {
@@ -135,6 +144,27 @@ mod tests {
     use futures::{executor::block_on, io::Cursor};
 
     use super::*;
+
+    #[test]
+    fn only_so_many_nodes_are_asked_for_by_name_and_a_full_question_is_read() {
+        let key = |n: usize| vec![n as u8; if n == 1 { 31 } else { 32 }];
+        let request = MeetRequest {
+            wanted: (0..1_000).map(key).collect(),
+            ..MeetRequest::default()
+        };
+        assert_eq!(wanted(&request).len(), MEET_WANTED_MAX - 1);
+        let envelope = || owm_proto::wire::coordinator::SignedEnvelope {
+            payload: vec![0; GOSSIP_MESSAGE_BYTES_MAX],
+            ..Default::default()
+        };
+        let full = MeetRequest {
+            capability: Some(envelope()),
+            checkpoint: Some(envelope()),
+            wanted: (2..MEET_WANTED_MAX + 2).map(key).collect(),
+            ..MeetRequest::default()
+        };
+        assert!(full.encoded_len() <= MEET_REQUEST_BYTES_MAX - 512);
+    }
 
     #[test]
     fn a_stream_that_is_closed_at_once_is_a_refusal_and_no_empty_answer() {

@@ -44,6 +44,7 @@ pub(crate) struct Rests(Arc<Mutex<Inner>>);
 struct Inner {
     pauses: LruCache<PeerId, Pause>,
     permitted: Option<ConnectionId>,
+    held: u64,
 }
 
 impl Default for Rests {
@@ -51,6 +52,7 @@ impl Default for Rests {
         Self(Arc::new(Mutex::new(Inner {
             pauses: LruCache::new(RESTING_MAX),
             permitted: None,
+            held: 0,
         })))
     }
 }
@@ -89,9 +91,17 @@ impl Rests {
     }
 
     fn may_dial(&self, dial: ConnectionId, peer: &PeerId, now: Duration) -> bool {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let pause = inner.pauses.peek(peer);
-        inner.permitted == Some(dial) || pause.is_none_or(|pause| pause.until(false) <= now)
+        let may =
+            inner.permitted == Some(dial) || pause.is_none_or(|pause| pause.until(false) <= now);
+        inner.held += u64::from(!may);
+        may
+    }
+
+    /// Dials refused so far: the swarm tells only behaviours of them, not its owner.
+    pub(crate) fn held(&self) -> u64 {
+        self.lock().held
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -41,7 +41,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Clock, Documents, Handle, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
+    Clock, Documents, Handle, Lacking, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
     behaviour::{Behaviour, BehaviourEvent, OpenEvent},
     bootstrap::{Driver, driver::DriverConfig},
     counts::Counts,
@@ -109,6 +109,7 @@ pub(crate) struct Service {
     /// Cut off for a time.
     banned: BTreeMap<PeerId, PublicKey>,
     learnt: hearing::Learnt,
+    verdicts: hearing::Verdicts,
     own: announcing::Own,
     subscribed: Vec<crate::gossip::Topic>,
     topics: Option<Topics>,
@@ -119,6 +120,7 @@ pub(crate) struct Service {
     met_again: Duration,
     meet_wait: Duration,
     catching: catching::Catching,
+    lacking: Lacking,
     ways: Driver,
     listeners: HashSet<ListenerId>,
     dht: dht::Dht,
@@ -214,6 +216,7 @@ pub fn start_over(
         scores: Scores::default(),
         banned: BTreeMap::new(),
         learnt: hearing::Learnt::default(),
+        verdicts: hearing::Verdicts::default(),
         show_at: Duration::ZERO,
         own: announcing::Own::default(),
         subscribed: Vec::new(),
@@ -223,6 +226,7 @@ pub fn start_over(
         answers: answering::Answers::default(),
         meet_wait: Duration::ZERO,
         catching: catching::Catching::default(),
+        lacking: Lacking::default(),
         met_again: start.clock.monotonic(),
         ways,
         listeners,
@@ -303,6 +307,8 @@ impl Service {
                 () = self.news.deliver(), if self.news.waits() => {}
                 dials = self.ways.next() => self.dial_planned(dials),
                 event = self.swarm.select_next_some() => self.on_event(event),
+                // Nothing else is ready in this whole process just now.
+                () = tokio::task::yield_now(), if self.verdicts.wait() => self.report(),
             }
         }
         Box::pin(self.close()).await;
@@ -328,6 +334,9 @@ impl Service {
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        if self.verdicts.waited_long_enough() {
+            self.report();
+        }
         self.ways.on_swarm_event(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
@@ -344,7 +353,10 @@ impl Service {
                 ..
             } => self.on_disconnected(peer_id, connection_id, num_established),
             SwarmEvent::OutgoingConnectionError { error, .. } => self.on_dial_failed(&error),
-            SwarmEvent::IncomingConnectionError { .. } => self.counts.inbound_refused += 1,
+            SwarmEvent::IncomingConnectionError { .. } => {
+                self.counts.inbound_refused += 1;
+                self.dirty = true;
+            }
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ListenerClosed {
                 listener_id,
@@ -374,6 +386,7 @@ impl Service {
 
     fn upkeep(&mut self) {
         self.tick_rules();
+        self.count_held();
         self.forgive();
         self.retry_announcements();
         self.catch_up();

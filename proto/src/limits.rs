@@ -54,6 +54,9 @@ pub const MEET_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Capability envelopes of one such answer.
 pub const MEET_NODES_MAX: usize = 1_024;
 
+/// Nodes whose capability may be asked for by name in one such question: two kilobytes.
+pub const MEET_WANTED_MAX: usize = 64;
+
 /// Addresses that a node may announce: interfaces × transports, and relays.
 pub const ADDRESSES_MAX: usize = 16;
 

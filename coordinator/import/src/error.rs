@@ -26,6 +26,15 @@ pub enum ImportError {
         /// The destination.
         path: PathBuf,
     },
+    /// A file with more pieces than a ladder may have.
+    #[error("{file} is too large to be published")]
+    TooLarge {
+        /// Which.
+        file: String,
+        /// How much too large.
+        #[source]
+        source: owm_proto::ladder::LadderError,
+    },
     /// The source is no readable GGUF file.
     #[error("the GGUF file cannot be read")]
     Gguf(#[from] GgufError),

@@ -59,6 +59,8 @@ pub struct ImportedFile {
     pub size: u64,
     /// SHA-256 of its bytes, 64 hexadecimal digits, computed while it was written.
     pub sha256: String,
+    /// Its SHA-256 midstates, noted by the same pass: what peers prove single pieces with.
+    pub ladder: owm_proto::Ladder,
 }
 
 /// How far an import has come.

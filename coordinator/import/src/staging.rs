@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use owm_proto::LadderBuilder;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -36,8 +37,7 @@ struct HashOnly(Sha256);
 #[derive(Debug)]
 pub(crate) struct HashingFile {
     writer: BufWriter<File>,
-    hasher: Sha256,
-    size: u64,
+    hasher: LadderBuilder,
 }
 
 impl Staging {
@@ -78,24 +78,23 @@ impl Staging {
         let file = File::create_new(&path).map_err(io_error)?;
         let mut file = HashingFile {
             writer: BufWriter::with_capacity(CHUNK_BYTES, file),
-            hasher: Sha256::new(),
-            size: 0,
+            hasher: LadderBuilder::by_size(),
         };
         write(&mut file)?;
-        let HashingFile {
-            writer,
-            hasher,
-            size,
-        } = file;
+        let HashingFile { writer, hasher } = file;
         let file = writer
             .into_inner()
             .map_err(|error| io_error(error.into_error()))?;
         file.sync_all().map_err(io_error)?;
-        let sha256 = hex(&hasher.finalize());
+        let ladder = hasher.finish().map_err(|source| ImportError::TooLarge {
+            file: name.to_owned(),
+            source,
+        })?;
         self.files.push(ImportedFile {
             name: name.to_owned(),
-            size,
-            sha256,
+            size: ladder.spec().size(),
+            sha256: ladder.spec().sha256().to_string(),
+            ladder,
         });
         Ok(())
     }
@@ -133,7 +132,6 @@ impl Write for HashingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.writer.write_all(bytes)?;
         self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
         Ok(bytes.len())
     }
 

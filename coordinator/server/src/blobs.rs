@@ -120,4 +120,10 @@ impl Blobs {
             .await
             .map_err(folder)
     }
+
+    /// Stores bytes at hand under their hash. Never a partial file.
+    pub async fn put_bytes(&self, sha256: &Sha256, bytes: Vec<u8>) -> Result<(), BlobError> {
+        self.store.put(&key(sha256), bytes.into()).await?;
+        Ok(())
+    }
 }

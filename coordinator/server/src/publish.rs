@@ -10,7 +10,7 @@ use owm_coordinator_store::{
 };
 use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, tiny};
 use owm_proto::{
-    Envelope, Purpose, Sha256, SubModelId, UnixMillis, VersionId,
+    Envelope, PieceLen, Purpose, Sha256, SubModelId, UnixMillis, VersionId,
     manifest::{Manifest, ManifestFile, SubModel},
 };
 
@@ -113,20 +113,45 @@ pub async fn publish(
     let files = manifest_files(&imported)?;
     let known = version_of(store, &release.version).await?;
     if let Some(known) = known {
-        return if known.manifest.files == files {
-            Ok(Published::Already(known.manifest))
-        } else {
-            Err(PublishError::Taken(release.version.clone()))
-        };
-    }
-    for file in &files {
-        if !blobs.has(&file.sha256, file.size).await? {
-            blobs.put_file(&file.sha256, &out.join(&file.name)).await?;
+        if !are_same(&known.manifest.files, &files) {
+            return Err(PublishError::Taken(release.version.clone()));
         }
+        place(blobs, &known.manifest.files, &imported, &out).await?;
+        return Ok(Published::Already(known.manifest));
     }
+    place(blobs, &files, &imported, &out).await?;
     owm_service::failpoint::hit(PUBLISH_BLOBS_PLACED);
     let manifest = sign_and_record(store, authority, release, &imported, files, now).await?;
     Ok(Published::New(manifest))
+}
+
+/// Whether a published version has these files. Versions from before ladders have none; a version never
+/// changes, so only a new one gives its files a ladder.
+fn are_same(published: &[ManifestFile], files: &[ManifestFile]) -> bool {
+    let plain = |file: &ManifestFile| (file.name.clone(), file.size, file.sha256);
+    published.iter().map(plain).eq(files.iter().map(plain))
+}
+
+/// Puts what a manifest names into the object store, files and their ladders, if it is not there.
+async fn place(
+    blobs: &Blobs,
+    files: &[ManifestFile],
+    imported: &Imported,
+    out: &Path,
+) -> Result<(), BlobError> {
+    for file in files {
+        if !blobs.has(&file.sha256, file.size).await? {
+            blobs.put_file(&file.sha256, &out.join(&file.name)).await?;
+        }
+        let ladder = imported.files.iter().find(|other| other.name == file.name);
+        if let (Some(sha256), Some(imported)) = (file.ladder_sha256, ladder) {
+            let bytes = imported.ladder.to_bytes();
+            if !blobs.has(&sha256, bytes.len() as u64).await? {
+                blobs.put_bytes(&sha256, bytes).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Waits until no other import works in `folder`, and deletes what killed ones left there: an import of
@@ -179,12 +204,13 @@ fn manifest_files(imported: &Imported) -> Result<Vec<ManifestFile>, PublishError
         .files
         .iter()
         .map(|file| {
+            let spec = file.ladder.spec();
             Ok(ManifestFile {
                 name: file.name.clone(),
                 size: file.size,
                 sha256: file.sha256.parse::<Sha256>()?,
-                piece_len: None,
-                ladder_sha256: None,
+                piece_len: spec.piece_len().map(PieceLen::bytes),
+                ladder_sha256: spec.ladder_sha256(),
             })
         })
         .collect()
@@ -240,4 +266,23 @@ async fn sign_and_record(
     tx.commit().await?;
     owm_service::failpoint::hit(PUBLISH_AFTER_COMMIT);
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_from_before_ladders_is_the_same_version() {
+        let file = |size, ladder: Option<&[u8]>| ManifestFile {
+            name: "model.safetensors".into(),
+            size,
+            sha256: Sha256::of(b"weights"),
+            piece_len: ladder.map(|_| 1 << 20),
+            ladder_sha256: ladder.map(Sha256::of),
+        };
+        let (before, now) = ([file(1 << 20, None)], [file(1 << 20, Some(b"l"))]);
+        assert!(are_same(&before, &now));
+        assert!(!are_same(&before, &[file(5, None)]));
+    }
 }

@@ -1,6 +1,8 @@
 //! Model versions: signed manifests, which one is current, and which files the object store has.
 
-use owm_proto::{Envelope, PublicKey, Purpose, Sha256, UnixMillis, VersionId, manifest::Manifest};
+use owm_proto::{
+    Envelope, FileSpec, PublicKey, Purpose, Sha256, UnixMillis, VersionId, manifest::Manifest,
+};
 
 use crate::{
     error::StoreError,
@@ -83,12 +85,18 @@ pub async fn model_publish(
             )
         })
         .collect();
-    for file in &manifest.files {
+    let ladders = manifest.files.iter().filter_map(|file| {
+        let spec = FileSpec::of(file).ok()?;
+        Some((spec.ladder_sha256()?, spec.ladder_bytes()))
+    });
+    let files = manifest.files.iter().map(|file| (file.sha256, file.size));
+    // Ladders are files too: stored and served under their own hash.
+    for (sha256, size) in files.chain(ladders) {
         sqlx::query!(
             "INSERT INTO model_files (sha256, size_bytes, object_key, created_at)
              VALUES ($1, $2, $1, $3) ON CONFLICT (sha256) DO NOTHING",
-            file.sha256.to_string(),
-            file.size.cast_signed(),
+            sha256.to_string(),
+            size.cast_signed(),
             to_pg(now)
         )
         .execute(&mut *tx.inner)

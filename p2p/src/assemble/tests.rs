@@ -51,3 +51,14 @@ async fn an_onion_only_swarm_answers_no_protocol_that_could_tell_an_address() {
         "{onion:?}"
     );
 }
+
+#[test]
+fn over_onions_nobody_is_first_with_an_own_message_everywhere() {
+    let floods_under = [
+        NetworkPolicy::Clearnet,
+        NetworkPolicy::LoopbackOnly,
+        NetworkPolicy::OnionOnly,
+    ]
+    .map(floods);
+    assert_eq!(floods_under, [true, true, false]);
+}

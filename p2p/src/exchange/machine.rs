@@ -40,6 +40,7 @@ pub use event::{
 use file::{File, FileIx};
 use owm_proto::{Ladder, Sha256};
 use party::{Parties, PartyIx};
+use piece::Asked;
 use tick::Steady;
 pub use tuning::Tuning;
 
@@ -166,6 +167,9 @@ impl Machine {
         let Some(request) = self.requests.get_mut(&id) else {
             return Accept::Gone;
         };
+        if available == 0 {
+            return Accept::Skip { bytes: 0 };
+        }
         let file = self.files.get_mut(&request.file);
         let file = file.expect("requests end with their file");
         let active = file.active.get_mut(&request.piece);
@@ -182,13 +186,15 @@ impl Machine {
         if step.is_new {
             active.note(offset, bytes, party_ix);
         }
+        let is_full = active.is_full();
+        let (sha256, file_ix) = (file.ladder.spec().sha256(), file.ix);
         if is_done {
             party.on_done(id);
             active.asked.retain(|asked| asked.id != id);
+            let others = active.asked.clone();
             self.requests.remove(&id);
+            self.undouble(&others);
         }
-        let (sha256, file_ix) = (file.ladder.spec().sha256(), file.ix);
-        let is_full = active.is_full();
         if is_full {
             self.begin_check(file_ix, piece);
         }
@@ -382,10 +388,21 @@ impl Machine {
         let file = self.files.get_mut(&request.file);
         if let Some(active) = file.and_then(|file| file.active.get_mut(&request.piece)) {
             active.asked.retain(|asked| asked.id != id);
+            let others = active.asked.clone();
+            self.undouble(&others);
         }
         self.loosen(request.file, request.piece);
         self.idle.insert(request.party);
         Some(request)
+    }
+
+    /// One request of a piece has ended: who was asked for the same may be too slow again.
+    fn undouble(&mut self, others: &[Asked]) {
+        for asked in others {
+            if let Some(request) = self.requests.get_mut(&asked.id) {
+                request.is_doubled = false;
+            }
+        }
     }
 
     /// Gives a piece back to all, if bytes of it are to be asked for.

@@ -113,10 +113,7 @@ impl Checkpoints {
                 return Heard::Dropped(Verdict::Ignore(IgnoreReason::Duplicate));
             }
             let first = Box::new(known.clone());
-            if self.contradicting.len() >= CONTRADICTING_MAX {
-                self.contradicting.pop_front();
-            }
-            self.contradicting.push_back(sha256);
+            self.contradict(sha256);
             return Heard::Contradicts(first);
         }
         self.keep(KnownCheckpoint {
@@ -128,12 +125,69 @@ impl Checkpoints {
         Heard::Newest
     }
 
+    /// Whether an announcement may be believed whose manifest is at hand, verified, while that of the newest
+    /// is not. If it is of the same sequence as the newest, it takes its place: an announcement without a
+    /// manifest is worth nothing to anybody, and a stolen key that made one must not keep us from the release.
+    pub fn hear_whole(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        envelope: &Envelope,
+        trust: &TrustRoot,
+        check: &dyn SignatureCheck,
+    ) -> bool {
+        let payload = envelope.unverified_payload();
+        if payload.len() > CHECKPOINT_BYTES_MAX {
+            return false;
+        }
+        let newest = self.newest();
+        if newest.is_some_and(|known| known.envelope.unverified_payload() == payload) {
+            return true;
+        }
+        let Ok(checkpoint) = open(envelope, trust, at.wall, check) else {
+            return false;
+        };
+        let newest = newest.map(|known| {
+            (
+                known.checkpoint.sequence,
+                Sha256::of(known.envelope.unverified_payload()),
+            )
+        });
+        let sequence = checkpoint.sequence;
+        if newest.is_some_and(|(newest, _)| newest > sequence) {
+            return true;
+        }
+        if let Some((newest, sha256)) = newest
+            && newest == sequence
+        {
+            self.known
+                .retain(|known| known.checkpoint.sequence != sequence);
+            self.contradict(sha256);
+        }
+        let own = Sha256::of(payload);
+        self.contradicting.retain(|sha256| *sha256 != own);
+        self.keep(KnownCheckpoint {
+            checkpoint,
+            envelope: envelope.clone(),
+            from: *from,
+            learnt: at,
+        });
+        true
+    }
+
     /// Forgets what keys said that are no release keys (any more): after a revocation.
     pub fn recheck(&mut self, trust: &TrustRoot) {
         self.contradicting.clear();
         let keys = trust.keys_ever(DelegatedRole::Release);
         self.known
             .retain(|known| keys.contains(&known.envelope.claimed_signer()));
+    }
+
+    fn contradict(&mut self, payload: Sha256) {
+        if self.contradicting.len() >= CONTRADICTING_MAX {
+            self.contradicting.pop_front();
+        }
+        self.contradicting.push_back(payload);
     }
 
     fn keep(&mut self, known: KnownCheckpoint) {

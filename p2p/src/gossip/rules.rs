@@ -212,6 +212,24 @@ impl Rules {
         (topic, self.settle(at, jump, judged))
     }
 
+    /// Whether a checkpoint that is newer than the one we hold may be kept, its manifest being at hand and
+    /// verified: from then on it counts instead of another one of its sequence that was announced first and
+    /// that nobody could show.
+    pub fn judge_whole(
+        &mut self,
+        at: Moment,
+        from: &PublicKey,
+        envelope: &Envelope,
+        check: &dyn SignatureCheck,
+    ) -> bool {
+        let claims = envelope.claims(Purpose::Checkpoint);
+        let Some(trust) = self.trust.as_ref().filter(|_| claims) else {
+            return false;
+        };
+        self.checkpoints
+            .hear_whole(at, from, envelope, trust, check)
+    }
+
     /// Once a second or so: forgets what is over, sees clock jumps.
     pub fn tick(&mut self, at: Moment) -> Option<Notice> {
         let jump = self.note(at);
@@ -242,11 +260,17 @@ impl Rules {
         &self.directory
     }
 
-    /// Capability envelopes for who has just come: our own first, then of others that hold, members first;
-    /// so many at most, in messages and bytes.
-    pub fn introductions(&self, at: Moment, count_max: usize, bytes_max: usize) -> Vec<Envelope> {
+    /// Capability envelopes for who asks: of the nodes that it names, then up to `count_max` for who has just
+    /// come: our own first, then of others that hold, members first. So many bytes at most.
+    pub fn introductions(
+        &self,
+        at: Moment,
+        named: &[PublicKey],
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<Envelope> {
         self.directory
-            .capabilities(at, &self.me, count_max, bytes_max)
+            .capabilities(at, named, &self.me, count_max, bytes_max)
     }
 
     /// What a person should look at.

@@ -200,6 +200,7 @@ impl Joining {
             capability: None,
             checkpoint: None,
             statements_sha256: Vec::new(),
+            wanted: Vec::new(),
         };
         let id = self.swarm.behaviour_mut().send_request(&peer, request);
         self.asked.insert(id, peer);

@@ -101,8 +101,8 @@ pub(super) struct Answers {
 impl Default for Answers {
     fn default() -> Self {
         Self {
-            keys: LruCache::new(REMEMBERED_MAX),
-            addresses: LruCache::new(REMEMBERED_MAX),
+            keys: remembered(),
+            addresses: remembered(),
             under_way: HashMap::new(),
             bytes: 0,
         }
@@ -139,6 +139,13 @@ impl Answers {
 
 fn fits(under_way: usize, bytes: usize) -> bool {
     under_way + bytes <= IN_FLIGHT_BYTES_MAX
+}
+
+/// Room for [`REMEMBERED_MAX`] that is taken as it is needed: `LruCache::new` takes all of it at once, 280 KB here.
+fn remembered<K: Hash + Eq>() -> LruCache<K, Meter> {
+    let mut meters = LruCache::unbounded();
+    meters.resize(REMEMBERED_MAX);
+    meters
 }
 
 fn took<K: Hash + Eq>(

@@ -78,6 +78,13 @@ impl Service {
         }
     }
 
+    /// Counts what the gate has refused.
+    pub(super) fn count_held(&mut self) {
+        let held = self.ways.rests().held();
+        self.dirty |= held != self.counts.dials_held;
+        self.counts.dials_held = held;
+    }
+
     pub(super) fn on_connected(
         &mut self,
         peer: PeerId,
@@ -122,7 +129,6 @@ impl Service {
         }
         self.dirty = true;
         if is_held(error) {
-            self.counts.dials_held += 1;
             return;
         }
         self.counts.dials_failed += 1;

@@ -33,6 +33,29 @@ pub(super) struct Learnt {
     pub(super) at: UnixMillis,
 }
 
+/// Events of the network that may go before a verdict: a flood must not hold back what is to be forwarded.
+const EVENTS_BEFORE_VERDICT: u32 = 16;
+
+/// Verdicts that gossipsub has not been told yet. It forwards once it is told, and not to whom it has heard the
+/// same from meanwhile: so whoever first delivers what has come already, then forwards, sends fewer copies.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    waiting: Vec<(PeerId, MessageId, MessageAcceptance)>,
+    events: u32,
+}
+
+impl Verdicts {
+    pub(super) fn wait(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Counts one more event that went before them.
+    pub(super) fn waited_long_enough(&mut self) -> bool {
+        self.events = if self.wait() { self.events + 1 } else { 0 };
+        self.events >= EVENTS_BEFORE_VERDICT
+    }
+}
+
 /// Where a checkpoint came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -65,9 +88,18 @@ impl Service {
             Verdict::Reject(_) => MessageAcceptance::Reject,
         };
         self.count(judged.verdict);
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
-        gossip.report_message_validation_result(id, &from, acceptance);
+        self.verdicts.waiting.push((from, id.clone(), acceptance));
         self.take(from, judged, true);
+    }
+
+    /// Tells gossipsub what has been judged: now it forwards.
+    pub(super) fn report(&mut self) {
+        self.verdicts.events = 0;
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        for (from, id, acceptance) in self.verdicts.waiting.drain(..) {
+            // Whether it still remembers the message: it does for seconds.
+            let _ = gossip.report_message_validation_result(&id, &from, acceptance);
+        }
     }
 
     fn judge(&mut self, from: PeerId, message: &gossipsub::Message) -> Judged {
@@ -101,7 +133,10 @@ impl Service {
             self.blame(from, action);
         }
         match judged.news {
-            Some(Heard::Heartbeat { node, body }) => self.tell(News::Heartbeat { node, body }),
+            Some(Heard::Heartbeat { node, body }) => {
+                self.note_lacking(&node);
+                self.tell(News::Heartbeat { node, body });
+            }
             Some(Heard::Capability { node, body }) => {
                 self.compare_checkpoints(from, &node, &body);
                 self.remember(from, &node, &body);
@@ -169,15 +204,21 @@ impl Service {
             return;
         }
         let Some(manifest) = manifest else { return };
-        // Only what the rules hold for the newest: a second one under the same sequence is not. The same
-        // statement may have been signed by two keys.
-        let said = serde_json::from_slice::<Checkpoint>(envelope.unverified_payload()).ok();
-        let newest = self.rules.as_ref().and_then(Rules::checkpoint);
-        if said.is_none() || newest.map(|newest| &newest.checkpoint) != said.as_ref() {
+        let said = serde_json::from_slice::<Checkpoint>(envelope.unverified_payload());
+        if said.is_ok_and(|said| said.sequence <= self.known.sequence()) {
             return;
         }
         match self.known.verified(envelope, manifest) {
-            Ok(newest) => self.keep_checkpoint(newest, Source::Peer(from)),
+            Ok(newest) => {
+                let (at, teller) = (self.clock.moment(), peer::public_key(&from));
+                let (Some(rules), Some(teller)) = (&mut self.rules, teller) else {
+                    return;
+                };
+                // Of two under one sequence the one that came whole first, whatever was announced.
+                if rules.judge_whole(at, &teller, &newest.envelope, &StrictEd25519) {
+                    self.keep_checkpoint(newest, Source::Peer(from));
+                }
+            }
             Err(Unverified::Fault) => self.blame(from, Action::BadMeet),
             Err(Unverified::Unreadable) => {
                 tracing::debug!(peer = %from, "a checkpoint's manifest can't be read by this version");
@@ -357,6 +398,17 @@ mod tests {
             monotonic: Duration::from_secs(secs),
             ..Moment::default()
         }
+    }
+
+    #[test]
+    fn a_flood_does_not_hold_back_what_is_to_be_forwarded() {
+        let mut verdicts = Verdicts::default();
+        assert!((0..100).all(|_| !verdicts.waited_long_enough()), "nothing");
+        let message = MessageId::new(&[1]);
+        let verdict = (PeerId::random(), message, MessageAcceptance::Accept);
+        verdicts.waiting.push(verdict);
+        let before = (0..100).take_while(|_| !verdicts.waited_long_enough());
+        assert!(before.count() < EVENTS_BEFORE_VERDICT as usize);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use libp2p::{
     request_response::{Event, InboundRequestId, Message, OutboundFailure, ResponseChannel},
 };
 use owm_proto::{
-    Envelope, UnixMillis,
+    Envelope, PublicKey, UnixMillis,
     envelope::CLOCK_SKEW_MAX,
     limits::MEET_NODES_MAX,
     wire::{
@@ -23,7 +23,7 @@ use super::{
     answering::{FAR_NODES_MAX, May, Share},
     known::Offered,
 };
-use crate::{error::FailedLayer, peer::Action};
+use crate::{error::FailedLayer, meet, peer::Action};
 
 /// Asks one connected peer again so often: what gossip missed (a revocation, a checkpoint, who announced
 /// itself before we were in the mesh) comes this way. Sooner at first, when most is missed.
@@ -32,15 +32,20 @@ const AGAIN_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::fro
 impl Service {
     /// Asks a connected peer, unless it is being asked.
     pub(super) fn ask(&mut self, peer: PeerId) {
-        self.ask_for(peer, MEET_NODES_MAX as u32);
+        self.ask_for(peer, MEET_NODES_MAX as u32, &[]);
     }
 
     /// Asks for checkpoint and documents only: some hundred bytes if there is nothing newer.
     pub(super) fn ask_briefly(&mut self, peer: PeerId) {
-        self.ask_for(peer, 0);
+        self.ask_for(peer, 0, &[]);
     }
 
-    fn ask_for(&mut self, peer: PeerId, nodes_max: u32) {
+    /// Like [`Self::ask_briefly`], and for the capabilities of these nodes.
+    pub(super) fn ask_about(&mut self, peer: PeerId, nodes: &[PublicKey]) {
+        self.ask_for(peer, 0, nodes);
+    }
+
+    fn ask_for(&mut self, peer: PeerId, nodes_max: u32, wanted: &[PublicKey]) {
         if self.asked.values().any(|asked| *asked == peer) {
             return;
         }
@@ -59,6 +64,7 @@ impl Service {
             capability: introduced.map(SignedEnvelope::from),
             checkpoint: self.known.newest().map(|newest| (&newest.envelope).into()),
             statements_sha256: self.known.statements_sha256(),
+            wanted: wanted.iter().map(|key| key.0.to_vec()).collect(),
         };
         let id = self.swarm.behaviour_mut().meet.send_request(&peer, request);
         self.asked.insert(id, peer);
@@ -77,7 +83,8 @@ impl Service {
         let Some(peer) = self.peers.keys().nth(at).copied() else {
             return;
         };
-        // Later on gossip brings the nodes: up to a thousand of them every minute would cost more than it.
+        // Later on gossip brings the nodes: up to a thousand of them every minute would cost more than it. Who
+        // is missing is asked for by name (`catching`).
         if self.meet_wait < AGAIN_EVERY.1 {
             self.ask(peer);
         } else {
@@ -188,10 +195,9 @@ impl Service {
         let room = room.min(share.node_bytes);
         if let Some(rules) = &self.rules {
             let at = self.clock.moment();
-            let heard = rules
-                .directory()
-                .capabilities(at, &self.me, nodes_max, room);
-            response.capabilities = wire(&heard);
+            let mut named = meet::wanted(request);
+            named.truncate(share.nodes);
+            response.capabilities = wire(&rules.introductions(at, &named, nodes_max, room));
         }
         response
     }

@@ -126,7 +126,7 @@ mod tests {
                 portion,
                 asked: 0,
             });
-            let (mut got, mut buffer) = (Vec::new(), [0; 8 << 10]);
+            let (mut got, mut buffer) = (Vec::<u8>::new(), [0; 8 << 10]);
             loop {
                 let read = ahead.read(&mut buffer).await.unwrap();
                 if read == 0 {

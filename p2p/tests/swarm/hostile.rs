@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::world::{PATIENCE, Peer, TCP, World, heartbeat_of};
 
-fn swarm_of<B: NetworkBehaviour + Send>(key: &NodeKey, behaviour: B) -> Swarm<B>
+pub(crate) fn swarm_of<B: NetworkBehaviour + Send>(key: &NodeKey, behaviour: B) -> Swarm<B>
 where
     B::ToSwarm: std::fmt::Debug,
     <B::ConnectionHandler as ConnectionHandler>::FromBehaviour: Send,

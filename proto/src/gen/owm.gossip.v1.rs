@@ -61,6 +61,9 @@ pub struct MeetRequest {
     /// Over the ids of the asker's root and bootstrap statements: who holds others asks back. Empty: not known.
     #[prost(bytes = "vec", tag = "8")]
     pub statements_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Keys of nodes that the asker hears and whose capability it lacks, 32 bytes each: sent first, beside nodes_max.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub wanted: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// What it is answered: everything in it verifies by itself, so any peer may say it.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,6 +1,6 @@
 //! What gossip costs: networks of real peers on loopback, ours beside vanilla gossipsub with the same
-//! bodies at the same rate over the same graph. Each measurement runs in a process of its own; the two
-//! variants take turns, and who goes first alternates.
+//! bodies at the same rate over the same graph. Each measurement runs in a process of its own; those of a round
+//! warm up side by side, then the two variants take turns, and who goes first alternates.
 
 mod graph;
 mod ours;
@@ -10,16 +10,19 @@ mod vanilla;
 mod wire;
 pub(crate) mod world;
 
-use std::process::Stdio;
+use std::{io::Write as _, process::Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use owm_proto::UnixMillis;
 use owm_service::clock::{Clock as _, SystemClock};
 use serde_json::json;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
 
 use crate::{
-    gossip::run::{Outcome, Setup, Variant},
+    gossip::run::{Outcome, Setup, Turn, Variant},
     process,
     report::{self, Spread},
 };
@@ -37,19 +40,38 @@ pub(crate) struct GossipArgs {
     /// Rounds; each measures both variants at every size.
     #[arg(long, default_value_t = 5)]
     gossip_rounds: u64,
+    /// Number of the first round, so that rounds can be run apart: each has a graph of its own.
+    #[arg(long, default_value_t = 1)]
+    gossip_first_round: u64,
     /// Seconds of load in each measurement.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 5)]
     gossip_seconds: u32,
     /// One measurement in this process (what the rounds start); a setup as JSON.
     #[arg(long, hide = true)]
     pub(crate) gossip_one: Option<String>,
 }
 
+/// What a measurement says when its network is ready.
+const READY: &str = "ready";
+
 /// A measurement in this process; its outcome is printed as JSON.
 pub(crate) async fn one(setup: &str) -> Result<()> {
-    let outcome = run::measure(serde_json::from_str(setup)?).await?;
+    let outcome = run::measure(serde_json::from_str(setup)?, LineOfInput).await?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
+}
+
+/// It is this process's turn once a line has come in, or the input has ended.
+struct LineOfInput;
+
+impl Turn for LineOfInput {
+    async fn come(self) -> Result<()> {
+        println!("{READY}");
+        std::io::stdout().flush()?;
+        let line = || std::io::stdin().read_line(&mut String::new());
+        tokio::task::spawn_blocking(line).await??;
+        Ok(())
+    }
 }
 
 /// All rounds.
@@ -61,36 +83,65 @@ pub(crate) async fn run(args: &GossipArgs) -> Result<()> {
         args.gossip_seconds, args.gossip_rounds
     );
     let mut outcomes = Vec::new();
-    for round in 1..=args.gossip_rounds {
+    for round in args.gossip_first_round..args.gossip_first_round + args.gossip_rounds {
+        let mut order = [Variant::Vanilla, Variant::Ours];
+        order.rotate_left(round as usize % 2);
+        let mut apart = Vec::new();
         for &peers in &args.gossip_peers {
-            let mut order = [Variant::Vanilla, Variant::Ours];
-            order.rotate_left(round as usize % 2);
             for variant in order {
                 let setup = Setup::new(variant, peers, round, args.gossip_seconds);
-                let outcome = in_own_process(&setup).await?;
-                report::line(
-                    &json!({"scenario": "gossip", "load": process::load(), "is": outcome}),
-                );
-                outcomes.push(outcome);
+                apart.push(Apart::start(&setup)?);
             }
+        }
+        for one in &mut apart {
+            one.is_ready().await?;
+        }
+        for one in apart {
+            let outcome = one.outcome().await?;
+            report::line(&json!({"scenario": "gossip", "load": process::load(), "is": outcome}));
+            outcomes.push(outcome);
         }
     }
     table(&args.gossip_peers, &outcomes);
     Ok(())
 }
 
-async fn in_own_process(setup: &Setup) -> Result<Outcome> {
-    let child = Command::new(std::env::current_exe()?)
-        .args(["--gossip-one", &serde_json::to_string(setup)?])
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    ensure!(
-        child.status.success(),
-        "the measurement of {setup:?} failed"
-    );
-    serde_json::from_slice(&child.stdout).context("the measurement's answer")
+/// A measurement in a process of its own.
+struct Apart {
+    _child: Child,
+    orders: ChildStdin,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Apart {
+    fn start(setup: &Setup) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--gossip-one", &serde_json::to_string(setup)?])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let said = child.stdout.take().context("its output is piped")?;
+        Ok(Self {
+            orders: child.stdin.take().context("its input is piped")?,
+            said: BufReader::new(said).lines(),
+            _child: child,
+        })
+    }
+
+    async fn is_ready(&mut self) -> Result<()> {
+        let line = self.said.next_line().await?;
+        line.filter(|line| line == READY)
+            .context("a measurement failed before it was ready; its error stands above")?;
+        Ok(())
+    }
+
+    async fn outcome(mut self) -> Result<Outcome> {
+        self.orders.write_all(b"go\n").await?;
+        let line = self.said.next_line().await?;
+        let line = line.context("a measurement failed; its error stands above")?;
+        serde_json::from_str(&line).context("the measurement's answer")
+    }
 }
 
 /// A column: its name, how it is shown, where its value is.

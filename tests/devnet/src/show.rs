@@ -50,14 +50,19 @@ pub(crate) async fn swarm(devnet: &Devnet) -> String {
     )];
     for node in devnet.nodes_ref() {
         let status = node.status().await.unwrap_or_default();
-        let peers = match status["swarm"]["peers_connected"].as_u64() {
-            Some(1) => "1 peer".to_owned(),
-            Some(peers) => format!("{peers} peers"),
-            None => "not running".to_owned(),
-        };
+        let peers = connected(&status);
         parts.push(format!("{} {} ({peers})", node.name(), node.p2p_address()));
     }
     parts.join(", ")
+}
+
+/// How many peers a node is connected with, by its own status.
+fn connected(status: &Value) -> String {
+    match status["swarm"]["peers_connected"].as_u64() {
+        Some(1) => "1 peer".to_owned(),
+        Some(peers) => format!("{peers} peers"),
+        None => "not running".to_owned(),
+    }
 }
 
 /// All that a person needs, the API's URL first; `swarm` as [`swarm()`] tells.
@@ -165,6 +170,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_swarm_line_counts_each_nodes_peers_and_says_who_takes_no_part() {
+        let said = |peers: Value| connected(&json!({"swarm": {"peers_connected": peers}}));
+        assert_eq!(said(json!(0)), "0 peers");
+        assert_eq!(said(json!(1)), "1 peer");
+        assert_eq!(said(json!(3)), "3 peers");
+        // Its swarm is off, or the node did not answer.
+        assert_eq!(connected(&json!({"swarm": null})), "not running");
+        assert_eq!(connected(&Value::Null), "not running");
+    }
 
     #[test]
     fn the_current_version_is_shown_with_each_file_once() {

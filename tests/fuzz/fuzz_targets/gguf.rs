@@ -1,6 +1,6 @@
 //! Feeds arbitrary bytes to the GGUF reader and to the planning on top of it.
 //!
-//! Run with `cargo +nightly fuzz run --fuzz-dir tests/fuzz gguf`. What must stay true: no panic, no
+//! Run with `deploy/fuzz.sh 60 gguf`. What must stay true: no panic, no
 //! allocation beyond a small multiple of the input, and every accepted tensor can be read.
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! Feeds arbitrary bytes to the gossip rules, as a message and as the payload of a message whose signature
 //! holds, and to what reads the first exchange between peers.
 //!
-//! Run with `cargo +nightly fuzz run --fuzz-dir tests/fuzz gossip`. What must stay true: no panic, bounded
+//! Run with `deploy/fuzz.sh 60 gossip`. What must stay true: no panic, bounded
 //! tables, nothing believed that nobody signed.
 #![no_main]
 
@@ -48,7 +48,7 @@ fn bounded(rules: &Rules) {
     assert!(rules.directory().bytes() <= Limits::default().capability_bytes_max);
     // What is shown and told on can be made of whatever was believed.
     let nodes = rules.directory().nodes(AT);
-    let told = rules.introductions(AT, 16, 1 << 20);
+    let told = rules.introductions(AT, &[], 16, 1 << 20);
     assert!(told.len() <= nodes.len());
     for node in nodes {
         let _addresses = rules.directory().addresses(AT, &node.key);

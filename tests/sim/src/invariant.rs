@@ -43,21 +43,33 @@ impl World {
         let now = self.now();
         let actor = self.actor(peer);
         let Some(node) = actor.node() else { return };
-        let known = node.known(actor.clock.moment(now));
+        let at = actor.clock.moment(now);
+        let known = node.known(at);
         let crowded = self
             .scenario
             .liars
             .iter()
             .any(|liar| liar.deed == Deed::Sybil);
-        let mut missing = Vec::new();
+        let (mut missing, mut unannounced) = (Vec::new(), Vec::new());
         for other in self.honest().filter(|other| *other != peer) {
             let there = self.is_awake(other) && self.was_connected(other);
             let heard = peer == Peer(0) || self.same_shard(peer, other);
             // Strangers share their places with Sybils: only members are sure of theirs.
             let sure = !crowded || self.is_member(other);
-            if there && heard && sure && !known.contains(&self.actor(other).identity.public) {
-                missing.push(other.0);
+            if !(there && heard && sure) {
+                continue;
             }
+            let key = self.actor(other).identity.public;
+            if !known.contains(&key) {
+                missing.push(other.0);
+            } else if node.lacks_capability(at, &key) {
+                unannounced.push(other.0);
+            }
+        }
+        if !unannounced.is_empty() {
+            let what = format_args!("{} knows only heartbeats of {unannounced:?}", peer.0);
+            self.watch
+                .violated(Invariant::EverybodyIsIntroduced, now, what);
         }
         if !missing.is_empty() {
             let what = format_args!("{} does not know {missing:?}", peer.0);

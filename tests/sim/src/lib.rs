@@ -2,6 +2,7 @@
 
 pub mod cost;
 pub mod dice;
+pub mod exchange;
 pub mod frame;
 pub mod identity;
 pub mod invariant;

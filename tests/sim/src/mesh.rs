@@ -97,6 +97,18 @@ impl Router {
         self.topics.keys().copied().collect()
     }
 
+    /// Whether a neighbour hears the heartbeats of a shard that we hear.
+    pub fn is_near(&self, peer: Peer) -> bool {
+        let ours = |topic: &&Topic| matches!(topic, Topic::Heartbeat(_));
+        let neighbour = self.peers.get(&peer);
+        neighbour.is_some_and(|neighbour| {
+            self.topics
+                .keys()
+                .filter(ours)
+                .any(|topic| neighbour.topics.contains(topic))
+        })
+    }
+
     /// A connection stands.
     pub fn connected(&mut self, peer: Peer, topics: BTreeSet<Topic>, outbound: bool) {
         let neighbour = Neighbour {

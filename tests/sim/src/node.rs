@@ -10,8 +10,9 @@ use std::{
 };
 
 use owm_p2p::{
-    Documents, Moment,
+    Documents, Lacking, Moment,
     gossip::{Heard, Judged, Limits, Notice, Rules, Topic, Verdict},
+    meet,
     news::NewestCheckpoint,
     peer::{
         Action, Scores,
@@ -21,7 +22,9 @@ use owm_p2p::{
 use owm_proto::{
     Envelope, PublicKey, Purpose, Sha256, SignatureCheck, SignerRule, UnixMillis,
     genesis::DelegatedRole,
+    gossip::Checkpoint,
     manifest::Manifest,
+    statement::Statement as _,
     wire::{
         coordinator::SignedEnvelope,
         gossip::{MeetRequest, MeetResponse},
@@ -39,8 +42,6 @@ use crate::{
 
 pub use learnt::Learnt;
 
-/// Capabilities asked for and given in one answer.
-const MEET_NODES: u32 = 256;
 /// Bytes of them.
 const MEET_BYTES: usize = 1 << 20;
 
@@ -55,6 +56,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What it subscribes to.
     pub topics: BTreeSet<Topic>,
+    /// Capabilities that it asks for and gives in one answer.
+    pub meet_nodes: u32,
     /// How long its router remembers ids.
     pub seen_secs: u64,
     /// When.
@@ -85,6 +88,8 @@ pub struct Node {
     documents: Documents,
     keys: BTreeMap<Peer, PublicKey>,
     catching: catching::Catching,
+    lacking: Lacking,
+    meet_nodes: u32,
 }
 
 /// What came of something heard.
@@ -119,6 +124,8 @@ impl Node {
             documents: setup.documents,
             keys: BTreeMap::new(),
             catching: catching::Catching::default(),
+            lacking: Lacking::default(),
+            meet_nodes: setup.meet_nodes,
         }
     }
 
@@ -166,7 +173,10 @@ impl Node {
         match &judged.news {
             Some(Heard::Checkpoint(_)) => out.push((peer, Frame::Ask(self.ask(at).into()))),
             Some(Heard::Capability { node, body }) => self.compare(peer, node, body),
-            Some(Heard::Heartbeat { .. }) | None => {}
+            Some(Heard::Heartbeat { node, .. }) => {
+                self.lacking.heard(at, node, self.rules.directory());
+            }
+            None => {}
         }
         self.settle(at, key, judged, &mut outcome);
         outcome
@@ -194,12 +204,13 @@ impl Node {
         MeetRequest {
             checkpoint_sequence: self.newest_sequence(),
             documents: false,
-            nodes_max: MEET_NODES,
+            nodes_max: self.meet_nodes,
             software_version: "0.1.0".into(),
             now_ms: at.wall.0 / 1_000 * 1_000,
             capability: self.own_capability.as_ref().map(Into::into),
             checkpoint: self.newest.as_ref().map(|newest| (&newest.envelope).into()),
             statements_sha256: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
@@ -222,8 +233,10 @@ impl Node {
         }
         let newer = self.newest.as_ref();
         let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
-        let count = ask.nodes_max.min(MEET_NODES) as usize;
-        let known = self.rules.introductions(at, count, MEET_BYTES);
+        let count = ask.nodes_max.min(self.meet_nodes) as usize;
+        let known = self
+            .rules
+            .introductions(at, &meet::wanted(ask), count, MEET_BYTES);
         let answer = MeetResponse {
             checkpoint: newer.map(|newest| (&newest.envelope).into()),
             manifest: newer.map(|newest| (&newest.manifest_envelope).into()),
@@ -252,8 +265,10 @@ impl Node {
                 return outcome;
             }
         }
-        if let Some(manifest) = &answer.manifest
-            && let Some(newest) = self.verified(manifest, at.wall, memo)
+        if let (Some(checkpoint), Some(manifest)) = (&answer.checkpoint, &answer.manifest)
+            && let Some(newest) = self.verified(checkpoint, manifest, at.wall, memo)
+            && newest.checkpoint.sequence > self.newest_sequence()
+            && self.rules.judge_whole(at, from, &newest.envelope, memo)
         {
             store.newest = Some(newest.clone());
             self.newest = Some(newest);
@@ -283,28 +298,32 @@ impl Node {
         !lie
     }
 
-    /// The manifest that the announced checkpoint names, if this is it.
+    /// A checkpoint and the manifest that it names, both by a release key.
     fn verified(
         &self,
+        checkpoint: &SignedEnvelope,
         manifest: &SignedEnvelope,
         now: UnixMillis,
         memo: &Memo,
     ) -> Option<NewestCheckpoint> {
-        let known = self.rules.checkpoint()?;
-        let envelope = Envelope::try_from(manifest.clone()).ok()?;
+        let [envelope, manifest_envelope] =
+            [checkpoint, manifest].map(|envelope| Envelope::try_from(envelope.clone()).ok());
+        let (envelope, manifest_envelope) = (envelope?, manifest_envelope?);
         let keys = self.documents.trust().keys(DelegatedRole::Release, now);
         let network = self.documents.trust().id();
-        let verified =
-            envelope.verify_by(Purpose::Manifest, &network, SignerRule::OneOf(&keys), memo);
-        let payload = verified.ok()?.payload;
-        if Sha256::of(payload) != known.checkpoint.manifest_sha256 {
+        let rule = SignerRule::OneOf(&keys);
+        let checkpoint = Checkpoint::open_by(&envelope, &network, rule, memo).ok()?;
+        let manifest = manifest_envelope.verify_by(Purpose::Manifest, &network, rule, memo);
+        let manifest = manifest.ok()?.payload;
+        if Sha256::of(manifest) != checkpoint.manifest_sha256 {
             return None;
         }
+        let manifest = Manifest::from_bytes(manifest).ok()?;
         Some(NewestCheckpoint {
-            checkpoint: known.checkpoint.clone(),
-            envelope: known.envelope.clone(),
-            manifest: Manifest::from_bytes(payload).ok()?,
-            manifest_envelope: envelope,
+            checkpoint,
+            envelope,
+            manifest,
+            manifest_envelope,
         })
     }
 
@@ -358,6 +377,11 @@ impl Node {
     pub fn known(&self, at: Moment) -> BTreeSet<PublicKey> {
         let nodes = self.rules.directory().nodes(at);
         nodes.into_iter().map(|node| node.key).collect()
+    }
+
+    /// Of those, the nodes whose heartbeats are all that it knows.
+    pub fn lacks_capability(&self, at: Moment, key: &PublicKey) -> bool {
+        self.rules.directory().lacks_capability(at, key)
     }
 
     /// The newest checkpoint that it can serve, its manifest included; 0: none.

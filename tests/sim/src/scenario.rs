@@ -33,8 +33,13 @@ pub struct Scenario {
     pub turns: Vec<(At, Peer, Turn)>,
     /// When a new checkpoint is published.
     pub releases: Vec<At>,
+    /// Capabilities asked for and given in one answer: few, so that nobody is told of everybody.
+    pub meet_nodes: u32,
     /// Seconds that a router remembers a message's id.
     pub seen_secs: u64,
+    /// Everything believed is held against the truth, and told. Not where only the cost counts: that is a large
+    /// part of the run's time and memory.
+    pub is_watched: bool,
     /// When the last disturbance is over: liars go on.
     pub calm: At,
     /// When the run ends and everything is looked at.
@@ -164,7 +169,12 @@ pub struct Size {
     pub heartbeat_secs: &'static [u32],
     /// Shards at most.
     pub shards_max: u32,
+    /// Capabilities of one answer to draw from.
+    pub meet_nodes: &'static [u32],
 }
+
+/// Capabilities of one answer where nothing is made scarce: a stranger is told 64, a member 1,024.
+const MEET_NODES: u32 = 256;
 
 /// As `make test` runs them by the thousand.
 pub const SMALL: Size = Size {
@@ -174,6 +184,7 @@ pub const SMALL: Size = Size {
     beats: 8,
     heartbeat_secs: &[5, 15, 60],
     shards_max: 4,
+    meet_nodes: &[1, 4, MEET_NODES],
 };
 
 /// As `make test-long` runs them.
@@ -184,6 +195,7 @@ pub const LARGE: Size = Size {
     beats: 2,
     heartbeat_secs: &[60],
     shards_max: 8,
+    meet_nodes: &[16, MEET_NODES],
 };
 
 /// Clocks are wrong by so much at most: two of them, and the rounding of issue times to a minute, stay within
@@ -233,6 +245,8 @@ impl Scenario {
             end: calm.after_secs(90 + 3 * beat),
             honest,
             liars,
+            is_watched: true,
+            meet_nodes: *dice.pick(size.meet_nodes).expect("a size has some"),
         }
     }
 
@@ -262,6 +276,8 @@ impl Scenario {
             turns: Vec::new(),
             releases: Vec::new(),
             seen_secs: 300,
+            meet_nodes: MEET_NODES,
+            is_watched: false,
             calm,
             end: calm.after_secs(measured_secs),
         }
@@ -373,13 +389,14 @@ impl fmt::Display for Scenario {
         writeln!(
             f,
             "seed {}: {} honest peers ({strangers} strangers), {} shards, heartbeat {} s, capability {} s, \
-             ids remembered {} s, calm at {}, end at {}",
+             ids remembered {} s, {} nodes a Meet, calm at {}, end at {}",
             self.seed,
             self.honest.len(),
             self.shards,
             self.heartbeat_secs,
             self.capability_secs,
             self.seen_secs,
+            self.meet_nodes,
             self.calm,
             self.end,
         )?;

@@ -23,6 +23,9 @@ pub enum Invariant {
     /// Who has been there and connected long enough knows every honest live peer of its shard; the
     /// coordinator of all shards.
     EverybodyKnowsEverybody,
+    /// … not by its heartbeats alone: whoever is alive, heartbeating and connected since the last disturbance is
+    /// known by what it announced too, so that it can be introduced to newcomers.
+    EverybodyIsIntroduced,
     /// … and the newest checkpoint.
     TheNewestCheckpointIsKnown,
     /// Nothing forged is believed.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use owm_coordinator_store::model::model_list;
-use owm_proto::{Sha256, manifest::ManifestFile};
+use owm_proto::{FileSpec, Sha256, manifest::ManifestFile};
 use owm_service::{
     doctor::{
         Check, Finding,
@@ -58,13 +58,28 @@ async fn published(ground: &Ground) -> Option<BTreeMap<Sha256, Published>> {
     for version in versions.into_iter().filter(|version| !version.withdrawn) {
         let name = version.manifest.version.to_string();
         for file in version.manifest.files {
-            files.entry(file.sha256).or_insert_with(|| Published {
-                version: name.clone(),
-                file,
-            });
+            let ladder = ladder_of(&file);
+            for file in [Some(file), ladder].into_iter().flatten() {
+                files.entry(file.sha256).or_insert_with(|| Published {
+                    version: name.clone(),
+                    file,
+                });
+            }
         }
     }
     Some(files)
+}
+
+/// The ladder of a file, as a file: it is stored and served like one.
+fn ladder_of(file: &ManifestFile) -> Option<ManifestFile> {
+    let spec = FileSpec::of(file).ok()?;
+    Some(ManifestFile {
+        name: format!("the ladder of {}", file.name),
+        size: spec.ladder_bytes(),
+        sha256: spec.ladder_sha256()?,
+        piece_len: None,
+        ladder_sha256: None,
+    })
 }
 
 fn look(published: &BTreeMap<Sha256, Published>, ground: &Ground) -> Vec<Finding> {
@@ -103,7 +118,8 @@ fn judge(states: &[(&Published, PathBuf, State)], total: u64, dir: &Path) -> Vec
             AREA,
             format!("{} of {version} {what}: nodes can't fetch it", file.name),
             format!(
-                "copy it back to {path} from a backup or from a node (its data/models/blobs/{})",
+                "copy it back to {path} from a backup or from a node (its data/models/blobs/{}), or import the \
+                 same source under the same version again",
                 file.sha256
             ),
         ));

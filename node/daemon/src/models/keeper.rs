@@ -110,6 +110,8 @@ pub struct Keeper {
     events: mpsc::Sender<ModelEvent>,
     loaded: Option<Arc<LoadedModel>>,
     counted: Counted,
+    /// What was last said of a coordinator that names an older version: said once.
+    behind: String,
 }
 
 impl Keeper {
@@ -125,6 +127,7 @@ impl Keeper {
             events,
             loaded: None,
             counted: Counted::default(),
+            behind: String::new(),
         }
     }
 
@@ -244,7 +247,7 @@ impl Keeper {
 
     /// The newest version's manifest, verified: the coordinator's, or what peers know if that is newer or
     /// the coordinator is away. A hint is only a reason to ask.
-    async fn ask(&self) -> Result<SignedManifest, KeeperError> {
+    async fn ask(&mut self) -> Result<SignedManifest, KeeperError> {
         let known = self.known().await?;
         let heard = self.heard(known);
         match (self.ask_coordinator(known).await, heard) {
@@ -256,9 +259,34 @@ impl Keeper {
                 tracing::info!(error = %Chain(&error), "the coordinator is away; going by the newest checkpoint of the swarm");
                 Ok(heard)
             }
-            // The coordinator is behind the swarm.
-            (Err(KeeperError::Manifest(ManifestRefused::Older { .. })), Some(heard)) => Ok(heard),
+            // The coordinator is behind the swarm, or behind what this node has had.
+            (Err(KeeperError::Manifest(older @ ManifestRefused::Older { .. })), heard) => {
+                let ours = heard.or_else(|| self.kept(known)).ok_or(older)?;
+                self.say_behind(&ours.manifest).await;
+                Ok(ours)
+            }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// The version that this node had last.
+    fn kept(&self, known: Option<u64>) -> Option<SignedManifest> {
+        let network = self.settings.networks.now();
+        let path = self.settings.fetcher.shelf.newest();
+        let kept = SignedManifest::load(&path, &network.network.trust);
+        let kept = kept.ok().flatten()?;
+        (Some(kept.manifest.sequence) >= known).then_some(kept)
+    }
+
+    async fn say_behind(&mut self, ours: &Manifest) {
+        let (version, sequence) = (&ours.version, ours.sequence);
+        let text = format!(
+            "the coordinator names an older version; this node stays with {version} (sequence {sequence}), as a node never goes back by itself"
+        );
+        if self.behind != text {
+            tracing::warn!("{text}");
+            self.behind.clone_from(&text);
+            self.tell(ModelEvent::Busy(text)).await;
         }
     }
 

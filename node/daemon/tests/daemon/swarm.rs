@@ -310,6 +310,36 @@ async fn a_version_that_only_peers_know_is_loaded_although_the_coordinator_hints
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_behind_what_a_node_has_had_is_told_of_once_and_followed_never() {
+    let mut fake = Fake::start().await;
+    let peer = Peer::start(&fake, Some(fake.next()));
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&fake, folder.path(), config());
+    let has_next = |said: &StatusAnswer| {
+        let model = said.status.model.as_ref();
+        model.is_some_and(|model| model.version == "owm-v0.2.0")
+    };
+    let stream = ready(&mut fake).await;
+    says(folder.path(), has_next).await;
+    stop(node).await;
+    drop(stream);
+    // Again, and nobody of the swarm is there to say that there is a newer one.
+    let mut alone = config();
+    alone.p2p.enabled = false;
+    let node = start(&fake, folder.path(), alone);
+    let stream = ready(&mut fake).await;
+    let said = says(folder.path(), |said| {
+        let state = said.status.model_state.as_deref();
+        state.is_some_and(|state| state.contains("older"))
+    })
+    .await;
+    assert!(has_next(&said) && !said.status.model_failed, "{said:#?}");
+    stop(node).await;
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_web_seed_that_nobody_answers_at_gives_way_to_the_other() {
     let (mut fake, _peer) = without_coordinator().await;
     fake.invite.web_seed = Some(format!("http://{}", nobody().await));

@@ -124,13 +124,12 @@ impl Active {
         };
         let mut at = self.range.start;
         while at < self.range.end {
-            match taken().find(|(start, end)| *start <= at && at < *end) {
-                Some((_, end)) => at = end,
-                None => {
-                    let next = taken().map(|(start, _)| start).filter(|start| *start > at);
-                    return Some(at..next.min().unwrap_or(self.range.end));
-                }
+            if let Some((_, end)) = taken().find(|(start, end)| *start <= at && at < *end) {
+                at = end;
+                continue;
             }
+            let next = taken().map(|(start, _)| start).filter(|start| *start > at);
+            return Some(at..next.min().unwrap_or(self.range.end));
         }
         None
     }

@@ -24,7 +24,7 @@ impl Rate {
     pub(super) fn add(&mut self, now: Duration, bytes: u64) {
         self.bytes += bytes;
         if now.saturating_sub(self.since) >= WINDOW {
-            self.per_s = self.with_window(now);
+            self.per_s = Some(self.with_window(now));
             self.begin(now);
         }
     }
@@ -32,7 +32,7 @@ impl Rate {
     /// Bytes per second; `None` before anything was measured. Silence makes it fall.
     pub(super) fn at(&self, now: Duration) -> Option<u64> {
         if now.saturating_sub(self.since) >= 5 * WINDOW {
-            self.with_window(now)
+            Some(self.with_window(now))
         } else {
             self.per_s
         }
@@ -43,15 +43,15 @@ impl Rate {
         self.per_s
     }
 
-    fn with_window(&self, now: Duration) -> Option<u64> {
+    fn with_window(&self, now: Duration) -> u64 {
         let span = now.saturating_sub(self.since).max(WINDOW);
         let sample = u64::try_from(u128::from(self.bytes) * 1_000_000 / span.as_micros());
         let sample = sample.unwrap_or(u64::MAX);
         // A long window says by itself what a few short ones would have.
         let is_long = span >= 5 * WINDOW;
         match self.per_s {
-            Some(before) if !is_long => Some(before / 2 + sample / 2),
-            _ => Some(sample),
+            Some(before) if !is_long => before / 2 + sample / 2,
+            _ => sample,
         }
     }
 }

@@ -67,9 +67,19 @@ impl Machine {
             });
         }
         if !victim.is_single && victim.wait > mine * 3 / 2 + WAIT_MIN {
-            let request = self.requests.get_mut(&victim.id)?;
-            request.is_doubled = true;
-            let range = request.at..request.end.min(request.at + len);
+            let active = &self.files[&file_ix].active[&piece];
+            let (mut at, end) = (request.at, request.end);
+            let mut step = active.step(at, end);
+            // What somebody else has brought meanwhile is not asked for a third time.
+            while !step.is_new {
+                at += step.bytes;
+                if at == end {
+                    return None;
+                }
+                step = active.step(at, end);
+            }
+            let range = at..at + step.bytes.min(len);
+            self.requests.get_mut(&victim.id)?.is_doubled = true;
             return Some(Pick {
                 file: file_ix,
                 piece,

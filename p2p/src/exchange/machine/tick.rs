@@ -109,7 +109,8 @@ impl Machine {
         }
     }
 
-    /// Whether somebody else who has the same files delivers more than `rate` bytes per second.
+    /// Whether somebody else who has the same files delivers more than `rate` bytes per second, or waits
+    /// because the slow ones hold all that may be asked for.
     fn has_faster(&self, now: Duration, ix: PartyIx, rate: u64) -> bool {
         let slow = self.parties.get(ix);
         let others = self.parties.iter().filter(|p| p.source != slow.source);
@@ -121,7 +122,9 @@ impl Machine {
                     .keys()
                     .any(|file| slow.offers.contains_key(file))
             };
-            party.rate.at(now).is_some_and(|other| other > rate) && has_same()
+            let is_faster = party.rate.known().is_some_and(|other| other > rate);
+            let is_kept_waiting = self.is_at_limit && party.requests.is_empty();
+            (is_faster || is_kept_waiting) && has_same()
         })
     }
 

@@ -202,7 +202,11 @@ impl Rules {
         }
         let announced = Announced {
             said,
-            body: body.clone(),
+            // The admission is kept apart, the signed form has it too.
+            body: CapabilityBody {
+                membership: None,
+                ..body.clone()
+            },
             envelope,
         };
         self.directory

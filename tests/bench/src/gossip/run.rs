@@ -1,5 +1,6 @@
 //! One measurement: a network of one variant in this process, idle for a while, then under load. It runs
-//! in a process of its own, so that memory and CPU are this network's and nobody else's.
+//! in a process of its own, so that memory and CPU are this network's and nobody else's. The networks of a round
+//! warm up side by side and are measured one after the other: [`Turn`] says when.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,8 +29,9 @@ use crate::{
     report::Latencies,
 };
 
-/// Gossipsub grafts its mesh from the fifth second on, once a second.
-const WARM_UP: Duration = Duration::from_secs(8);
+/// Gossipsub grafts its mesh from the fifth second on, once a second; ours then still looks around, and lets go
+/// of whom it met in passing after 15 to 30 s (`p2p/src/service/tending.rs`).
+const WARM_UP: Duration = Duration::from_secs(40);
 
 /// A network is settled when its peers have sent less than so many bytes each...
 const CALM_BYTES: u64 = 500;
@@ -107,8 +109,14 @@ pub(crate) struct Outcome {
     pub(crate) memory_mb_per_peer: f64,
 }
 
+/// What is waited for between the warm-up and the measurement.
+pub(crate) trait Turn {
+    /// Says that the network is ready; returns when it is this one's turn.
+    async fn come(self) -> Result<()>;
+}
+
 /// Runs it.
-pub(crate) async fn measure(setup: Setup) -> Result<Outcome> {
+pub(crate) async fn measure(setup: Setup, turn: impl Turn) -> Result<Outcome> {
     let started = Instant::now();
     let resident = || process::rss_bytes(std::process::id().cast_signed());
     let before = resident();
@@ -118,6 +126,7 @@ pub(crate) async fn measure(setup: Setup) -> Result<Outcome> {
     sleep(setup.warm_up).await;
     settle(&setup, &meter).await;
     let settled_after_seconds = started.elapsed().as_secs_f64();
+    turn.come().await?;
     let (begun, start) = (Instant::now(), Costs::now(&meter)?);
     sleep(setup.idle).await;
     let idle = Costs::now(&meter)?.since(start);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::gossip::run::Turn;
 
 fn small(variant: Variant) -> Setup {
     Setup {
@@ -14,8 +15,16 @@ fn small(variant: Variant) -> Setup {
     }
 }
 
+struct AtOnce;
+
+impl Turn for AtOnce {
+    async fn come(self) -> Result<()> {
+        Ok(())
+    }
+}
+
 async fn both_hear_all_and_the_bytes_are_counted(variant: Variant) {
-    let outcome = run::measure(small(variant)).await.unwrap();
+    let outcome = run::measure(small(variant), AtOnce).await.unwrap();
     assert_eq!((outcome.delivered, outcome.due), (6, 6));
     // Each message crosses the one connection once at least: half of its bytes are either peer's.
     let least = peer::body_bytes(UnixMillis(1_800_000_000_000)) as f64 / 2.0;

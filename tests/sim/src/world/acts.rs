@@ -45,6 +45,7 @@ impl World {
                 1
             }),
             topics,
+            meet_nodes: self.scenario.meet_nodes,
             seen_secs: self.scenario.seen_secs,
             at: self.actor(peer).clock.moment(now),
         };

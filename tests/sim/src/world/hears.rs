@@ -143,12 +143,14 @@ impl World {
     fn learnt(&mut self, peer: Peer, from: Peer, outcome: &Outcome) {
         let now = self.now();
         for learnt in &outcome.learnt {
-            let line = format_args!("{} learns {learnt:?}", peer.0);
-            self.trace.note(now, line);
-            let at = self.actor(peer).clock.moment(now);
-            let life = self.actor(peer).life;
-            self.watch
-                .believed((peer, life), at, now, learnt, &self.truth);
+            if self.scenario.is_watched {
+                let line = format_args!("{} learns {learnt:?}", peer.0);
+                self.trace.note(now, line);
+                let at = self.actor(peer).clock.moment(now);
+                let life = self.actor(peer).life;
+                self.watch
+                    .believed((peer, life), at, now, learnt, &self.truth);
+            }
             if let Learnt::Capability { node, .. } = learnt
                 && let Some(other) = self.peer_of(node)
             {

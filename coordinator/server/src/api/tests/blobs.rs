@@ -1,8 +1,9 @@
 //! Published files, whole and in ranges.
 
-use owm_proto::Sha256;
+use owm_proto::{FileSpec, Ladder, Sha256};
 
 use super::*;
+use crate::publish::{Published, Release, publish};
 
 /// The name, size and bytes of the published weights, and of a file that nobody published.
 struct Files {
@@ -161,4 +162,63 @@ async fn a_published_file_that_is_lost_is_not_found(pool: PgPool) {
         site.send(get(&files.path)).await.fault(),
         (404, "not_found".into())
     );
+}
+
+/// A model directory whose weights are above one piece: the tiny model with a long header.
+fn long_model(folder: &std::path::Path) -> String {
+    const LONGER: usize = 2 << 20;
+    let source = folder.join("long");
+    owm_model_import::tiny::write_tiny(&source).unwrap();
+    let weights = source.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let (header, data) = rest.split_at(length);
+    let longer = ((length + LONGER) as u64).to_le_bytes();
+    let parts = [&longer[..], header, &vec![b' '; LONGER], data];
+    std::fs::write(&weights, parts.concat()).unwrap();
+    source.display().to_string()
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_ladder_is_published_with_its_file_and_served_like_one(pool: PgPool) {
+    let site = site_within(pool, Limits::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let release = Release {
+        source: long_model(folder.path()),
+        version: "owm-v0.0.2".parse().unwrap(),
+        sub_models: vec!["owm-geo".parse().unwrap()],
+        default_sub_model: "owm-geo".parse().unwrap(),
+        sequence: None,
+    };
+    let import = async || {
+        let (app, now) = (&site.app, site.app.now());
+        let (store, blobs, authority) = (&app.store, &app.blobs, &app.authority);
+        publish(store, blobs, authority, &release, now, &mut |_| {}).await
+    };
+    let Ok(Published::New(manifest)) = import().await else {
+        panic!("a new version");
+    };
+    let file = manifest.file("model.safetensors").unwrap();
+    let spec = FileSpec::of(file).unwrap();
+    let name = spec.ladder_sha256().expect("above one piece");
+    let ladder_path = format!("/v1/blobs/{name}");
+    let reply = site.send(get(&ladder_path)).await;
+    assert_eq!(reply.status, 200);
+    let ladder = Ladder::parse(spec, reply.body.to_vec()).unwrap();
+    let whole = site.send(get(&format!("/v1/blobs/{}", file.sha256))).await;
+    assert!(ladder.pieces() >= 3);
+    for piece in 0..ladder.pieces() {
+        let range = ladder.range(piece);
+        let bytes = &whole.body[range.start as usize..range.end as usize];
+        assert!(ladder.check_whole(piece, bytes), "{piece}");
+    }
+    let tokenizer = manifest.file("tokenizer.json").unwrap();
+    assert_eq!(tokenizer.ladder_sha256, None, "below one piece");
+
+    // Lost, it comes back with the same import.
+    std::fs::remove_file(site.app.blobs.dir().join(name.to_string())).unwrap();
+    assert_eq!(site.send(get(&ladder_path)).await.status, 404);
+    assert!(matches!(import().await, Ok(Published::Already(_))));
+    assert_eq!(site.send(get(&ladder_path)).await.status, 200);
 }

@@ -117,7 +117,7 @@ fn the_window_follows_bandwidth_times_round_trip() {
         shell.pass(10 * MS);
     }
     let asked = shell.asked_of(source(1));
-    assert!((3_000_000..=4_000_000).contains(&asked), "{asked}");
+    assert!((2_000_000..=4_000_000).contains(&asked), "{asked}");
 }
 
 #[test]
@@ -442,19 +442,17 @@ fn a_piece_that_waits_for_its_check_counts_towards_the_limit() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(
-        (checks, machine.outstanding()),
-        (4, 1 << 20),
-        "then it waits"
-    );
-    machine.handle(
-        now,
-        Event::Checked {
-            file: sha256,
-            piece: 0,
-            is_right: true,
-        },
-    );
+    assert_eq!((checks, machine.outstanding()), (4, 0), "then it waits");
+    for piece in 0..32 {
+        let (file, is_right) = (sha256, true);
+        let checked = Event::Checked {
+            file,
+            piece,
+            is_right,
+        };
+        machine.handle(now, checked);
+    }
+    assert_eq!(machine.outstanding(), 1 << 20, "and goes on");
 }
 
 #[test]

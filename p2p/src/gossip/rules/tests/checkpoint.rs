@@ -91,6 +91,44 @@ fn of_two_checkpoints_under_one_sequence_the_first_stays_and_a_person_is_told() 
 }
 
 #[test]
+fn what_can_be_shown_whole_counts_instead_of_what_a_stolen_key_announced_first() {
+    let mut net = Net::new(1);
+    let peer = key(PEER).public();
+    let [stolen, release] = [1, 2].map(|patch| net.checkpoint(RELEASE, 3, patch));
+    let version = |net: &Net| {
+        net.rules
+            .checkpoint()
+            .unwrap()
+            .checkpoint
+            .version
+            .to_string()
+    };
+    let whole = |net: &mut Net, envelope: &Envelope| {
+        let Net { rules, check, .. } = net;
+        rules.judge_whole(at(1), &peer, envelope, check)
+    };
+    assert_eq!(hear(&mut net, &stolen), Verdict::Accept);
+    assert_eq!(
+        hear(&mut net, &release),
+        ignored(IgnoreReason::Equivocation)
+    );
+    assert_eq!(version(&net), "owm-v0.1.1");
+    assert!(whole(&mut net, &release));
+    assert_eq!(version(&net), "owm-v0.1.2");
+    assert_eq!(hear(&mut net, &release), ignored(IgnoreReason::Duplicate));
+    assert_eq!(hear(&mut net, &stolen), ignored(IgnoreReason::Equivocation));
+    // A number that nothing stands behind keeps nobody from what is there.
+    let hollow = net.checkpoint(RELEASE, 1_000, 4);
+    assert_eq!(hear(&mut net, &hollow), Verdict::Accept);
+    let next = net.checkpoint(OTHER_RELEASE, 4, 5);
+    assert!(whole(&mut net, &next));
+    assert_eq!(sequence(&net), Some(1_000));
+    // Still only by a release key.
+    let forged = net.checkpoint(7, 5, 6);
+    assert!(!whole(&mut net, &forged));
+}
+
+#[test]
 fn before_the_documents_are_known_nodes_are_heard_and_checkpoints_are_not() {
     let net = Net::new(1);
     let me = key(ME).public();

@@ -38,8 +38,12 @@ fn a_capability_tells_what_a_node_has_does_and_holds() {
     assert!(directory.holders(at(0), &Sha256([8; 32])).is_empty());
     let addresses = directory.addresses(at(0), &node.key);
     assert_eq!(addresses[0].to_string(), "/ip4/192.0.2.7/udp/4001/quic-v1");
-    assert_eq!(directory.capabilities(at(0), &node.key, 9, 9_999), [said]);
-    assert!(directory.capabilities(at(0), &node.key, 9, 99).is_empty());
+    let told = |named: &[PublicKey], count, bytes| {
+        directory.capabilities(at(0), named, &node.key, count, bytes)
+    };
+    assert_eq!(told(&[], 9, 9_999), [said.clone()]);
+    assert!(told(&[], 9, 99).is_empty());
+    assert_eq!(told(&[key(9).public(), node.key], 0, 9_999), [said]);
     let over = at(31 * 60);
     assert!(
         directory.nodes(over).is_empty() && directory.holders(over, &Sha256([7; 32])).is_empty()
