@@ -43,11 +43,12 @@ use crate::{
     link::Coordinator,
     machine::{self, Machine},
     metrics::Metrics,
-    models::{Fetcher, Keeper, KeeperSettings, Limits, Shelf},
+    models::{Fetcher, Keeper, KeeperSettings, Limits, LoadedModel, ModelEvent, Shelf},
     network::Networks,
     orders::OrderBook,
     session::Phase,
     status::{Origins, Status},
+    swarm::Swarm,
     tasklog::TaskLog,
 };
 
@@ -131,9 +132,11 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let orders = OrderBook::open(&parts.home, Arc::clone(&frame.clock));
     let metrics = Metrics::new(&frame.metrics);
     let activity = Activity::new(metrics.clone());
-    let (_sampling, machine) = sample(&parts, &caps, &metrics);
+    // One for all: what lies in the folder is known in one place.
+    let shelf = Shelf::new(parts.home.models(), caps.disk);
+    let (_sampling, machine) = sample(&parts, &shelf, &metrics);
     let meeting = Meeting::prepare(&frame, &parts, &status).await?;
-    let swarm = meeting.start(&frame, &parts, &caps, &log, &metrics)?;
+    let swarm = meeting.start(&frame, &parts, &caps, &shelf, &log, &metrics)?;
     let loaded = watch::Sender::new(None);
     let sources = Sources {
         status: shown,
@@ -160,14 +163,17 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         return Ok(());
     };
     let networks = Networks::new(meeting.book.follow(), known);
-    let mut settings = keeper_settings(&frame, &parts, &caps, &log, &coordinator, &networks)?;
-    settings.metrics = Some(metrics.downloads.clone());
-    settings.heard = swarm.newest();
-    settings.shown = loaded;
-    let (hints, hint) = watch::channel(None);
-    let (model_events, models) = mpsc::channel(MODEL_QUEUE);
-    let keeping = Keeper::new(settings, hint, model_events).run();
-    let _keeper = AbortOnDrop(tokio::spawn(keeping));
+    let kept = Kept {
+        caps: &caps,
+        shelf,
+        log: &log,
+        coordinator: &coordinator,
+        networks: &networks,
+        swarm: &swarm,
+        metrics: &metrics,
+        loaded,
+    };
+    let (_keeper, hints, models) = start_keeper(keeper_settings(&frame, &parts, kept)?);
     let setup = Setup {
         caps,
         log,
@@ -198,13 +204,12 @@ fn coordinator(parts: &Parts) -> Result<Coordinator, RunError> {
 /// Looks at what the process takes of the machine, until the first value is dropped.
 fn sample(
     parts: &Parts,
-    caps: &Caps,
+    shelf: &Shelf,
     metrics: &Metrics,
 ) -> (AbortOnDrop, watch::Receiver<Machine>) {
     let (sampled, machine) = watch::channel(Machine::default());
-    let shelf = Shelf::new(parts.home.models(), caps.disk);
     let folder = parts.home.path().to_owned();
-    let sampling = machine::watch(shelf, folder, metrics.machine.clone(), sampled);
+    let sampling = machine::watch(shelf.clone(), folder, metrics.machine.clone(), sampled);
     (AbortOnDrop(tokio::spawn(sampling)), machine)
 }
 
@@ -236,38 +241,61 @@ impl Checks {
     }
 }
 
+/// What the keeper shares with the rest of the daemon.
+struct Kept<'a> {
+    caps: &'a Caps,
+    shelf: Shelf,
+    log: &'a TaskLog,
+    coordinator: &'a Coordinator,
+    networks: &'a Networks,
+    swarm: &'a Swarm,
+    metrics: &'a Metrics,
+    loaded: watch::Sender<Option<Arc<LoadedModel>>>,
+}
+
+fn start_keeper(
+    settings: KeeperSettings,
+) -> (
+    AbortOnDrop,
+    watch::Sender<Option<String>>,
+    mpsc::Receiver<ModelEvent>,
+) {
+    let (hints, hint) = watch::channel(None);
+    let (model_events, models) = mpsc::channel(MODEL_QUEUE);
+    let keeping = Keeper::new(settings, hint, model_events).run();
+    (AbortOnDrop(tokio::spawn(keeping)), hints, models)
+}
+
 fn keeper_settings(
     frame: &Frame,
     parts: &Parts,
-    caps: &Caps,
-    log: &TaskLog,
-    coordinator: &Coordinator,
-    networks: &Networks,
+    kept: Kept<'_>,
 ) -> Result<KeeperSettings, RunError> {
     let section = &parts.config.model;
     let wanted = section.sub_models.iter().map(|id| id.parse());
     Ok(KeeperSettings {
-        coordinator: coordinator.clone(),
-        networks: networks.clone(),
-        heard: watch::channel(None).1,
+        coordinator: kept.coordinator.clone(),
+        networks: kept.networks.clone(),
+        heard: kept.swarm.newest(),
+        peers: kept.swarm.files(),
         invite: parts.invite.clone(),
         fetcher: Fetcher {
             http: parts.dialer.http(),
             // Whichever is known when it is needed.
             web_seed: String::new(),
-            shelf: Shelf::new(parts.home.models(), caps.disk),
+            shelf: kept.shelf,
             limits: Limits {
                 stall: section.stall.get(),
             },
         },
         loader: Arc::clone(&parts.loader),
         wanted: wanted.collect::<Result<_, _>>().map_err(RunError::usage)?,
-        ram: caps.ram,
-        log: log.clone(),
+        ram: kept.caps.ram,
+        log: kept.log.clone(),
         clock: Arc::clone(&frame.clock),
         seed: frame.seed.child("models"),
-        metrics: None,
-        shown: watch::Sender::new(None),
+        metrics: Some(kept.metrics.downloads.clone()),
+        shown: kept.loaded,
     })
 }
 

@@ -61,8 +61,10 @@ pub struct Metrics {
 /// Fetching model files: the keeper counts.
 #[derive(Clone, Debug)]
 pub struct Downloads {
-    /// Bytes fetched.
+    /// Bytes fetched from the web seed.
     pub bytes: Counter,
+    /// Bytes fetched from peers.
+    pub peer_bytes: Counter,
     /// Downloads that failed.
     pub failures: Counter,
 }
@@ -70,7 +72,11 @@ pub struct Downloads {
 impl Downloads {
     fn new(scope: &Scope) -> Self {
         Self {
-            bytes: scope.counter("download_bytes", "Bytes of model files fetched"),
+            bytes: scope.counter("download_bytes", "Bytes of model files fetched by HTTP"),
+            peer_bytes: scope.counter(
+                "peer_download_bytes",
+                "Bytes of model files fetched from other nodes",
+            ),
             failures: scope.counter(
                 "download_failures",
                 "Downloads of model files that failed; each is tried again",

@@ -8,6 +8,7 @@ mod choice;
 mod download;
 mod keeper;
 mod manifest;
+mod peers;
 mod shelf;
 mod teller;
 mod web_seeds;

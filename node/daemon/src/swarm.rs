@@ -4,6 +4,7 @@
 
 mod capability;
 mod checkpoint;
+mod exchange;
 mod listen;
 mod picture;
 mod runner;
@@ -12,6 +13,7 @@ mod serving;
 mod settings;
 mod ways;
 
+pub use exchange::PeerFiles;
 pub use picture::{NewestPicture, NodePicture, PeerPicture, SwarmPicture};
 pub use runner::{Identity, Setup, Swarm};
 pub use settings::{Settings, SettingsError};

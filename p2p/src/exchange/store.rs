@@ -3,8 +3,7 @@
 //! shows and tidies it. Calls block on the disk: from async code use a blocking thread.
 //!
 //! In the folder: `blobs/<sha256>` whole, `blobs/<sha256>.part` growing, `blobs/<sha256>.pieces` its piece
-//! log, `ladders/<sha256>` its ladder, `records/<sha256>` what the file looked like when it was verified,
-//! `pins/<sha256>`.
+//! log, `records/<sha256>` what the file looked like when it was verified, `pins/<sha256>`.
 //!
 //! What must stay true: a file gets the name `<sha256>` only once every piece of it is proved and synced;
 //! nothing is handed to a reader that was not verified, or that changed on the disk since; a piece stands
@@ -34,6 +33,7 @@ pub use file::StoredFile;
 use owm_proto::{FileSpec, Ladder, Sha256};
 use partial::Growing;
 pub use partial::Partial;
+use record::{Record, Stamp};
 pub use room::{Idle, Usage};
 use sync::Syncer;
 use tokio::sync::watch;
@@ -94,7 +94,7 @@ impl Store {
     /// Opens the folder and makes it if it is not there. Logs of files that are whole (the process was
     /// killed between the two steps of finishing) are removed.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        for name in ["blobs", "ladders", "records", "pins"] {
+        for name in ["blobs", "records", "pins"] {
             let folder = config.dir.join(name);
             fs::create_dir_all(&folder).map_err(|source| StoreError::io(&folder, source))?;
         }
@@ -134,7 +134,7 @@ impl Store {
         }
         let record = record::load(&self.record(sha256))?;
         let file = OpenFile::open(*sha256, &self.blob(sha256)).ok()?;
-        if !record.is_same(&file.stamp()) {
+        if !record.stamp.is_same(&file.stamp()) {
             drop(open);
             self.forget(sha256);
             return None;
@@ -145,7 +145,9 @@ impl Store {
         drop(open);
         if first {
             // The record's time is when the file was used last, for the next process.
-            drop(record::store(&self.record(sha256), &file.stamp()));
+            let stamp = file.stamp();
+            let record = Record { stamp, ..record };
+            drop(record::store(&self.record(sha256), &record));
         }
         Some(StoredFile(file))
     }
@@ -182,8 +184,7 @@ impl Store {
             self.forget(sha256);
             return Err(StoreError::Damaged { path, found });
         }
-        record::store(&self.record(sha256), &file.stamp())
-            .map_err(|source| StoreError::io(&path, source))?;
+        self.write_record(sha256, file.stamp())?;
         drop(file);
         self.tell();
         Ok(self.complete(sha256))
@@ -192,11 +193,18 @@ impl Store {
     /// Takes the file that lies under `sha256` as verified: the caller has hashed every byte of it just now.
     pub fn adopt(&self, sha256: &Sha256) -> Result<(), StoreError> {
         let path = self.blob(sha256);
-        let stamp = record::Stamp::of(&path);
-        let kept = stamp.and_then(|stamp| record::store(&self.record(sha256), &stamp));
-        kept.map_err(|source| StoreError::io(&path, source))?;
+        let stamp = Stamp::of(&path).map_err(|source| StoreError::io(&path, source))?;
+        self.write_record(sha256, stamp)?;
         self.tell();
         Ok(())
+    }
+
+    /// As verified now; the ladder that a former record names stays its ladder.
+    fn write_record(&self, sha256: &Sha256, stamp: Stamp) -> Result<(), StoreError> {
+        let path = self.record(sha256);
+        let ladder = record::load(&path).and_then(|record| record.ladder);
+        let written = record::store(&path, &Record { stamp, ladder });
+        written.map_err(|source| StoreError::io(&path, source))
     }
 
     /// The file while it grows in this process: its proved pieces may be read.
@@ -213,6 +221,7 @@ impl Store {
     /// there is no room, [`StoreError::Busy`] if another process is at it.
     pub fn begin(&self, ladder: Arc<Ladder>) -> Result<Partial, StoreError> {
         let sha256 = ladder.spec().sha256();
+        self.keep_ladder(&ladder)?;
         let beginning = &self.0.beginning;
         let _one = beginning.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(partial) = self.partial(&sha256) {
@@ -221,9 +230,10 @@ impl Store {
         if self.complete(&sha256).is_some() {
             return Err(StoreError::Whole { sha256 });
         }
-        self.keep_ladder(&ladder)?;
+        let proof = ladder.spec().ladder_sha256();
         let growing = Arc::new(Growing::open(self, ladder)?);
-        self.make_room(growing.missing_bytes(), &[sha256].into())?;
+        let stays = [sha256].into_iter().chain(proof).collect();
+        self.make_room(growing.missing_bytes(), &stays)?;
         let weak = Arc::downgrade(&growing);
         self.lock().growing.insert(sha256, weak);
         self.tell();
@@ -259,7 +269,7 @@ impl Store {
         for (name, path, _) in self.blobs()? {
             if let Ok(sha256) = name.parse::<Sha256>()
                 && let Some(record) = record::load(&self.record(&sha256))
-                && record::Stamp::of(&path).is_ok_and(|now| record.is_same(&now))
+                && Stamp::of(&path).is_ok_and(|now| record.stamp.is_same(&now))
             {
                 verified.insert(sha256);
             }
@@ -271,7 +281,6 @@ impl Store {
     pub fn discard(&self, sha256: &Sha256) -> Result<(), StoreError> {
         self.forget(sha256);
         remove(&self.blob(sha256))?;
-        remove(&self.ladder_path(sha256))?;
         self.tell();
         Ok(())
     }

@@ -5,8 +5,10 @@ mod fetch;
 mod room;
 mod verify;
 
+use std::collections::BTreeSet;
+
 use clap::{Args, Subcommand};
-use owm_proto::manifest::ManifestFile;
+use owm_proto::{Sha256, manifest::ManifestFile};
 use owm_service::RunError;
 use serde_json::{Value, json};
 
@@ -112,6 +114,11 @@ fn show(
     Ok(())
 }
 
+fn pinned(shelf: &Shelf) -> BTreeSet<Sha256> {
+    let pinned = shelf.store().ok().and_then(|store| store.pinned().ok());
+    pinned.unwrap_or_default()
+}
+
 fn version_lines(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Vec<String> {
     let manifest = &kept.manifest;
     let loaded = if is_loaded { " (loaded)" } else { "" };
@@ -124,8 +131,13 @@ fn version_lines(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Vec<S
     }
     lines.extend(manifest.files.iter().map(|file| {
         let state = if shelf.has(file) { "here" } else { "missing" };
+        let pin = if pinned(shelf).contains(&file.sha256) {
+            ", pinned"
+        } else {
+            ""
+        };
         format!(
-            "  {} {} bytes {state} {}",
+            "  {} {} bytes {state}{pin} {}",
             file.sha256, file.size, file.name
         )
     }));
@@ -134,7 +146,13 @@ fn version_lines(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Vec<S
 
 fn version_value(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Value {
     let manifest = &kept.manifest;
-    let file = |f: &ManifestFile| json!({ "name": f.name, "size": f.size, "sha256": f.sha256, "here": shelf.has(f) });
+    let pinned = pinned(shelf);
+    let file = |f: &ManifestFile| {
+        json!({
+            "name": f.name, "size": f.size, "sha256": f.sha256, "here": shelf.has(f),
+            "pinned": pinned.contains(&f.sha256),
+        })
+    };
     json!({
         "version": manifest.version,
         "sequence": manifest.sequence,

@@ -75,6 +75,7 @@ impl Meeting {
         frame: &Frame,
         parts: &Parts,
         caps: &Caps,
+        shelf: &Shelf,
         log: &TaskLog,
         metrics: &Metrics,
     ) -> Result<Swarm, RunError> {
@@ -90,6 +91,7 @@ impl Meeting {
         let roles = roles.iter().filter(|(_, slots)| *slots > 0);
         Ok(Swarm::start(swarm::Setup {
             settings,
+            exchange: parts.config.exchange.clone(),
             identity: swarm::Identity {
                 key: Arc::clone(&parts.key),
                 network: parts.invite.genesis,
@@ -101,7 +103,7 @@ impl Meeting {
             book: self.book.clone(),
             status: self.status.clone(),
             membership: self.membership.subscribe(),
-            shelf: Shelf::new(parts.home.models(), caps.disk),
+            shelf: shelf.clone(),
             log: log.clone(),
             checkpoint_file: parts.home.newest_checkpoint(),
             peers_file: parts.home.peers(),

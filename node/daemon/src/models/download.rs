@@ -9,6 +9,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,13 +17,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use owm_p2p::exchange::driver::WebSeed;
 use owm_proto::{Sha256, hash::Hasher, manifest::ManifestFile};
 use owm_service::{
     dialer::{HttpClient, HttpError},
     failpoint,
 };
 
-use super::{Shelf, ShelfError, check::hash_file, shelf::free_bytes};
+use super::{Shelf, ShelfError, check::hash_file, peers::Web, shelf::free_bytes};
 use crate::{DOWNLOAD_BEFORE_RENAME, home::sync_folder};
 
 /// Bytes gathered before they are hashed and written on a blocking thread.
@@ -210,6 +212,14 @@ impl Fetcher {
                 .map_err(ShelfError::from)?)
         })
         .await
+    }
+
+    /// The same web seed, for the exchange.
+    pub(super) fn as_source(&self) -> Arc<dyn WebSeed> {
+        Arc::new(Web {
+            http: self.http.clone(),
+            base: self.web_seed.clone(),
+        })
     }
 
     /// As [`Fetcher::fetch`], but what is there is hashed first; a damaged file is taken off the shelf

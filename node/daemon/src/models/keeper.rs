@@ -2,16 +2,13 @@
 //! and starts over when the coordinator names a newer one. `daemon` starts it and feeds it hints.
 //! Must stay true: a failure is told, waited out and tried again; it never ends the process.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+mod loading;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use owm_p2p::NewestCheckpoint;
 use owm_proto::{
-    Sha256, SubModelId, UnixMillis,
+    FileSpec, Sha256, SubModelId, UnixMillis,
     invite::Invite,
     manifest::{Manifest, ManifestFile},
     wire::coordinator::{GetModelVersionRequest, GetModelVersionResponse},
@@ -22,20 +19,21 @@ use owm_service::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    DownloadError, Fetcher, LoadedModel, LoadedSubModel, ManifestRefused, ModelEvent, NoneWanted,
-    SEQUENCE, ShelfError, SignedManifest, files_of,
-    shelf::sub_model_files,
+    DownloadError, Fetcher, LoadedModel, ManifestRefused, ModelEvent, NoneWanted, SEQUENCE,
+    ShelfError, SignedManifest, files_of,
+    peers::{self, Counted, PeersError, PeersTeller},
     teller::Teller,
     wanted,
     web_seeds::{fetch_from_any, in_order},
 };
 use crate::{
-    engine::{EngineLoader, InferenceEngine, LoadError},
+    engine::{EngineLoader, LoadError},
     home::Lock,
     link::{CallError, Coordinator},
     metrics::Downloads,
     network::{NetworkError, Networks},
     status::Origin,
+    swarm::PeerFiles,
     tasklog::{TaskLog, TaskLogError},
 };
 
@@ -57,6 +55,8 @@ pub struct KeeperSettings {
     pub heard: watch::Receiver<Option<Arc<NewestCheckpoint>>>,
     /// Whose coordinator is asked, and the web seed that does not come from peers.
     pub invite: Invite,
+    /// Other nodes' files, once the swarm runs.
+    pub peers: watch::Receiver<Option<PeerFiles>>,
     /// Fetches files; its web seed is whichever is known when it is needed.
     pub fetcher: Fetcher,
     /// Loads them.
@@ -89,6 +89,8 @@ enum KeeperError {
     Shelf(#[from] ShelfError),
     #[error("the download failed")]
     Download(#[from] DownloadError),
+    #[error("the download from peers failed")]
+    Peers(#[from] PeersError),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -107,6 +109,7 @@ pub struct Keeper {
     newest: watch::Receiver<Option<String>>,
     events: mpsc::Sender<ModelEvent>,
     loaded: Option<Arc<LoadedModel>>,
+    counted: Counted,
     /// What was last said of a coordinator that names an older version: said once.
     behind: String,
 }
@@ -123,6 +126,7 @@ impl Keeper {
             newest,
             events,
             loaded: None,
+            counted: Counted::default(),
             behind: String::new(),
         }
     }
@@ -143,7 +147,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     let wait = backoff.next(&mut rng);
-                    if let (KeeperError::Download(_), Some(metrics)) =
+                    if let (KeeperError::Download(_) | KeeperError::Peers(_), Some(metrics)) =
                         (&error, &self.settings.metrics)
                     {
                         metrics.failures.inc();
@@ -375,7 +379,19 @@ impl Keeper {
             return Ok(());
         }
         let mut fetchers = self.fetchers();
+        let asked = self
+            .fetch_from_peers(signed, &files, fetchers.first())
+            .await;
+        if files
+            .iter()
+            .all(|file| self.settings.fetcher.shelf.has(file))
+        {
+            return Ok(());
+        }
         if fetchers.is_empty() {
+            if let Err(error) = asked {
+                return Err(error.into());
+            }
             let text = "nobody has named a web seed to fetch models from";
             return Err(KeeperError::Refused(text.into()));
         }
@@ -398,6 +414,39 @@ impl Keeper {
         Ok(())
     }
 
+    /// Fetches what peers can bring, with the web seed as one more source.
+    async fn fetch_from_peers(
+        &self,
+        signed: &SignedManifest,
+        files: &[&ManifestFile],
+        web: Option<&Fetcher>,
+    ) -> Result<(), PeersError> {
+        let Some(from) = self.settings.peers.borrow().clone() else {
+            return Ok(());
+        };
+        let shelf = &self.settings.fetcher.shelf;
+        let missing = files.iter().filter(|file| !shelf.has(file));
+        let specs: Vec<FileSpec> = missing.filter_map(|file| peers::spec(file)).collect();
+        if specs.is_empty() {
+            return Ok(());
+        }
+        let web = web.map(|fetcher| fetcher.as_source());
+        let (version, counts) = (&signed.manifest.version, self.settings.metrics.as_ref());
+        let told = PeersTeller::new(version, &self.settings.clock, counts, &self.counted);
+        let patience = self.settings.fetcher.limits.stall;
+        let progress = |progress: &_| {
+            if let Some(line) = told.take(progress) {
+                // One that waits says the same a little later.
+                drop(self.events.try_send(ModelEvent::Busy(line)));
+            }
+        };
+        let fetched = peers::fetch(&from, specs, web, patience, &progress).await;
+        if let Err(error) = &fetched {
+            tracing::info!(error = %Chain(error), "peers have not brought everything");
+        }
+        fetched
+    }
+
     /// One for each web seed, the likeliest first.
     fn fetchers(&self) -> Vec<Fetcher> {
         let known = self.settings.networks.now();
@@ -411,94 +460,8 @@ impl Keeper {
         urls.into_iter().map(fetcher).collect()
     }
 
-    async fn load(&mut self, signed: &SignedManifest) -> Result<(), KeeperError> {
-        let manifest = &signed.manifest;
-        self.tell(ModelEvent::Busy(format!("loading {}", manifest.version)))
-            .await;
-        let mut engines = BTreeMap::new();
-        let mut sub_models = BTreeMap::new();
-        for id in self.wanted(manifest)? {
-            let files = sub_model_files(manifest, &id);
-            let set: Vec<Sha256> = files.iter().map(|file| file.sha256).collect();
-            let weights = manifest.weights_sha256(&id);
-            let laid_out = self.settings.fetcher.shelf.lay_out(manifest, &id)?;
-            if !engines.contains_key(&set) {
-                self.check_memory(manifest, &id)?;
-                engines.insert(set.clone(), self.load_one(manifest, laid_out).await?);
-            }
-            let engine = Arc::clone(&engines[&set]);
-            sub_models.insert(id, LoadedSubModel { weights, engine });
-        }
-        let (version, sequence) = (manifest.version.clone(), manifest.sequence);
-        let loaded = LoadedModel {
-            version,
-            sequence,
-            note: signed.note.clone(),
-            default_sub_model: manifest.default_sub_model.clone(),
-            sub_models,
-        };
-        announce(&loaded);
-        let loaded = Arc::new(loaded);
-        self.loaded = Some(Arc::clone(&loaded));
-        self.settings.shown.send_replace(Some(Arc::clone(&loaded)));
-        self.tell(ModelEvent::Loaded(loaded)).await;
-        if let Err(error) = self.settings.fetcher.shelf.forget_others(manifest) {
-            tracing::warn!(%error, "links of former versions stay");
-        }
-        Ok(())
-    }
-
-    fn check_memory(&self, manifest: &Manifest, id: &SubModelId) -> Result<(), KeeperError> {
-        let bytes: u64 = manifest.weights(id).map(|file| file.size).sum();
-        let needed = bytes.saturating_mul(RAM_PER_BYTE);
-        match self.settings.ram {
-            Some(cap) if needed > cap => Err(KeeperError::Refused(format!(
-                "{id} may need {needed} bytes of memory, [caps] ram allows {cap}"
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    async fn load_one(
-        &self,
-        manifest: &Manifest,
-        (folder, expected): (PathBuf, BTreeMap<String, [u8; 32]>),
-    ) -> Result<Arc<dyn InferenceEngine>, KeeperError> {
-        let shelf = &self.settings.fetcher.shelf;
-        let loader = Arc::clone(&self.settings.loader);
-        let loading = tokio::task::spawn_blocking(move || loader.load(&folder, &expected)).await;
-        let outcome = loading.unwrap_or_else(|error| {
-            Err(LoadError::Unusable(format!("the engine panicked: {error}")))
-        });
-        if let Err(error @ LoadError::Damaged { file, .. }) = &outcome
-            && let Some(file) = manifest.file(file)
-        {
-            self.damaged(manifest, &error.to_string()).await;
-            shelf.discard(&file.sha256)?;
-        }
-        Ok(outcome?)
-    }
-
     async fn tell(&self, event: ModelEvent) {
         // Without a receiver `run` ends.
         drop(self.events.send(event).await);
-    }
-}
-
-fn announce(loaded: &LoadedModel) {
-    let Some(engine) = loaded.engine() else {
-        return;
-    };
-    tracing::info!(
-        model.version = %loaded.version,
-        model.sha256 = %loaded.weights_hex().join(","),
-        model.parameters = engine.parameters,
-        engine.backend = %engine.backend,
-        engine.device = %engine.device,
-        engine.device_reason = %engine.device_reason,
-        "model loaded"
-    );
-    if !loaded.note.is_empty() {
-        tracing::info!(model.version = %loaded.version, "about this model: {}", loaded.note);
     }
 }

@@ -211,9 +211,11 @@ impl Shelf {
             .filter(|file| !self.has(file))
             .map(|file| file.size.saturating_sub(taken(&self.part(&file.sha256))))
             .sum();
+        let ladders = files.iter().filter_map(|file| file.ladder_sha256);
+        let keep: BTreeSet<Sha256> = keep.iter().copied().chain(ladders).collect();
         let store = self.store()?;
         store.keep(keep.clone());
-        Ok(store.make_room(missing, keep)?)
+        Ok(store.make_room(missing, &keep)?)
     }
 
     /// Bytes under `blobs`.

@@ -12,10 +12,12 @@ use owm_service::{CancellationToken, clock::SharedClock, report::Chain, rng::See
 use tokio::sync::watch;
 
 use super::{
-    Settings, SwarmPicture, checkpoint, listen, schedule::Schedule, serving::Runner, ways::ways,
+    PeerFiles, Settings, SwarmPicture, checkpoint, exchange, listen, schedule::Schedule,
+    serving::Runner, ways::ways,
 };
 use crate::{
-    metrics::SwarmMetrics, models::Shelf, network::NetworkBook, status::Status, tasklog::TaskLog,
+    config::ExchangeSection, metrics::SwarmMetrics, models::Shelf, network::NetworkBook,
+    status::Status, tasklog::TaskLog,
 };
 
 /// Time for the swarm to close its connections.
@@ -41,6 +43,8 @@ pub struct Identity {
 pub struct Setup {
     /// `[p2p]`.
     pub settings: Settings,
+    /// `[exchange]`.
+    pub exchange: ExchangeSection,
     /// Who we are.
     pub identity: Identity,
     /// Peers that the invite names.
@@ -72,6 +76,7 @@ pub struct Setup {
 pub struct Swarm {
     picture: watch::Receiver<Arc<SwarmPicture>>,
     newest: watch::Receiver<Option<Arc<NewestCheckpoint>>>,
+    files: watch::Receiver<Option<PeerFiles>>,
     stop: CancellationToken,
     task: Option<tokio::task::JoinHandle<()>>,
 }
@@ -81,11 +86,13 @@ impl Swarm {
     pub fn start(setup: Setup) -> Self {
         let (shown, picture) = watch::channel(Arc::new(SwarmPicture::off("starting")));
         let (heard, newest) = watch::channel(None);
+        let (opened, files) = watch::channel(None);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(setup, shown, heard, stop.clone()));
+        let task = tokio::spawn(run(setup, shown, heard, opened, stop.clone()));
         Self {
             picture,
             newest,
+            files,
             stop,
             task: Some(task),
         }
@@ -98,6 +105,7 @@ impl Swarm {
         Self {
             picture,
             newest,
+            files: watch::channel(None).1,
             stop: CancellationToken::new(),
             task: None,
         }
@@ -111,6 +119,11 @@ impl Swarm {
     /// The newest checkpoint that is known.
     pub fn newest(&self) -> watch::Receiver<Option<Arc<NewestCheckpoint>>> {
         self.newest.clone()
+    }
+
+    /// Files of other nodes, once the swarm runs.
+    pub fn files(&self) -> watch::Receiver<Option<PeerFiles>> {
+        self.files.clone()
     }
 
     /// Says goodbye to peers and writes down who they were.
@@ -156,6 +169,7 @@ async fn run(
     setup: Setup,
     shown: watch::Sender<Arc<SwarmPicture>>,
     heard: watch::Sender<Option<Arc<NewestCheckpoint>>>,
+    opened: watch::Sender<Option<PeerFiles>>,
     stop: CancellationToken,
 ) {
     let now = UnixMillis(setup.clock.now_ms());
@@ -185,12 +199,22 @@ async fn run(
     tracing::info!(peer.id = %running.handle.peer(), "the swarm runs");
     heard.send_replace(newest.map(Arc::new));
     let service = tokio::spawn(running.service);
+    let exchange = exchange::start(&setup, &running.handle, stop.child_token()).await;
+    if let Some(exchange) = exchange.as_ref().filter(|_| setup.exchange.fetch) {
+        opened.send_replace(Some(exchange::peer_files(
+            exchange,
+            &running.handle,
+            setup.exchange.serve,
+        )));
+    }
     let mut runner = Runner {
         view: running.handle.view(),
         handle: running.handle,
         problems: running.problems,
         schedule: Schedule::default(),
-        holds: Vec::new(),
+        exchange,
+        looked: exchange::Looked::new(),
+        holds: exchange::Shared::new(),
         disk_at: None,
         known: setup.book.follow(),
         peers_at: setup.clock.monotonic(),

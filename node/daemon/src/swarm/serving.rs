@@ -4,7 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use owm_p2p::{Handle, Multiaddr, NewestCheckpoint, News, SwarmView, bootstrap::COORDINATOR};
+use owm_p2p::{
+    Handle, Multiaddr, NewestCheckpoint, News, SwarmView, bootstrap::COORDINATOR,
+    exchange::Exchange,
+};
 use owm_proto::UnixMillis;
 use owm_service::{CancellationToken, report::Chain};
 use tokio::sync::{mpsc, watch};
@@ -12,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     SwarmPicture,
     capability::{Portrait, told},
-    checkpoint,
+    checkpoint, exchange,
     runner::{Identity, Setup, documents, kept_checkpoint},
     schedule::{Due, Schedule},
     ways::addresses,
@@ -38,8 +41,11 @@ pub(super) struct Runner {
     pub(super) problems: Vec<String>,
     pub(super) view: watch::Receiver<Arc<SwarmView>>,
     pub(super) schedule: Schedule,
-    /// Complete files, as of `disk_at`.
-    pub(super) holds: Vec<owm_proto::Sha256>,
+    /// Of files with other nodes; `None`: the folder cannot be used.
+    pub(super) exchange: Option<Exchange>,
+    pub(super) looked: exchange::Looked,
+    /// Files that others may have from here, as of `disk_at`.
+    pub(super) holds: exchange::Shared,
     pub(super) disk_at: Option<Duration>,
     pub(super) known: watch::Receiver<Option<Arc<Known>>>,
     /// When peers were written down last.
@@ -170,10 +176,17 @@ impl Runner {
             return;
         }
         self.disk_at = Some(now);
-        let shelf = self.setup.shelf.clone();
-        let looked = tokio::task::spawn_blocking(move || shelf.lying_here()).await;
-        if let Ok(Ok((whole, _))) = looked {
-            self.holds = whole.into_iter().collect();
+        if let Some(exchange) = self.exchange.clone().filter(|_| self.setup.exchange.serve) {
+            let mut looked = std::mem::take(&mut self.looked);
+            let (shelf, book) = (self.setup.shelf.clone(), self.setup.book.clone());
+            let look = move || {
+                let holds = exchange::to_share(&shelf, &book, &mut looked);
+                (holds, looked)
+            };
+            if let Ok((holds, looked)) = tokio::task::spawn_blocking(look).await {
+                exchange::share(&exchange, &self.holds, &holds);
+                (self.holds, self.looked) = (holds, looked);
+            }
         }
         if now >= self.peers_at + PEERS_EVERY {
             self.peers_at = now;
@@ -205,7 +218,7 @@ impl Runner {
             capabilities: capabilities.clone(),
             roles: roles.clone(),
             addresses: told(&view.listening, &view.external, is_loopback),
-            holds: self.holds.clone(),
+            holds: self.holds.keys().copied().collect(),
             checkpoint_sequence: view.checkpoint.as_ref().map_or(0, |c| c.sequence),
             membership: self.setup.membership.borrow().clone(),
             relay: self.setup.settings.swarm.relay_server,

@@ -11,12 +11,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use owm_proto::{Ladder, Sha256};
+use owm_proto::{FileSpec, Ladder, Sha256};
 
 use super::{
     Store, StoreError, StoredFile,
     log::{PieceLog, Read},
-    record::{self, Stamp},
+    record::{self, Record, Stamp},
     remove, sync_folder,
 };
 use crate::exchange::PieceSet;
@@ -284,7 +284,9 @@ impl Growing {
         self.state().finished = true;
         sync_folder(&blob).map_err(failed)?;
         let stamp = self.file.metadata().map(Stamp::from).map_err(failed)?;
-        record::store(&self.store.record(&sha256), &stamp).map_err(failed)?;
+        let ladder = self.spec().ladder_sha256();
+        let record = Record { stamp, ladder };
+        record::store(&self.store.record(&sha256), &record).map_err(failed)?;
         remove(&self.store.pieces(&sha256))?;
         drop(log);
         self.store.tell();
@@ -340,6 +342,10 @@ impl Growing {
     fn bytes(&self, piece: u32) -> u64 {
         let range = self.range(piece);
         range.end - range.start
+    }
+
+    pub(super) fn spec(&self) -> &FileSpec {
+        self.ladder.spec()
     }
 
     fn sha256(&self) -> Sha256 {

@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use owm_proto::Sha256;
 use serde::{Deserialize, Serialize};
 
 /// A file as the system sees it: it changes when the file's bytes may have.
@@ -55,14 +56,25 @@ impl Stamp {
     }
 }
 
+/// What is kept about a verified file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// What it looked like.
+    #[serde(flatten)]
+    pub(super) stamp: Stamp,
+    /// The ladder that proved it; it stays as long as the file.
+    #[serde(default)]
+    pub(super) ladder: Option<Sha256>,
+}
+
 /// Reads a record; one that is damaged counts as none.
-pub(super) fn load(path: &Path) -> Option<Stamp> {
+pub(super) fn load(path: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Writes it, whole or not at all. It is not synced: without it the file is hashed again.
-pub(super) fn store(path: &Path, stamp: &Stamp) -> io::Result<()> {
+pub(super) fn store(path: &Path, record: &Record) -> io::Result<()> {
     let new = path.with_extension("new");
-    fs::write(&new, serde_json::to_vec(stamp)?)?;
+    fs::write(&new, serde_json::to_vec(record)?)?;
     fs::rename(&new, path)
 }

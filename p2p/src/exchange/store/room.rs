@@ -195,12 +195,15 @@ impl Store {
 
     fn stays(&self) -> Result<BTreeSet<Sha256>, StoreError> {
         let mut stays = self.pinned()?;
+        stays.extend(&self.lock().kept);
+        stays.extend(self.ladders_of(&stays));
         let open = self.lock();
-        stays.extend(&open.kept);
         let whole = open.whole.iter().filter(|(_, file)| is_held(file));
         stays.extend(whole.map(|(sha256, _)| *sha256));
-        let growing = open.growing.iter().filter(|(_, file)| is_held(file));
-        stays.extend(growing.map(|(sha256, _)| *sha256));
+        for growing in open.growing.values().filter_map(Weak::upgrade) {
+            let spec = growing.spec();
+            stays.extend([spec.sha256()].into_iter().chain(spec.ladder_sha256()));
+        }
         Ok(stays)
     }
 
@@ -224,7 +227,6 @@ impl Store {
             remove(&self.part(&file.sha256))?;
             remove(&self.pieces(&file.sha256))?;
         }
-        remove(&self.ladder_path(&file.sha256))?;
         self.tell();
         Ok(())
     }

@@ -24,6 +24,7 @@ use super::{ConfigArg, Output, block_on};
 use crate::{
     caps::Caps,
     config::NodeConfig,
+    control,
     daemon::fetch_network,
     home::{Home, Lock},
     link::Coordinator,
@@ -80,7 +81,7 @@ async fn fetch(
         version: version.map(ToString::to_string).unwrap_or_default(),
     };
     let fetcher = context.fetcher(&network)?;
-    let writer = lock(&fetcher.shelf, output).await?;
+    let writer = lock(home, &fetcher.shelf, output).await?;
     // Asked under the lock: whoever had it before may have gone on to a newer version.
     let answer = context.coordinator.get_model_version(request).await?;
     let log = TaskLog::open(&home.tasks())?;
@@ -193,14 +194,21 @@ fn in_use(network: &Network, shelf: &Shelf) -> BTreeSet<Sha256> {
     files.map(|file| file.sha256).collect()
 }
 
-async fn lock(shelf: &Shelf, output: Output) -> Result<Lock, RunError> {
-    let mut said = false;
+async fn lock(home: &Home, shelf: &Shelf, output: Output) -> Result<Lock, RunError> {
+    let mut said = String::new();
     loop {
         if let Some(lock) = shelf.writer()? {
             return Ok(lock);
         }
-        if !std::mem::replace(&mut said, true) {
-            output.say("the running node fetches into this folder already; waiting for it");
+        // Who gives how much, if it says so.
+        let asked = control::ask(&home.control()).await.ok();
+        let how_far = asked.and_then(|answer| answer.status.model_state);
+        let how_far = how_far.unwrap_or_default();
+        let line = "the running node fetches into this folder already; waiting for it";
+        let line = format!("{line}\n{how_far}");
+        if line != said {
+            output.say(line.trim_end());
+            said = line;
         }
         tokio::time::sleep(LOCK_EVERY).await;
     }

@@ -120,8 +120,9 @@ pub(super) fn gc(arguments: &GcArgs, output: Output) -> Result<(), RunError> {
     let store = shelf.store()?;
     // The newest comes first.
     let newest = kept.first().filter(|_| shelf.newest().exists());
-    let newest = newest.map(|kept| kept.manifest.files.iter().map(|file| file.sha256));
-    store.keep(newest.into_iter().flatten().collect());
+    let files = newest.into_iter().flat_map(|kept| &kept.manifest.files);
+    let names = files.flat_map(|file| [Some(file.sha256), file.ladder_sha256]);
+    store.keep(names.flatten().collect());
     let gone = if arguments.dry_run {
         store.idle()?
     } else {

@@ -2,10 +2,13 @@
 
 use super::*;
 
-/// A store with room for three files of one piece, and four such files.
+/// Bytes of a file here: below one piece, so without a ladder.
+const FILE: u64 = PIECE - 1;
+
+/// A store with room for three files, and four of them.
 fn three() -> (Place, [Sample; 4]) {
-    let place = Place::with_quota(Some(3 * PIECE));
-    let samples = [1, 2, 3, 4].map(|seed| Sample::new(PIECE, seed));
+    let place = Place::with_quota(Some(3 * FILE));
+    let samples = [1, 2, 3, 4].map(|seed| Sample::new(FILE, seed));
     (place, samples)
 }
 
@@ -24,7 +27,7 @@ fn under_a_quota_the_file_used_longest_ago_goes() {
     assert!(place.store.complete(&samples[0].sha256()).is_some(), "used");
     samples[3].bring(&place.store);
     assert_eq!(has(&place, &samples), [true, false, true, true]);
-    assert_eq!(place.store.usage().unwrap().whole, 3 * PIECE);
+    assert_eq!(place.store.usage().unwrap().whole, 3 * FILE);
 }
 
 #[test]
@@ -42,12 +45,12 @@ fn another_process_knows_which_was_used_longest_ago() {
     age(&samples[0], 30);
     age(&samples[1], 10);
     age(&samples[2], 20);
-    let next = store(place.folder.path(), Some(3 * PIECE));
+    let next = store(place.folder.path(), Some(3 * FILE));
     let idle: Vec<_> = next.idle().unwrap().iter().map(|i| i.sha256).collect();
     assert_eq!(idle, [1, 2, 0].map(|i: usize| samples[i].sha256()));
     // Using one is remembered for the process after that.
     drop(next.complete(&samples[1].sha256()));
-    let next = store(place.folder.path(), Some(3 * PIECE));
+    let next = store(place.folder.path(), Some(3 * FILE));
     let idle: Vec<_> = next.idle().unwrap().iter().map(|i| i.sha256).collect();
     assert_eq!(idle, [2, 0, 1].map(|i: usize| samples[i].sha256()));
 }
@@ -63,7 +66,7 @@ fn pinned_kept_open_and_laid_out_files_stay_and_the_refusal_says_what_to_do() {
     let held = place.store.complete(&samples[2].sha256()).unwrap();
     let begin = || place.store.begin(Arc::clone(&samples[3].ladder));
     let text = begin().unwrap_err().to_string();
-    for part in ["786432", "raise it by 262144 bytes", "[caps] disk", "unpin"] {
+    for part in ["786429", "raise it by 262143 bytes", "[caps] disk", "unpin"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert_eq!(has(&place, &samples), [true, true, true, false]);
@@ -89,14 +92,16 @@ fn pins_outlive_the_process_and_end_when_they_are_taken_back() {
     assert!(next.unpin(&samples[0].sha256()).unwrap());
     assert!(!next.unpin(&samples[0].sha256()).unwrap());
     let gone = next.gc().unwrap();
-    assert_eq!((gone.len(), gone[0].bytes, gone[0].whole), (1, PIECE, true));
-    assert!(place.blobs().is_empty());
+    assert_eq!((gone.len(), gone[0].bytes, gone[0].whole), (1, FILE, true));
+    assert!(place.blobs_of(&samples[0]).is_empty());
 }
 
 #[test]
 fn files_that_still_grow_count_with_what_they_will_take() {
-    let (place, samples) = three();
+    let samples = [1, 2, 3].map(|seed| Sample::new(FILE, seed));
+    // It has a ladder of three states.
     let large = Sample::new(3 * PIECE, 9);
+    let place = Place::with_quota(Some(3 * PIECE + 96));
     let growing = place.store.begin(Arc::clone(&large.ladder)).unwrap();
     let error = place
         .store
@@ -109,6 +114,6 @@ fn files_that_still_grow_count_with_what_they_will_take() {
     drop(samples[0].bring(&place.store));
     drop(samples[1].bring(&place.store));
     samples[2].bring(&place.store);
-    assert_eq!(has(&place, &samples), [true, true, true, false]);
+    assert_eq!(has(&place, &samples), [true, true, true]);
     assert_eq!(place.store.usage().unwrap().growing, 0);
 }
