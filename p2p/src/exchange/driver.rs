@@ -12,6 +12,7 @@
 mod core;
 mod fetch;
 mod link;
+mod proving;
 mod web;
 
 use std::{
@@ -171,8 +172,13 @@ impl Shared {
         /// Without anything to wait for, look again so often.
         const REST: Duration = Duration::from_secs(60);
         loop {
-            let due = self.core().wake_at();
-            let wait = due.map_or(REST, |due| due.saturating_sub(self.now()));
+            let wait = {
+                let now = self.now();
+                let mut core = self.core();
+                let wait = core.wake_at().map_or(REST, |due| due.saturating_sub(now));
+                core.armed = now.saturating_add(wait);
+                wait
+            };
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.woken.notified() => {}

@@ -56,10 +56,8 @@ async fn ten_thousand_open_requests_hold_little_memory_and_nobody_up() {
     fetcher.fetch(ladder.spec(), peers).await.unwrap();
     assert_eq!(fetcher.has(ladder.spec()), Some(bytes.clone()));
     let counts = source.exchange.served();
-    assert!(
-        counts.turned_away >= 100 - STREAMS_PER_PEER as u64,
-        "{counts:?}"
-    );
+    assert!(counts.turned_away > 0, "{counts:?}");
+    assert!(counts.streams <= STREAMS_PER_PEER + 1, "{counts:?}");
     let grown = memory().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more");
     drop((open, dials));

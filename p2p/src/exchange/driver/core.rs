@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use owm_proto::{Ladder, PieceCheck, Sha256, hash::Hasher};
+use owm_proto::{Ladder, PieceCheck, Sha256};
 use tokio::sync::watch;
 
 use super::{Banned, Links, Shared, link::Order, web};
@@ -19,9 +19,6 @@ use crate::exchange::{
     files::{FileError, Growing},
     machine::{Accept, Effect, Ended, Event, Machine, RequestId, Source},
 };
-
-/// Read back at once to be hashed.
-const READ_BACK: usize = 1 << 20;
 
 /// How a wanted file stands.
 #[derive(Clone, Debug)]
@@ -37,32 +34,34 @@ pub(super) enum Outcome {
 /// A file that somebody waits for.
 pub(super) struct Wanted {
     pub(super) ladder: Arc<Ladder>,
-    growing: Arc<dyn Growing>,
-    pieces: HashMap<u32, Piece>,
-    outcome: watch::Sender<Outcome>,
+    pub(super) growing: Arc<dyn Growing>,
+    pub(super) pieces: HashMap<u32, Piece>,
+    pub(super) outcome: watch::Sender<Outcome>,
     users: usize,
 }
 
 /// A piece that bytes come in for.
-struct Piece {
+pub(super) struct Piece {
     /// `None` while a thread hashes with it.
-    check: Option<PieceCheck>,
+    pub(super) check: Option<PieceCheck>,
     /// Up to where it has been hashed, from the file's beginning.
-    hashed: u64,
+    pub(super) hashed: u64,
     /// Portions that are being written.
-    writing: u32,
+    pub(super) writing: u32,
     /// The machine waits for its check.
-    is_due: bool,
+    pub(super) is_due: bool,
 }
 
 /// See the module.
 pub(super) struct Core {
-    machine: Machine,
+    pub(super) machine: Machine,
     pub(super) wanted: BTreeMap<Sha256, Wanted>,
     pub(super) links: Links,
     pub(super) web: Option<web::Orders>,
     /// Fetches that are open: with the last one the links go.
     pub(super) fetches: usize,
+    /// When the task that keeps the time looks again by itself.
+    pub(super) armed: Duration,
 }
 
 /// A part of what came in, to be written and perhaps hashed. Made under the lock, done on a blocking thread.
@@ -93,6 +92,7 @@ impl Core {
             links: BTreeMap::new(),
             web: None,
             fetches: 0,
+            armed: Duration::ZERO,
         }
     }
 
@@ -290,14 +290,14 @@ impl Shared {
         bytes
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
         tokio::task::spawn_blocking(work).await
     }
 
-    fn fail(self: &Arc<Self>, core: &mut Core, files: &[Sha256], error: FileError) {
+    pub(super) fn fail(self: &Arc<Self>, core: &mut Core, files: &[Sha256], error: FileError) {
         let error = Arc::new(error);
         for file in files {
             let Some(wanted) = core.wanted.get(file) else {
@@ -355,7 +355,10 @@ impl Shared {
                 }
             }
         }
-        self.woken.notify_one();
+        // Waking a thread costs more than all else here, so it is done only if it has to be sooner.
+        if core.wake_at().is_some_and(|due| due < core.armed) {
+            self.woken.notify_one();
+        }
     }
 
     fn request(
@@ -385,129 +388,4 @@ impl Shared {
                 .handle(self.now(), Event::Ended { request, how });
         }
     }
-
-    fn check(self: &Arc<Self>, core: &mut Core, file: Sha256, number: u32) {
-        let Some(wanted) = core.wanted.get_mut(&file) else {
-            return;
-        };
-        let Some(piece) = wanted.pieces.get_mut(&number) else {
-            return;
-        };
-        piece.is_due = true;
-        if piece.writing > 0 {
-            return;
-        }
-        let range = wanted.ladder.range(number);
-        let (hashed, growing) = (piece.hashed, Arc::clone(&wanted.growing));
-        let check = piece.check.take();
-        wanted.pieces.remove(&number);
-        let Some(check) = check else { return };
-        if hashed == range.end {
-            self.checked(core, file, number, check.finish());
-            return;
-        }
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let rest = hashed..range.end;
-            let read = shared.blocking(move || read_back(&*growing, rest, check));
-            let Ok(read) = read.await else { return };
-            let mut core = shared.core();
-            match read {
-                Ok(check) => shared.checked(&mut core, file, number, check.finish()),
-                Err(error) => shared.fail(&mut core, &[file], error),
-            }
-            shared.carry_out(&mut core);
-        });
-    }
-
-    fn checked(self: &Arc<Self>, core: &mut Core, file: Sha256, piece: u32, is_right: bool) {
-        if is_right && let Some(wanted) = core.wanted.get(&file) {
-            let kept = wanted.growing.proved(piece);
-            if let Err(error) = kept {
-                self.fail(core, &[file], error);
-                return;
-            }
-        }
-        let checked = Event::Checked {
-            file,
-            piece,
-            is_right,
-        };
-        core.machine.handle(self.now(), checked);
-    }
-
-    fn digest(self: &Arc<Self>, core: &Core, file: Sha256, piece: u32, ranges: Vec<Range<u64>>) {
-        let Some(wanted) = core.wanted.get(&file) else {
-            return;
-        };
-        let growing = Arc::clone(&wanted.growing);
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let work = move || -> Result<Vec<Sha256>, FileError> {
-                ranges
-                    .into_iter()
-                    .map(|range| digest(&*growing, range))
-                    .collect()
-            };
-            let Ok(digests) = shared.blocking(work).await else {
-                return;
-            };
-            match digests {
-                Ok(digests) => shared.handle(Event::Digested {
-                    file,
-                    piece,
-                    digests,
-                }),
-                Err(error) => shared.fail(&mut shared.core(), &[file], error),
-            }
-        });
-    }
-
-    fn complete(self: &Arc<Self>, core: &Core, file: Sha256) {
-        let Some(wanted) = core.wanted.get(&file) else {
-            return;
-        };
-        let (growing, outcome) = (Arc::clone(&wanted.growing), wanted.outcome.clone());
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let Ok(finished) = shared.blocking(move || growing.finish()).await else {
-                return;
-            };
-            outcome.send_replace(match finished {
-                Ok(()) => Outcome::Done,
-                Err(error) => Outcome::Failed(Arc::new(error)),
-            });
-        });
-    }
-}
-
-fn read_back(
-    growing: &dyn Growing,
-    range: Range<u64>,
-    mut check: PieceCheck,
-) -> Result<PieceCheck, FileError> {
-    in_parts(growing, range, |bytes| check.update(bytes))?;
-    Ok(check)
-}
-
-fn digest(growing: &dyn Growing, range: Range<u64>) -> Result<Sha256, FileError> {
-    let mut hash = Hasher::new();
-    in_parts(growing, range, |bytes| hash.update(bytes))?;
-    Ok(hash.finish())
-}
-
-fn in_parts(
-    growing: &dyn Growing,
-    range: Range<u64>,
-    mut each: impl FnMut(&[u8]),
-) -> Result<(), FileError> {
-    let mut buffer = vec![0; READ_BACK.min((range.end - range.start) as usize)];
-    let mut at = range.start;
-    while at < range.end {
-        let length = buffer.len().min((range.end - at) as usize);
-        growing.read_back(at, &mut buffer[..length])?;
-        each(&buffer[..length]);
-        at += length as u64;
-    }
-    Ok(())
 }

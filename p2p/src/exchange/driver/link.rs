@@ -25,8 +25,8 @@ use crate::exchange::{
 
 mod incoming;
 
-/// Written and hashed at once: below it, threads are woken too often; above, it falls out of the cache.
-pub(super) const PORTION: usize = 256 << 10;
+/// Written and hashed at once, a whole range: to wake a thread for less costs more than the cache gains.
+pub(super) const PORTION: usize = 1 << 20;
 
 /// A portion is handed on after so long, full or not.
 const PORTION_TIME: Duration = Duration::from_millis(50);

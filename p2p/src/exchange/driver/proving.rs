@@ -1,0 +1,157 @@
+//! Proving what has been written: pieces against the ladder, ranges by their digests after a lie, and the step to a
+//! whole file. Called by [`super::core`], with its lock held; what reads the disk runs on blocking threads.
+
+use std::{ops::Range, sync::Arc};
+
+use owm_proto::{PieceCheck, Sha256, hash::Hasher};
+
+use super::{
+    Shared,
+    core::{Core, Outcome},
+};
+use crate::exchange::{
+    files::{FileError, Growing},
+    machine::Event,
+};
+
+/// Read back at once to be hashed.
+const READ_BACK: usize = 1 << 20;
+
+impl Shared {
+    pub(super) fn check(self: &Arc<Self>, core: &mut Core, file: Sha256, number: u32) {
+        let Some(wanted) = core.wanted.get_mut(&file) else {
+            return;
+        };
+        let Some(piece) = wanted.pieces.get_mut(&number) else {
+            return;
+        };
+        piece.is_due = true;
+        if piece.writing > 0 {
+            return;
+        }
+        let range = wanted.ladder.range(number);
+        let (hashed, growing) = (piece.hashed, Arc::clone(&wanted.growing));
+        let check = piece.check.take();
+        wanted.pieces.remove(&number);
+        let Some(check) = check else { return };
+        if hashed == range.end {
+            self.checked(core, file, number, check.finish());
+            return;
+        }
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let rest = hashed..range.end;
+            let read = shared.blocking(move || read_back(&*growing, rest, check));
+            let Ok(read) = read.await else { return };
+            let mut core = shared.core();
+            match read {
+                Ok(check) => shared.checked(&mut core, file, number, check.finish()),
+                Err(error) => shared.fail(&mut core, &[file], error),
+            }
+            shared.carry_out(&mut core);
+        });
+    }
+
+    pub(super) fn checked(
+        self: &Arc<Self>,
+        core: &mut Core,
+        file: Sha256,
+        piece: u32,
+        is_right: bool,
+    ) {
+        if is_right && let Some(wanted) = core.wanted.get(&file) {
+            let kept = wanted.growing.proved(piece);
+            if let Err(error) = kept {
+                self.fail(core, &[file], error);
+                return;
+            }
+        }
+        let checked = Event::Checked {
+            file,
+            piece,
+            is_right,
+        };
+        core.machine.handle(self.now(), checked);
+    }
+
+    pub(super) fn digest(
+        self: &Arc<Self>,
+        core: &Core,
+        file: Sha256,
+        piece: u32,
+        ranges: Vec<Range<u64>>,
+    ) {
+        let Some(wanted) = core.wanted.get(&file) else {
+            return;
+        };
+        let growing = Arc::clone(&wanted.growing);
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let work = move || -> Result<Vec<Sha256>, FileError> {
+                ranges
+                    .into_iter()
+                    .map(|range| digest(&*growing, range))
+                    .collect()
+            };
+            let Ok(digests) = shared.blocking(work).await else {
+                return;
+            };
+            match digests {
+                Ok(digests) => shared.handle(Event::Digested {
+                    file,
+                    piece,
+                    digests,
+                }),
+                Err(error) => shared.fail(&mut shared.core(), &[file], error),
+            }
+        });
+    }
+
+    pub(super) fn complete(self: &Arc<Self>, core: &Core, file: Sha256) {
+        let Some(wanted) = core.wanted.get(&file) else {
+            return;
+        };
+        let (growing, outcome) = (Arc::clone(&wanted.growing), wanted.outcome.clone());
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let Ok(finished) = shared.blocking(move || growing.finish()).await else {
+                return;
+            };
+            outcome.send_replace(match finished {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Failed(Arc::new(error)),
+            });
+        });
+    }
+}
+
+fn read_back(
+    growing: &dyn Growing,
+    range: Range<u64>,
+    mut check: PieceCheck,
+) -> Result<PieceCheck, FileError> {
+    in_parts(growing, range, |bytes| check.update(bytes))?;
+    Ok(check)
+}
+
+fn digest(growing: &dyn Growing, range: Range<u64>) -> Result<Sha256, FileError> {
+    let mut hash = Hasher::new();
+    in_parts(growing, range, |bytes| hash.update(bytes))?;
+    Ok(hash.finish())
+}
+
+fn in_parts(
+    growing: &dyn Growing,
+    range: Range<u64>,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), FileError> {
+    let mut buffer = vec![0; READ_BACK.min((range.end - range.start) as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        let length = buffer.len().min((range.end - at) as usize);
+        growing.read_back(at, &mut buffer[..length])?;
+        each(&buffer[..length]);
+        at += length as u64;
+    }
+    Ok(())
+}
