@@ -54,12 +54,13 @@ impl Disk {
 
     /// Differs where the bytes differ.
     pub(super) fn digest(&self, range: &Range<u64>) -> Sha256 {
-        let text: String = self
-            .read(range)
-            .iter()
-            .map(|(run, taint)| format!("{}..{}={taint};", run.start, run.end))
-            .collect();
-        Sha256::of(text.as_bytes())
+        let mut text = Vec::new();
+        for (run, taint) in self.read(range) {
+            text.extend_from_slice(&run.start.to_be_bytes());
+            text.extend_from_slice(&run.end.to_be_bytes());
+            text.extend_from_slice(&taint.to_be_bytes());
+        }
+        Sha256::of(&text)
     }
 }
 

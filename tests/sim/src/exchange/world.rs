@@ -130,7 +130,7 @@ impl World {
                 break;
             }
         }
-        self.outcome.took = self.now - start;
+        self.outcome.took = self.now.saturating_sub(start);
         self.judge();
         self.outcome
     }
