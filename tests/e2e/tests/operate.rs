@@ -227,7 +227,7 @@ async fn metrics_and_dashboard_tell_what_happened_and_nothing_private() {
         let at_least = |series, least| find(&families, series).is_some_and(|v| v >= least);
         // The disk is looked at every two seconds.
         at_least("owm_node_tasks_total{outcome=\"accepted\"}", 2.0)
-            && at_least("owm_node_shelf_bytes", 1.0)
+            && at_least("owm_node_shelf_bytes", 1_000.0)
     };
     let text = until(|| scrape(&node), booked).await;
     let families = parse(&text);

@@ -123,6 +123,7 @@ async fn model_files_that_rot_are_found_by_hand_and_at_the_next_start() {
         .map(|entry| entry.unwrap().path())
         .collect();
     assert!(files.len() >= 3, "{files:?}");
+    let mut ladders = 0;
     for file in &files {
         let whole = fs::read(file).unwrap();
         let mut rotten = whole.clone();
@@ -131,6 +132,13 @@ async fn model_files_that_rot_are_found_by_hand_and_at_the_next_start() {
         fs::write(file, &rotten).unwrap();
         let error = node.command(&["models", "verify"]).await.unwrap_err();
         let said = format!("{error:#}");
+        if said.contains(&format!("rm {}", file.display())) {
+            // A ladder: needed for sharing, not for answering.
+            fs::remove_file(file).unwrap();
+            node.command(&["models", "verify"]).await.unwrap();
+            ladders += 1;
+            continue;
+        }
         assert!(said.contains("owm-node models fetch"), "{said}");
         node.stop().await.unwrap();
         node.start().await.unwrap();
@@ -140,6 +148,7 @@ async fn model_files_that_rot_are_found_by_hand_and_at_the_next_start() {
         assert_eq!(fs::read(file).unwrap(), whole);
         node.command(&["models", "verify"]).await.unwrap();
     }
+    assert!(ladders <= 1, "only the weights have more than one piece");
     net.api().query_with(&question(4)).await.unwrap();
     net.stop().await.unwrap();
 }

@@ -430,6 +430,10 @@ impl Keeper {
         if specs.is_empty() {
             return Ok(());
         }
+        // With nobody to help, the web seed alone is asked, which says best what is wrong with it.
+        if !peers::somebody(&from, &specs).await && web.is_some() {
+            return Ok(());
+        }
         let web = web.map(|fetcher| fetcher.as_source());
         let (version, counts) = (&signed.manifest.version, self.settings.metrics.as_ref());
         let told = PeersTeller::new(version, &self.settings.clock, counts, &self.counted);

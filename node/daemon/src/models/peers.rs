@@ -25,6 +25,8 @@ use crate::{metrics::Downloads, swarm::PeerFiles};
 
 /// Between two looks for more peers and at what has come.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a peer is waited for before the web seed is asked alone.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// A file of a manifest without pieces comes from one source and is proved at its end: not from peers above this.
 const UNPIECED_BYTES_MAX: u64 = 16 << 20;
 
@@ -59,6 +61,17 @@ pub(super) fn spec(file: &ManifestFile) -> Option<FileSpec> {
     let spec = FileSpec::of(file).ok()?;
     let is_small = spec.size() <= UNPIECED_BYTES_MAX;
     (is_small || spec.piece_len().is_some()).then_some(spec)
+}
+
+/// Whether a peer says that it holds one of `files`; a node that has just started gets [`FIRST_LOOK`] to hear of one.
+pub(super) async fn somebody(peers: &PeerFiles, files: &[FileSpec]) -> bool {
+    let names: BTreeSet<Sha256> = files.iter().map(FileSpec::sha256).collect();
+    let heard = async {
+        while peers.peers(&names).is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(FIRST_LOOK, heard).await.is_ok()
 }
 
 /// Fetches `files`; `progress` hears of it a few times a second.

@@ -46,8 +46,14 @@ pub(super) struct Piece {
     pub(super) check: Option<PieceCheck>,
     /// Up to where it has been hashed, from the file's beginning.
     pub(super) hashed: u64,
-    /// Portions that are being written.
-    pub(super) writing: u32,
+    /// Up to where it has been given to a thread to be hashed.
+    handed: u64,
+    /// What is being written.
+    pub(super) writing: Vec<Range<u64>>,
+    /// Bytes were written again after they had been hashed: the check begins anew, from the disk.
+    pub(super) is_stale: bool,
+    /// Bytes were written while others were on their way to the same place: which of them stayed nobody knows.
+    pub(super) is_tangled: bool,
     /// The machine waits for its check.
     pub(super) is_due: bool,
 }
@@ -145,11 +151,22 @@ impl Core {
         let piece = wanted.pieces.entry(number).or_insert_with(|| Piece {
             check: Some(ladder.check(number)),
             hashed: ladder.range(number).start,
-            writing: 0,
+            handed: ladder.range(number).start,
+            writing: Vec::new(),
+            is_stale: false,
+            is_tangled: false,
             is_due: false,
         });
-        piece.writing += 1;
-        let is_next = piece.hashed == offset;
+        let range = offset..offset + within.len() as u64;
+        let overlaps = |other: &Range<u64>| other.start < range.end && range.start < other.end;
+        piece.is_tangled |= piece.writing.iter().any(overlaps);
+        // The machine has forgotten what came before, and asks for it again.
+        piece.is_stale |= offset < piece.handed;
+        let is_next = piece.hashed == offset && piece.check.is_some() && !piece.is_stale;
+        if is_next {
+            piece.handed = range.end;
+        }
+        piece.writing.push(range);
         Some(Portion {
             file,
             piece: number,
@@ -162,16 +179,22 @@ impl Core {
 
     /// A portion has been written; whether its piece's check was waiting for that.
     fn written(&mut self, portion: Portion) -> bool {
-        let piece = self.wanted.get_mut(&portion.file);
-        let Some(piece) = piece.and_then(|wanted| wanted.pieces.get_mut(&portion.piece)) else {
+        // Wanted again since by somebody else: another file handle, another count.
+        let wanted = self.wanted.get_mut(&portion.file);
+        let wanted = wanted.filter(|wanted| Arc::ptr_eq(&wanted.growing, &portion.growing));
+        let Some(piece) = wanted.and_then(|wanted| wanted.pieces.get_mut(&portion.piece)) else {
             return false;
         };
-        piece.writing -= 1;
+        let end = portion.offset + portion.within.len() as u64;
+        let written = portion.offset..end;
+        if let Some(at) = piece.writing.iter().position(|range| *range == written) {
+            piece.writing.swap_remove(at);
+        }
         if portion.check.is_some() {
             piece.check = portion.check;
-            piece.hashed = portion.offset + portion.within.len() as u64;
+            piece.hashed = end;
         }
-        piece.is_due && piece.writing == 0
+        piece.is_due && piece.writing.is_empty()
     }
 }
 

@@ -365,7 +365,7 @@ impl Link {
                 } else {
                     answer.length as usize
                 };
-                incoming.expect(answer.length as usize, portion);
+                incoming.expect(answer.length as usize, portion, !is_range);
             } else {
                 self.refused(answer)?;
             }

@@ -8,6 +8,8 @@ use owm_proto::{PieceCheck, Sha256, hash::Hasher};
 use super::{
     Shared,
     core::{Core, Outcome},
+    link::Order,
+    web,
 };
 use crate::exchange::{
     files::{FileError, Growing},
@@ -26,12 +28,16 @@ impl Shared {
             return;
         };
         piece.is_due = true;
-        if piece.writing > 0 {
+        if !piece.writing.is_empty() {
             return;
         }
         let range = wanted.ladder.range(number);
-        let (hashed, growing) = (piece.hashed, Arc::clone(&wanted.growing));
-        let check = piece.check.take();
+        let growing = Arc::clone(&wanted.growing);
+        let (mut hashed, mut check) = (piece.hashed, piece.check.take());
+        if piece.is_stale || piece.is_tangled {
+            (hashed, check) = (range.start, Some(wanted.ladder.check(number)));
+        }
+        let is_tangled = piece.is_tangled;
         wanted.pieces.remove(&number);
         let Some(check) = check else { return };
         if hashed == range.end {
@@ -45,11 +51,40 @@ impl Shared {
             let Ok(read) = read.await else { return };
             let mut core = shared.core();
             match read {
-                Ok(check) => shared.checked(&mut core, file, number, check.finish()),
+                Ok(check) => {
+                    let is_right = check.finish();
+                    if is_tangled && !is_right {
+                        shared.begin_again(&mut core, file);
+                    } else {
+                        shared.checked(&mut core, file, number, is_right);
+                    }
+                }
                 Err(error) => shared.fail(&mut core, &[file], error),
             }
             shared.carry_out(&mut core);
         });
+    }
+
+    /// Nobody is to blame, and nobody knows which bytes are wrong: what is not proved is asked for once more.
+    fn begin_again(self: &Arc<Self>, core: &mut Core, file: Sha256) {
+        let Some(wanted) = core.wanted.get_mut(&file) else {
+            return;
+        };
+        wanted.pieces.clear();
+        let (ladder, have) = (Arc::clone(&wanted.ladder), wanted.growing.proven());
+        let now = self.now();
+        core.machine.handle(now, Event::Stop { file });
+        let start = Event::Start {
+            file: Arc::clone(&ladder),
+            have,
+        };
+        core.machine.handle(now, start);
+        for orders in core.links.values() {
+            orders.give(Order::Have(Arc::clone(&ladder)));
+        }
+        if core.web.is_some() {
+            core.machine.handle(now, web::offer(&ladder));
+        }
     }
 
     pub(super) fn checked(

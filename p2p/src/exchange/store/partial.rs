@@ -281,12 +281,13 @@ impl Growing {
             return Err(self.no_room(source));
         }
         fs::rename(&self.path, &blob).map_err(failed)?;
-        self.state().finished = true;
         sync_folder(&blob).map_err(failed)?;
         let stamp = self.file.metadata().map(Stamp::from).map_err(failed)?;
         let ladder = self.spec().ladder_sha256();
         let record = Record { stamp, ladder };
         record::store(&self.store.record(&sha256), &record).map_err(failed)?;
+        // Until here askers are answered from the partial file, from here on from the whole one.
+        self.state().finished = true;
         remove(&self.store.pieces(&sha256))?;
         drop(log);
         self.store.tell();

@@ -303,3 +303,30 @@ fn whoever_announces_files_hears_of_changes() {
     assert!(changes.has_changed().unwrap());
     assert!(!place.store.verified().unwrap().contains(&sample.sha256()));
 }
+
+/// A peer may ask for anything.
+#[test]
+fn a_read_beyond_the_end_is_refused_and_the_file_stays() {
+    let (place, sample) = (Place::new(), Sample::new(2 * PIECE + 5, 1));
+    let file = sample.bring(&place.store);
+    let mut byte = [0];
+    for offset in [file.size(), file.size() + 1, u64::MAX] {
+        let refused = place.store.read(&file, offset, &mut byte).unwrap_err();
+        assert!(matches!(refused, StoreError::NotProved { .. }), "{refused}");
+    }
+    sample.check_whole(&place);
+}
+
+#[test]
+fn a_small_file_whose_last_step_was_not_reached_is_put_again() {
+    let (place, bytes) = (Place::new(), b"a ladder".to_vec());
+    let spec = FileSpec::new(Sha256::of(&bytes), bytes.len() as u64, None, None).unwrap();
+    let partial = place.store.begin(Arc::new(Ladder::none(spec).unwrap()));
+    let partial = partial.unwrap();
+    partial.write(0, &bytes).unwrap();
+    partial.proved(0);
+    partial.sync().unwrap();
+    drop(partial);
+    let file = place.store.put(spec, &bytes).unwrap();
+    assert_eq!(file.sha256(), Sha256::of(&bytes));
+}

@@ -41,18 +41,19 @@ pub(super) struct GcArgs {
     config: ConfigArg,
 }
 
-/// The shelf, and the manifests on it whose signatures hold.
-fn open(config: &ConfigArg) -> Result<(Shelf, Vec<SignedManifest>), RunError> {
+/// The shelf, and the manifests on it whose signatures hold; whether the newest is among them, and then the first.
+fn open(config: &ConfigArg) -> Result<(Shelf, Vec<SignedManifest>, bool), RunError> {
     let (path, config) = config.load()?;
     let home = Home::open(&config.data_folder(&path))?;
     let shelf = Shelf::new(home.models(), None);
-    let mut kept = Vec::new();
+    let (mut kept, mut is_newest_known) = (Vec::new(), false);
     if let Ok(network) = Network::load(&home.network(), None) {
-        let paths = [vec![shelf.newest()], shelf.manifests()?].concat();
         let load = |path: &std::path::PathBuf| SignedManifest::load(path, &network.trust).ok()?;
-        kept.extend(paths.iter().filter_map(load));
+        kept.extend(load(&shelf.newest()));
+        is_newest_known = !kept.is_empty();
+        kept.extend(shelf.manifests()?.iter().filter_map(load));
     }
-    Ok((shelf, kept))
+    Ok((shelf, kept, is_newest_known))
 }
 
 /// The files that `what` names: of a version, or one.
@@ -74,7 +75,7 @@ fn files(what: &str, kept: &[SignedManifest]) -> Result<BTreeSet<Sha256>, RunErr
 }
 
 pub(super) fn pin(arguments: &PinArgs, output: Output) -> Result<(), RunError> {
-    let (shelf, kept) = open(&arguments.config)?;
+    let (shelf, kept, _) = open(&arguments.config)?;
     let (store, files) = (shelf.store()?, files(&arguments.what, &kept)?);
     for sha256 in &files {
         store.pin(sha256)?;
@@ -89,7 +90,7 @@ pub(super) fn pin(arguments: &PinArgs, output: Output) -> Result<(), RunError> {
 }
 
 pub(super) fn unpin(arguments: &PinArgs, output: Output) -> Result<(), RunError> {
-    let (shelf, kept) = open(&arguments.config)?;
+    let (shelf, kept, _) = open(&arguments.config)?;
     let store = shelf.store()?;
     let mut ended = BTreeSet::new();
     for sha256 in files(&arguments.what, &kept)? {
@@ -110,16 +111,27 @@ pub(super) fn unpin(arguments: &PinArgs, output: Output) -> Result<(), RunError>
     Ok(())
 }
 
+fn unreadable(path: &std::path::Path) -> RunError {
+    RunError::failed(format!(
+        "{} can't be read, or no release key of this network has signed it (was one revoked?), so nobody knows which \
+         files the newest version needs: nothing is deleted. Start the node, or run owm-node models fetch, and try again",
+        path.display()
+    ))
+}
+
 pub(super) fn gc(arguments: &GcArgs, output: Output) -> Result<(), RunError> {
-    let (shelf, kept) = open(&arguments.config)?;
+    let (shelf, kept, is_newest_known) = open(&arguments.config)?;
     let Some(_writer) = shelf.writer()? else {
         return Err(RunError::failed(
             "the running node fetches into this folder just now; try again when it has finished",
         ));
     };
     let store = shelf.store()?;
-    // The newest comes first.
-    let newest = kept.first().filter(|_| shelf.newest().exists());
+    // The newest stands first. Without knowing what it names nothing may be deleted.
+    let newest = kept.first().filter(|_| is_newest_known);
+    if newest.is_none() && shelf.newest().exists() {
+        return Err(unreadable(&shelf.newest()));
+    }
     let files = newest.into_iter().flat_map(|kept| &kept.manifest.files);
     let names = files.flat_map(|file| [Some(file.sha256), file.ladder_sha256]);
     store.keep(names.flatten().collect());

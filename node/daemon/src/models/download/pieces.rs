@@ -256,7 +256,9 @@ mod tests {
         let mut builder = LadderBuilder::new(PieceLen::MIN);
         builder.update(&body);
         let ladder = std::sync::Arc::new(builder.finish().unwrap());
-        let mut attempt = attempt_at(body.clone(), vec![Does::Lie, Does::CutAfter(300_000)]).await;
+        // A lie, then piece 0 whole, then piece 2 and a bit of the end.
+        let does = vec![Does::Lie, Does::Serve, Does::CutAfter((256 << 10) + 2)];
+        let mut attempt = attempt_at(body.clone(), does).await;
         attempt.file.piece_len = Some(PieceLen::MIN.bytes());
         attempt.file.ladder_sha256 = ladder.spec().ladder_sha256();
         let store = attempt.fetcher.shelf.store().unwrap();
@@ -278,7 +280,7 @@ mod tests {
         // Neither the piece that was there nor one that was proved is asked for again.
         assert_eq!(
             *attempt.asked.lock().unwrap(),
-            [Some(0), Some(0), Some(2 * piece)]
+            [Some(0), Some(0), Some(2 * piece), Some(3 * piece)]
         );
         assert_eq!(attempt.file.sha256, Sha256::of(&body));
         let store = attempt.fetcher.shelf.store().unwrap();

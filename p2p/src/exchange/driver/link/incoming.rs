@@ -21,6 +21,8 @@ pub(super) struct Incoming {
     /// Of the body, this portion included; `None`: a head is next.
     left: Option<usize>,
     portion_max: usize,
+    /// The body is handed on in one piece or not at all.
+    is_whole: bool,
     portion: Vec<u8>,
     /// When the portion is handed on as it is.
     due: Option<Instant>,
@@ -35,15 +37,17 @@ impl Incoming {
             got: 0,
             left: None,
             portion_max: 0,
+            is_whole: false,
             portion: Vec::new(),
             due: None,
         };
         (incoming, writer)
     }
 
-    /// A body of so many bytes (not 0) follows, in portions of at most so many.
-    pub(super) fn expect(&mut self, length: usize, portion_max: usize) {
+    /// A body of so many bytes (not 0) follows, in portions of at most so many; `whole`: never in less.
+    pub(super) fn expect(&mut self, length: usize, portion_max: usize, whole: bool) {
         self.left = Some(length);
+        self.is_whole = whole;
         self.portion_max = portion_max;
         self.portion.resize(length.min(portion_max), 0);
     }
@@ -55,7 +59,8 @@ impl Incoming {
         self.portion.resize(next, 0);
     }
 
-    /// Reads until there is a head or a full portion, or a part of one for so long.
+    /// Reads until there is a head or a full portion, or a part of one for so long; of a body that is wanted whole,
+    /// until there is a little more.
     pub(super) async fn fill(&mut self, patience: Duration) -> io::Result<()> {
         loop {
             let into = match self.left {
@@ -67,7 +72,7 @@ impl Incoming {
             }
             let read = self.stream.read(into);
             let read = match (self.left, self.got) {
-                (Some(_), 1..) => {
+                (Some(_), 1..) if !self.is_whole => {
                     let due = *self.due.get_or_insert_with(|| Instant::now() + patience);
                     match timeout_at(due, read).await {
                         Ok(read) => read?,
@@ -80,6 +85,9 @@ impl Incoming {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.got += read;
+            if self.left.is_some() && self.is_whole {
+                return Ok(());
+            }
         }
     }
 
@@ -95,7 +103,7 @@ impl Incoming {
     /// What there is of the body, and whether it is its end.
     pub(super) fn portion(&mut self) -> Option<(Vec<u8>, bool)> {
         let left = self.left?;
-        if self.got == 0 {
+        if self.got == 0 || self.is_whole && self.got < left {
             return None;
         }
         self.portion.truncate(self.got);
