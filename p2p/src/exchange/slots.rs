@@ -126,12 +126,16 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use owm_proto::{NodeKey, Sha256};
+
     use super::*;
+    use crate::peer;
 
     fn peers(n: usize) -> Vec<PeerId> {
-        let mut peers: Vec<_> = (0..n).map(|_| PeerId::random()).collect();
-        peers.sort();
-        peers
+        // The same in each run.
+        let key = |n: usize| NodeKey::from_seed(&Sha256::of(&n.to_be_bytes()).0);
+        let peer = |n| peer::peer_id(&key(n).public()).expect("a key");
+        (0..n).map(peer).collect()
     }
 
     fn at(seconds: u64) -> Duration {
@@ -162,7 +166,8 @@ mod tests {
             }
         }
         assert!(served[..FASTEST].iter().all(|n| *n > 900), "{served:?}");
-        assert!(served.iter().all(|n| *n > 20), "{served:?}");
+        // Two of 32 at a time: everybody has had a turn of ten seconds.
+        assert!(served.iter().all(|n| *n >= 10), "{served:?}");
     }
 
     #[test]
