@@ -167,10 +167,7 @@ impl NetworkBehaviour for Behaviour {
         event: THandlerOutEvent<Self>,
     ) {
         // Neither handler can say anything.
-        match event {
-            Either::Left(never) => match never {},
-            Either::Right(never) => match never {},
-        }
+        event.into_inner();
     }
 
     fn poll(

@@ -170,7 +170,7 @@ impl Shared {
     /// Tells the machine the time when it wants to know it.
     async fn wake_in_time(self: &Arc<Self>) {
         /// Without anything to wait for, look again so often.
-        const REST: Duration = Duration::from_secs(60);
+        const REST: Duration = Duration::from_mins(1);
         loop {
             let wait = {
                 let now = self.now();

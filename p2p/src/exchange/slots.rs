@@ -148,7 +148,7 @@ mod tests {
         for peer in peers(FASTEST + OPTIMISTIC + NEWCOMERS) {
             assert_eq!(slots.admit(peer, at(1)), Ok(()));
         }
-        let (late, wait) = (PeerId::random(), ROUND - at(1));
+        let (late, wait) = (PeerId::random(), ROUND.saturating_sub(at(1)));
         assert_eq!(slots.admit(late, at(1)), Err(Busy(wait)));
     }
 

@@ -434,7 +434,7 @@ impl Keeper {
         if !peers::somebody(&from, &specs).await && web.is_some() {
             return Ok(());
         }
-        let web = web.map(|fetcher| fetcher.as_source());
+        let web = web.map(Fetcher::as_source);
         let (version, counts) = (&signed.manifest.version, self.settings.metrics.as_ref());
         let told = PeersTeller::new(version, &self.settings.clock, counts, &self.counted);
         let patience = self.settings.fetcher.limits.stall;

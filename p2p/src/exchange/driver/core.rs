@@ -357,7 +357,9 @@ impl Shared {
                     core.links.remove(&peer);
                     let banned = Banned { peer, file, piece };
                     // Nobody listens, or nobody reads: it is asked for nothing any more in any case.
-                    let _ = self.bans.as_ref().map(|bans| bans.try_send(banned));
+                    if let Some(bans) = &self.bans {
+                        let _ = bans.try_send(banned);
+                    }
                 }
                 Effect::Rest { source, reason, .. } => {
                     tracing::debug!(?source, ?reason, "left alone for a time");

@@ -235,16 +235,15 @@ impl Task {
         kept.map_err(|error| disk(Arc::new(error)))?;
         let (target, for_target) = (Arc::clone(&self.shared.target), Arc::clone(&ladder));
         let joined = self.shared.core().join(&file);
-        let mut outcome = match joined {
-            Some(outcome) => outcome,
-            None => {
-                let begun = move || target.begin(&for_target);
-                let begun = tokio::task::spawn_blocking(begun).await;
-                let begun = begun.map_err(|_| FetchError::Stopped)?;
-                match begun.map_err(|error| disk(Arc::new(error)))? {
-                    None => return Ok((file, None)),
-                    Some(growing) => self.shared.want(&ladder, growing),
-                }
+        let mut outcome = if let Some(outcome) = joined {
+            outcome
+        } else {
+            let begun = move || target.begin(&for_target);
+            let begun = tokio::task::spawn_blocking(begun).await;
+            let begun = begun.map_err(|_| FetchError::Stopped)?;
+            match begun.map_err(|error| disk(Arc::new(error)))? {
+                None => return Ok((file, None)),
+                Some(growing) => self.shared.want(&ladder, growing),
             }
         };
         let want = Want(Arc::clone(&self.shared), file);

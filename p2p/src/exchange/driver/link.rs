@@ -207,13 +207,12 @@ impl Link {
 
     fn hung_up(&mut self, hangup: &Hangup) {
         match hangup {
-            // The machine knows; questions are asked again.
-            Hangup::Unwanted | Hangup::Reset => self.give_up(Ended::Failed),
             Hangup::Busy(retry_after) => {
                 let retry_after = *retry_after;
                 self.give_up(Ended::Busy { retry_after });
             }
-            Hangup::Io(_) | Hangup::Wire(_) | Hangup::Silent => self.give_up(Ended::Failed),
+            // Questions are asked again.
+            _ => self.give_up(Ended::Failed),
         }
     }
 

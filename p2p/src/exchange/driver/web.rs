@@ -17,7 +17,7 @@ const PARALLEL: usize = 4;
 const WAITING: usize = 1_024;
 
 /// Time for one request, of 1 MiB at most.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Gets bytes of files by HTTP.
 pub trait WebSeed: Send + Sync + fmt::Debug {

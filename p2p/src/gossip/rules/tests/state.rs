@@ -41,7 +41,7 @@ fn a_capability_tells_what_a_node_has_does_and_holds() {
     let told = |named: &[PublicKey], count, bytes| {
         directory.capabilities(at(0), named, &node.key, count, bytes)
     };
-    assert_eq!(told(&[], 9, 9_999), [said.clone()]);
+    assert_eq!(told(&[], 9, 9_999), std::slice::from_ref(&said));
     assert!(told(&[], 9, 99).is_empty());
     assert_eq!(told(&[key(9).public(), node.key], 0, 9_999), [said]);
     let over = at(31 * 60);
