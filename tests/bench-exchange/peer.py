@@ -24,6 +24,24 @@ def until_the_end() -> None:
     sys.stdin.read()
 
 
+def torrent_of(file: pathlib.Path, work: pathlib.Path, version: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """A folder with the file, and its torrent, which all sources share."""
+    import libtorrent as lt
+
+    # Named "file" in the torrent, as it is to be called where it is fetched.
+    folder = work / "data"
+    folder.mkdir()
+    os.link(file, folder / "file")
+    torrent = file.parent / f"{version}.torrent"
+    if not torrent.exists():
+        storage = lt.file_storage()
+        storage.add_file("file", file.stat().st_size)
+        made = lt.create_torrent(storage, 1 << 20, getattr(lt.create_torrent, version))
+        lt.set_piece_hashes(made, str(folder))
+        torrent.write_bytes(lt.bencode(made.generate()))
+    return folder, torrent
+
+
 class Nginx:
     """Sources share nothing; curl takes an even range from each, all at once."""
 
@@ -101,17 +119,7 @@ class Libtorrent:
     def serve(self, file: pathlib.Path, work: pathlib.Path) -> None:
         import libtorrent as lt
 
-        # Named "file" in the torrent, as it is to be called where it is fetched.
-        folder = work / "data"
-        folder.mkdir()
-        os.link(file, folder / "file")
-        torrent = file.parent / "libtorrent.torrent"
-        if not torrent.exists():
-            storage = lt.file_storage()
-            storage.add_file("file", file.stat().st_size)
-            made = lt.create_torrent(storage, 1 << 20, lt.create_torrent.v2_only)
-            lt.set_piece_hashes(made, str(folder))
-            torrent.write_bytes(lt.bencode(made.generate()))
+        folder, torrent = torrent_of(file, work, "v2_only")
         session = self.session()
         params = lt.add_torrent_params()
         params.ti, params.save_path = lt.torrent_info(str(torrent)), str(folder)
@@ -152,18 +160,7 @@ class Rqbit:
         return [self.program(), "-v", "error", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd"]
 
     def serve(self, file: pathlib.Path, work: pathlib.Path) -> None:
-        import libtorrent as lt
-
-        folder = work / "data"
-        folder.mkdir()
-        os.link(file, folder / "file")
-        torrent = file.parent / "rqbit.torrent"
-        if not torrent.exists():
-            storage = lt.file_storage()
-            storage.add_file("file", file.stat().st_size)
-            made = lt.create_torrent(storage, 1 << 20, lt.create_torrent.v1_only)
-            lt.set_piece_hashes(made, str(folder))
-            torrent.write_bytes(lt.bencode(made.generate()))
+        folder, torrent = torrent_of(file, work, "v1_only")
         port, api = free_port(), free_port()
         command = [*self.common(), "--listen-ip", "127.0.0.1", "--listen-port", str(port)]
         command += ["--http-api-listen-addr", f"127.0.0.1:{api}", "download", "--overwrite"]
