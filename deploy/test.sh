@@ -25,7 +25,21 @@ fi
 
 passed=0 failed=0 skipped=0 broken=0 ran=0 skip=0
 output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+failures=$(mktemp)
+trap 'rm -f "$output" "$failures"' EXIT
+
+# What failed, and the words it failed with: of a log of nextest the list after its summary, of cargo
+# test the lines "test … FAILED"; no stack traces, 12 lines for each panic.
+said() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        /^ *Summary \[.*tests? run:/ { summary = 1; next }
+        /^ *(FAIL|TIMEOUT|ABORT|SIG[A-Z]+|LEAK-FAIL|XFAIL) .*\[ *[0-9.]+s\]/ && summary { print; next }
+        /^ *test .* \.\.\. FAILED$/ && !nextest { print; next }
+        / panicked at / && !/^ *(at|in) / { left = 12 }
+        /^ *(stack backtrace:|note: run with)/ { left = 0 }
+        left > 0 && (summary || !nextest) { print "    " substr($0, 1, 400); left-- }
+        /Nextest run ID/ { nextest = 1 }'
+}
 
 # Runs a test command and adds what it counted. nextest: "Summary [1s] 9 tests run: 8 passed, 1
 # failed, 2 skipped"; cargo test: "test result: ok. 8 passed; 1 failed; 2 ignored; …" for each binary.
@@ -49,6 +63,7 @@ count() {
             }
         }
         END { print run + 0, ok + 0, skip + 0 }')
+    said "$output" >>"$failures"
     ran=$run
     passed=$((passed + ok))
     failed=$((failed + run - ok))
@@ -128,5 +143,9 @@ else
 fi
 [ "$broken" = 0 ] || [ "$failed" -gt 0 ] || failed=1
 [ "$skipped" -ge 0 ] || skipped=0
+if [ "$failed" -gt 0 ]; then
+    echo "test: what failed, and how (the whole story is above)"
+    head -n 200 "$failures"
+fi
 echo "$passed passed, $failed failed, $skipped skipped" | tee "$CARGO_TARGET_DIR/owm-test-counts"
 [ "$failed" = 0 ]
