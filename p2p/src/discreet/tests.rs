@@ -13,7 +13,7 @@ use super::*;
 use crate::{Transport, peer};
 
 /// Far above anything a test takes; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 fn swarm(n: u8, policy: NetworkPolicy) -> Swarm<Discreet> {
     let key = NodeKey::from_seed(&[n; 32]);

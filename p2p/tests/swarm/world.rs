@@ -22,7 +22,7 @@ use prost::Message as _;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Far above what anything takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A free port of each kind.
 pub(crate) const TCP: &str = "/ip4/127.0.0.1/tcp/0";

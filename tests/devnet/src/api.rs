@@ -20,7 +20,7 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A slow machine thinks for a while.
 const ANSWER_LIMIT: Duration = Duration::from_mins(3);
 /// A ready node's offer reaches the coordinator long before.
-const OFFER_LIMIT: Duration = Duration::from_secs(20);
+const OFFER_LIMIT: Duration = Duration::from_mins(1);
 /// Probes are answered at once or not at all.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Migrations and first connections; a machine under load takes its time.
-const READY_LIMIT: Duration = Duration::from_mins(1);
+const READY_LIMIT: Duration = Duration::from_mins(3);
 /// Answers under way are finished.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 

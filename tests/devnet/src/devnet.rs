@@ -34,7 +34,7 @@ const HEALTH_PORT: u16 = 9090;
 const P2P_PORT: u16 = 4001;
 
 /// Nodes that are ready are connected already; this is for the coordinator's side of it.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+const CONNECT_LIMIT: Duration = Duration::from_mins(2);
 
 /// What the network serves.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,7 +35,7 @@ const USER: &str = "owm";
 /// Connections it takes: tests open a pool of ten or so each, two or three at a time.
 const CONNECTIONS_MAX: u32 = 200;
 /// Crash recovery of a large database takes a while.
-const READY_LIMIT: Duration = Duration::from_mins(1);
+const READY_LIMIT: Duration = Duration::from_mins(3);
 /// A fast shutdown writes a checkpoint.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 

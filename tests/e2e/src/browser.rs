@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// A browser on a busy machine starts slowly; everything else is quick.
-const CALL_LIMIT: Duration = Duration::from_mins(1);
+const CALL_LIMIT: Duration = Duration::from_mins(3);
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(50);

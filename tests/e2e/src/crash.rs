@@ -33,7 +33,7 @@ pub use self::{
 /// Nodes of the network: a task has three attempts, each on another one.
 const NODES: u16 = 3;
 /// A process that is to die at a failpoint, or a network that is to be whole again.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Longer than the silence that a coordinator takes for an outage (5 s).
 const OUTAGE: Duration = Duration::from_secs(6);
 /// An armed process that has not died by itself for this long is given another occasion; each time it

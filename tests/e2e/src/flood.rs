@@ -25,7 +25,7 @@ const MESSAGE_BYTES: usize = 1024;
 /// Nothing happens for so long once all is said: nobody minds.
 const SILENCE: Duration = Duration::from_secs(2);
 /// For a connection, a subscription, a full queue or a verdict, on a slow machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What a liar got through with.
 #[derive(Debug, Default, Clone, Copy)]

@@ -180,7 +180,7 @@ async fn recovered(net: &mut Devnet) {
 async fn postgres_that_stands_still_for_ten_seconds_costs_no_answer() {
     let mut net = network(2).await;
     let load = Load::start(&net.api());
-    until("some load", Duration::from_mins(1), async || {
+    until("some load", Duration::from_mins(3), async || {
         load.handed_out() >= 2 * ASKERS
     })
     .await;
@@ -199,7 +199,7 @@ async fn postgres_that_stands_still_for_ten_seconds_costs_no_answer() {
 async fn postgres_that_is_stopped_for_ten_seconds_costs_no_answer() {
     let mut net = network(2).await;
     let load = Load::start(&net.api());
-    until("some load", Duration::from_mins(1), async || {
+    until("some load", Duration::from_mins(3), async || {
         load.handed_out() >= 2 * ASKERS
     })
     .await;

@@ -11,7 +11,7 @@ use owm_e2e::{
 use owm_p2p::{Documents, SwarmConfig, SwarmView};
 
 /// For some round trips; reached only when something is broken.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(3);
 
 async fn start(
     namespace: &Namespace,

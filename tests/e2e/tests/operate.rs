@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Must never be seen outside the answer's asker.
 const CANARY: &str = "canary-7f3a-do-not-log-me";
 /// Far above anything a test takes; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 async fn network() -> Devnet {
     Devnet::builder()

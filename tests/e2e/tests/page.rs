@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// Figures that the coordinator keeps for a while are newer than that.
 const FIGURES_WITHIN: Duration = Duration::from_secs(90);
 /// A change is shown within a second or two; a busy machine gets more.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(3);
 
 const HEADLINE: &str = "document.querySelector('#verdict h1').innerText";
 const ROWS: &str = "document.querySelectorAll('#nodes tbody tr').length";

@@ -9,7 +9,7 @@ use owm_devnet::{Devnet, Model, api::Api};
 use serde_json::{Value, json};
 
 /// Acknowledgements come at once; a busy machine gets more.
-const ACKNOWLEDGED_WITHIN: std::time::Duration = std::time::Duration::from_mins(1);
+const ACKNOWLEDGED_WITHIN: std::time::Duration = std::time::Duration::from_mins(3);
 
 /// A word that stands nowhere else; each place it is said in has its own.
 fn canary(place: &str) -> String {

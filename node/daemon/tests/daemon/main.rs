@@ -44,7 +44,7 @@ use owm_service::{
 };
 
 /// Far above anything a test takes; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Between two looks at a node's status.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

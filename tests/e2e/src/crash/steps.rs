@@ -16,7 +16,7 @@ use owm_devnet::{
 };
 
 /// A command that is to die at a failpoint; importing the stand-in takes a second.
-const COMMAND_LIMIT: Duration = Duration::from_mins(1);
+const COMMAND_LIMIT: Duration = Duration::from_mins(3);
 
 /// The program a failpoint is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
