@@ -47,6 +47,9 @@ pub struct StoreConfig {
     pub quota: Option<u64>,
     /// Bytes of the disk that are left free for everything else.
     pub spare: u64,
+    /// Called when a file is whole, proved and synced and still has its temporary name, whoever brought
+    /// it; after an error it keeps that name. A program's failpoint for the harness that kills it there.
+    pub before_rename: Option<fn() -> io::Result<()>>,
 }
 
 impl StoreConfig {
@@ -59,6 +62,7 @@ impl StoreConfig {
             dir: dir.into(),
             quota: None,
             spare: Self::SPARE,
+            before_rename: None,
         }
     }
 }

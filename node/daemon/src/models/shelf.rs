@@ -16,8 +16,12 @@ use owm_proto::{
     Sha256, SubModelId, VersionId,
     manifest::{Manifest, ManifestFile},
 };
+use owm_service::failpoint;
 
-use crate::home::{Lock, sync_folder, try_lock};
+use crate::{
+    DOWNLOAD_BEFORE_RENAME,
+    home::{Lock, sync_folder, try_lock},
+};
 
 /// Bytes of one block in `st_blocks`, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -114,6 +118,9 @@ impl Shelf {
         }
         let opened = Store::open(StoreConfig {
             quota: self.quota,
+            before_rename: Some(|| {
+                failpoint::check(DOWNLOAD_BEFORE_RENAME).map_err(io::Error::other)
+            }),
             ..StoreConfig::new(&self.folder)
         })?;
         Ok(self.store.get_or_init(|| opened).clone())

@@ -280,6 +280,9 @@ impl Growing {
             self.state().failed = true;
             return Err(self.no_room(source));
         }
+        if let Some(check) = self.store.0.config.before_rename {
+            check().map_err(failed)?;
+        }
         fs::rename(&self.path, &blob).map_err(failed)?;
         sync_folder(&blob).map_err(failed)?;
         let stamp = self.file.metadata().map(Stamp::from).map_err(failed)?;

@@ -8,6 +8,7 @@ mod room;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use owm_proto::{LadderBuilder, PieceLen};
@@ -153,6 +154,31 @@ fn a_file_grows_in_any_order_and_gets_its_name_only_when_it_is_whole() {
         );
         assert!(place.store.verified().unwrap().contains(&sample.sha256()));
     }
+}
+
+#[test]
+fn a_file_that_may_not_have_its_name_yet_keeps_all_its_pieces() {
+    static ENDS: AtomicBool = AtomicBool::new(false);
+    let (folder, sample) = (tempfile::tempdir().unwrap(), Sample::new(3 * PIECE, 1));
+    let config = StoreConfig {
+        before_rename: Some(|| match ENDS.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the end")),
+            false => Ok(()),
+        }),
+        spare: 0,
+        ..StoreConfig::new(folder.path())
+    };
+    let store = Store::open(config).unwrap();
+    let partial = store.begin(Arc::clone(&sample.ladder)).unwrap();
+    sample.fetch_missing(&partial);
+    ENDS.store(true, Ordering::SeqCst);
+    assert!(matches!(partial.finish(), Err(StoreError::Io { .. })));
+    assert!(store.complete(&sample.sha256()).is_none());
+    ENDS.store(false, Ordering::SeqCst);
+    let partial = store.begin(Arc::clone(&sample.ladder)).unwrap();
+    assert!(sample.fetch_missing(&partial).is_empty());
+    partial.finish().unwrap();
+    sample.check_whole(&Place { folder, store });
 }
 
 #[test]

@@ -10,10 +10,9 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use owm_p2p::exchange::store::{Partial, StoreError};
 use owm_proto::{FileSpec, Ladder, PieceCheck, manifest::ManifestFile};
-use owm_service::failpoint;
 
 use super::{DownloadError, Fetcher, WRITE_BYTES, blocking, range_start};
-use crate::{DOWNLOAD_BEFORE_RENAME, models::ShelfError};
+use crate::models::ShelfError;
 
 /// Where a run of missing pieces stands.
 struct Run {
@@ -87,11 +86,7 @@ impl Fetcher {
             self.fetch_run(file, run, &|| progress(got(&partial)))
                 .await?;
         }
-        blocking(move || {
-            failpoint::check(DOWNLOAD_BEFORE_RENAME)?;
-            Ok(partial.finish().map(drop).map_err(ShelfError::from)?)
-        })
-        .await
+        blocking(move || Ok(partial.finish().map(drop).map_err(ShelfError::from)?)).await
     }
 
     async fn fetch_run(
