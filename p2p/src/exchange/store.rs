@@ -30,6 +30,7 @@ use std::{
 pub use error::StoreError;
 use file::OpenFile;
 pub use file::StoredFile;
+use log::PieceLog;
 use owm_proto::{FileSpec, Ladder, Sha256};
 use partial::Growing;
 pub use partial::Partial;
@@ -114,7 +115,8 @@ impl Store {
             if let Some(Ok(sha256)) = whole
                 && !store.part(&sha256).exists()
             {
-                remove(&path)?;
+                // One that another handle holds is of a file that begins just now.
+                PieceLog::remove_left(&path).map_err(|source| StoreError::io(&path, source))?;
             }
         }
         Ok(store)

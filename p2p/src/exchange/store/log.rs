@@ -3,13 +3,14 @@
 //! Must stay true: a torn or damaged end costs only the pieces that it named.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::Path,
 };
 
 use owm_proto::{FileSpec, PieceLen, Sha256};
 
+use super::record::Stamp;
 use crate::exchange::PieceSet;
 
 const MAGIC: &[u8; 16] = b"owm piece log 1\n";
@@ -44,19 +45,35 @@ pub(super) enum Read {
 impl PieceLog {
     /// Opens or makes it; `None`: another process has it.
     pub(super) fn open(path: &Path, spec: &FileSpec) -> io::Result<Option<Self>> {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(path)?;
+            if !is_ours(&file)? {
+                return Ok(None);
+            }
+            // Its former holder may have taken it away between the two: then the lock is on nothing.
+            if is_at(&file, path)? {
+                let header = header(spec);
+                return Ok(Some(Self { file, header }));
+            }
         }
-        let header = header(spec);
-        Ok(Some(Self { file, header }))
+    }
+
+    /// Takes away a log that belongs to no file; one that somebody holds stays.
+    pub(super) fn remove_left(path: &Path) -> io::Result<()> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if is_ours(&file)? && is_at(&file, path)? {
+            fs::remove_file(path)?;
+        }
+        Ok(())
     }
 
     /// Reads it; `pieces` is how many the file has.
@@ -114,6 +131,25 @@ impl PieceLog {
         let check = Sha256::of(&[&self.header[..], &entry[..4]].concat());
         entry[4..].copy_from_slice(&check.as_bytes()[..CHECK_BYTES]);
         entry
+    }
+}
+
+/// Locks it; `false`: somebody else has.
+fn is_ours(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether `path` still leads to this open file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = Stamp::from(file.metadata()?);
+    match Stamp::of(path) {
+        Ok(there) => Ok(own.is_inode_of(&there)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

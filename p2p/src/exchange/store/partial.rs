@@ -151,6 +151,11 @@ impl Partial {
         self.0.sync()
     }
 
+    /// Throws away what there is: it turned out to be something else. Others who hold it can't use it any more.
+    pub fn discard(&self) -> Result<(), StoreError> {
+        self.0.discard()
+    }
+
     /// All pieces are proved: syncs the file, gives it its name, and takes the log away.
     pub fn finish(&self) -> Result<StoredFile, StoreError> {
         let growing = &self.0;
@@ -293,6 +298,22 @@ impl Growing {
         self.state().finished = true;
         remove(&self.store.pieces(&sha256))?;
         drop(log);
+        self.store.tell();
+        Ok(())
+    }
+
+    fn discard(&self) -> Result<(), StoreError> {
+        // Nobody begins it anew before both are gone.
+        let _log = self.log();
+        {
+            let mut state = self.state();
+            if state.finished {
+                return Ok(());
+            }
+            state.failed = true;
+        }
+        remove(&self.path)?;
+        remove(&self.store.pieces(&self.sha256()))?;
         self.store.tell();
         Ok(())
     }

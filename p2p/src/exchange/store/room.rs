@@ -13,7 +13,7 @@ use std::{
 
 use owm_proto::Sha256;
 
-use super::{Inner, Store, StoreError, remove};
+use super::{Inner, Store, StoreError, remove, sync_folder};
 
 /// Bytes of one block in `st_blocks`, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -79,6 +79,8 @@ impl Store {
     pub fn pin(&self, sha256: &Sha256) -> Result<(), StoreError> {
         let path = self.pin_path(sha256);
         let made = File::create(&path).and_then(|file| file.sync_all());
+        // The name too: a pin that a power cut undoes is none.
+        let made = made.and_then(|()| sync_folder(&path));
         made.map_err(|source| StoreError::io(&path, source))
     }
 
@@ -87,6 +89,7 @@ impl Store {
         let path = self.pin_path(sha256);
         let was = path.exists();
         remove(&path)?;
+        sync_folder(&path).map_err(|source| StoreError::io(&path, source))?;
         Ok(was)
     }
 

@@ -218,3 +218,35 @@ fn a_file_that_this_store_has_not_verified_is_hashed_before_it_is_served() {
         "it is remembered"
     );
 }
+
+#[test]
+fn opening_the_folder_leaves_the_log_of_a_file_that_begins_just_now_alone() {
+    let place = Place::new();
+    let sample = Sample::new(3 * PIECE, 1);
+    let path = place.store.pieces(&sample.sha256());
+    // Another handle has made its log, and its part not yet.
+    let log = PieceLog::open(&path, sample.ladder.spec())
+        .unwrap()
+        .unwrap();
+    drop(store(place.folder.path(), None));
+    assert!(path.exists(), "its lock keeps others out of this file");
+    drop(log);
+    drop(store(place.folder.path(), None));
+    assert!(!path.exists(), "one that nobody holds belongs to no file");
+}
+
+#[test]
+fn what_turned_out_to_be_something_else_is_thrown_away_and_begun_anew() {
+    let place = Place::new();
+    let sample = Sample::new(2 * PIECE, 1);
+    let partial = place.store.begin(Arc::clone(&sample.ladder)).unwrap();
+    partial.write(0, &[9; 100]).unwrap();
+    partial.discard().unwrap();
+    assert_eq!(place.blobs_of(&sample), Vec::<String>::new());
+    partial.write(0, &[9; 100]).unwrap_err();
+    let again = place.store.begin(Arc::clone(&sample.ladder)).unwrap();
+    assert_eq!(again.written(), 0);
+    drop(partial);
+    // The former holder's end takes nothing of the new one.
+    assert_eq!(place.blobs_of(&sample).len(), 2);
+}
