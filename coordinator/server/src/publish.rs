@@ -10,7 +10,7 @@ use owm_coordinator_store::{
 };
 use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, tiny};
 use owm_proto::{
-    Envelope, PieceLen, Purpose, Sha256, SubModelId, UnixMillis, VersionId,
+    Envelope, Ladder, LadderBuilder, PieceLen, Purpose, Sha256, SubModelId, UnixMillis, VersionId,
     manifest::{Manifest, ManifestFile, SubModel},
 };
 
@@ -23,6 +23,8 @@ use crate::{
 
 /// How the folders begin in which a model is unpacked before it is published.
 const SCRATCH: &str = ".import-";
+/// Bytes read at once when a ladder is built anew.
+const READ_BYTES: usize = 1 << 20;
 
 /// What is to be published as what.
 #[derive(Clone, Debug)]
@@ -138,20 +140,60 @@ async fn place(
     files: &[ManifestFile],
     imported: &Imported,
     out: &Path,
-) -> Result<(), BlobError> {
+) -> Result<(), PublishError> {
     for file in files {
+        let path = out.join(&file.name);
         if !blobs.has(&file.sha256, file.size).await? {
-            blobs.put_file(&file.sha256, &out.join(&file.name)).await?;
+            blobs.put_file(&file.sha256, &path).await?;
         }
         let ladder = imported.files.iter().find(|other| other.name == file.name);
         if let (Some(sha256), Some(imported)) = (file.ladder_sha256, ladder) {
-            let bytes = imported.ladder.to_bytes();
+            let bytes = ladder_bytes(file, &imported.ladder, &path)?;
             if !blobs.has(&sha256, bytes.len() as u64).await? {
                 blobs.put_bytes(&sha256, bytes).await?;
             }
         }
     }
     Ok(())
+}
+
+/// The ladder that `file`'s manifest names: `imported`, or, if the version was published with other pieces than this
+/// program makes, one built of the bytes at `path`. Nothing else gets its name.
+fn ladder_bytes(
+    file: &ManifestFile,
+    imported: &Ladder,
+    path: &Path,
+) -> Result<Vec<u8>, PublishError> {
+    if imported.spec().ladder_sha256() == file.ladder_sha256 {
+        return Ok(imported.to_bytes());
+    }
+    let failed = |source| PublishError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let built = match file.piece_len.and_then(PieceLen::new) {
+        None => None,
+        Some(piece_len) => {
+            let mut builder = LadderBuilder::new(piece_len);
+            let mut from = std::fs::File::open(path).map_err(failed)?;
+            let mut buffer = vec![0; READ_BYTES];
+            loop {
+                let read = std::io::Read::read(&mut from, &mut buffer).map_err(failed)?;
+                if read == 0 {
+                    break builder.finish().ok();
+                }
+                builder.update(&buffer[..read]);
+            }
+        }
+    };
+    match built.filter(|ladder| ladder.spec().ladder_sha256() == file.ladder_sha256) {
+        Some(ladder) => Ok(ladder.to_bytes()),
+        None => Err(PublishError::Release(format!(
+            "the published manifest names a ladder for {} that its bytes don't have, so nobody could check its \
+             pieces; publish the files as a new version",
+            file.name
+        ))),
+    }
 }
 
 /// Waits until no other import works in `folder`, and deletes what killed ones left there: an import of
@@ -271,6 +313,34 @@ async fn sign_and_record(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ladder_gets_only_the_name_of_its_own_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let bytes = vec![7; (1 << 20) + 5];
+        std::fs::write(&path, &bytes).unwrap();
+        let ladder = |piece_len| {
+            let mut builder = LadderBuilder::new(PieceLen::new(piece_len).unwrap());
+            builder.update(&bytes);
+            builder.finish().unwrap()
+        };
+        let (short, long) = (ladder(256 << 10), ladder(1 << 20));
+        // Published with other pieces than the import makes now.
+        let mut file = ManifestFile {
+            name: "model.safetensors".into(),
+            size: bytes.len() as u64,
+            sha256: Sha256::of(&bytes),
+            piece_len: Some(256 << 10),
+            ladder_sha256: short.spec().ladder_sha256(),
+        };
+        let placed = ladder_bytes(&file, &long, &path).unwrap();
+        assert_eq!(Some(Sha256::of(&placed)), file.ladder_sha256);
+        assert_eq!(ladder_bytes(&file, &short, &path).unwrap(), placed);
+        file.ladder_sha256 = Some(Sha256::of(b"another"));
+        let error = ladder_bytes(&file, &long, &path).unwrap_err();
+        assert!(error.to_string().contains("new version"), "{error}");
+    }
 
     #[test]
     fn a_version_from_before_ladders_is_the_same_version() {
