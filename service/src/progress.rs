@@ -61,6 +61,11 @@ impl Progress {
         self.bar.set_position(done);
     }
 
+    /// What is written before the bar from now on.
+    pub fn label(&self, label: impl Into<String>) {
+        self.bar.set_message(label.into());
+    }
+
     /// Of how much; 0 for work of unknown length.
     pub fn total(&self) -> u64 {
         self.bar.length().unwrap_or_default()

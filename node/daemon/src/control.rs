@@ -3,6 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
+use owm_proto::VersionId;
 pub use owm_service::control::ControlError;
 use owm_service::{
     control::{self, Daemon, Reply},
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     asking::{LocalQuestion, SoFar},
     facts::{Facts, Sources},
+    models::FetchPicture,
     orders::{OrderBook, OrderError, Pause},
     status::Status,
     swarm::SwarmPicture,
@@ -55,6 +57,22 @@ pub enum Ask {
         id: u64,
         /// Bytes of the answer that the asker has.
         from: usize,
+    },
+    /// Fetch a version; answered by a number, or why not.
+    Fetch {
+        /// `None`: the newest.
+        version: Option<VersionId>,
+    },
+    /// How far that is; answered by [`FetchPicture`], or nothing if it is another's turn. Who does not ask for some
+    /// seconds has gone, and the fetch ends.
+    FetchSoFar {
+        /// The number.
+        id: u64,
+    },
+    /// The asker leaves it; answered by nothing.
+    FetchEnd {
+        /// The number.
+        id: u64,
     },
 }
 
@@ -119,6 +137,12 @@ async fn answer(line: &str, sources: &Sources, orders: OrderBook) -> Option<Repl
             Reply::of(&begun.map_err(|error| error.to_string()))
         }
         Ask::SoFar { id, from } => Reply::of(&sources.asking.so_far(id, from)),
+        Ask::Fetch { version } => Reply::of(&sources.fetching.begin(version)),
+        Ask::FetchSoFar { id } => Reply::of(&sources.fetching.so_far(id)),
+        Ask::FetchEnd { id } => {
+            sources.fetching.end(id);
+            Reply::of(&())
+        }
     };
     Some(reply)
 }
@@ -185,6 +209,24 @@ pub async fn answer_so_far(
     from: usize,
 ) -> Result<Option<SoFar>, ControlError> {
     question(path, &Ask::SoFar { id, from }).await
+}
+
+/// Has it fetch a version; the number of the fetch, or why not.
+pub async fn begin_fetch(
+    path: &Path,
+    version: Option<VersionId>,
+) -> Result<Result<u64, String>, ControlError> {
+    question(path, &Ask::Fetch { version }).await
+}
+
+/// How far that is; `None`: it is over.
+pub async fn fetch_so_far(path: &Path, id: u64) -> Result<Option<FetchPicture>, ControlError> {
+    question(path, &Ask::FetchSoFar { id }).await
+}
+
+/// Leaves it; without anybody who waits for it, it ends.
+pub async fn end_fetch(path: &Path, id: u64) -> Result<(), ControlError> {
+    question(path, &Ask::FetchEnd { id }).await
 }
 
 /// Asks it about its log filter.

@@ -8,6 +8,7 @@ mod effects;
 mod gauges;
 mod inputs;
 mod join;
+mod keeping;
 mod knowing;
 mod meeting;
 mod serve;
@@ -15,6 +16,9 @@ mod serve;
 use std::{sync::Arc, time::Duration};
 
 pub(crate) use calls::{JoinError, fetch_network};
+pub(crate) use join::{from_disk, has_peers};
+use keeping::Kept;
+pub(crate) use keeping::{fetcher, wanted};
 use meeting::Meeting;
 use owm_proto::{NodeKey, UnixMillis, invite::Invite, wire::coordinator::Capabilities};
 use owm_service::{
@@ -29,7 +33,7 @@ use owm_service::{
     tls::Identity,
 };
 use serve::{Daemon, Setup};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::{
     activity::Activity,
@@ -43,17 +47,14 @@ use crate::{
     link::Coordinator,
     machine::{self, Machine},
     metrics::Metrics,
-    models::{Fetcher, Keeper, KeeperSettings, Limits, LoadedModel, ModelEvent, Shelf},
+    models::Shelf,
     network::Networks,
     orders::OrderBook,
     session::Phase,
     status::{Origins, Status},
-    swarm::Swarm,
-    tasklog::TaskLog,
+    tasklog::{LeaseKey, TaskLog},
 };
 
-/// Keeper events that wait.
-const MODEL_QUEUE: usize = 16;
 /// Above the drain time, before tasks are dropped: results are flushed, the link says goodbye.
 const GRACE_EXTRA: Duration = Duration::from_secs(12);
 
@@ -116,16 +117,11 @@ pub struct Parts {
 
 /// Runs until stopped, fenced or refused.
 pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
-    let config = &parts.config;
-    frame
-        .lifecycle
-        .set_grace(config.node.drain.get() + GRACE_EXTRA);
-    let caps = Caps::parse(&config.caps).map_err(RunError::usage)?;
-    let log = TaskLog::open(&parts.home.tasks())?;
+    let grace = parts.config.node.drain.get() + GRACE_EXTRA;
+    frame.lifecycle.set_grace(grace);
+    let caps = Caps::parse(&parts.config.caps).map_err(RunError::usage)?;
     let now = UnixMillis(frame.clock.now_ms());
-    let unacked = log
-        .run(move |log| log.close_interrupted(now).and_then(|_| log.unacked()))
-        .await?;
+    let (log, unacked) = open_log(&parts.home, now).await?;
     let coordinator = coordinator(&parts)?;
     let checks = Checks::new(&parts.readiness);
     let (status, shown) = watch::channel(first_picture(&parts, coordinator.target(), now));
@@ -137,8 +133,17 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let (_sampling, machine) = sample(&parts, &shelf, &metrics);
     let meeting = Meeting::prepare(&frame, &parts, &status).await?;
     let swarm = meeting.start(&frame, &parts, &caps, &shelf, &log, &metrics)?;
+    let kept = Kept {
+        caps: &caps,
+        shelf: &shelf,
+        log: &log,
+        coordinator: &coordinator,
+        swarm: &swarm,
+        metrics: &metrics,
+    };
     let loaded = watch::Sender::new(None);
     let sources = Sources {
+        fetching: kept.fetching(&frame, &parts, &meeting.book, shown.clone())?,
         status: shown,
         swarm: swarm.picture(),
         log: log.clone(),
@@ -150,30 +155,14 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     };
     let control = control::serve(&parts.home.control(), sources, orders.clone())?;
     let _control = AbortOnDrop(tokio::spawn(control));
-    let joining = join::join(
-        &frame,
-        &parts,
-        &coordinator,
-        &meeting.book,
-        &status,
-        orders.follow(),
-    );
+    let book = &meeting.book;
+    let joining = join::join(&frame, &parts, &coordinator, book, &status, &orders);
     let Some(known) = joining.await? else {
         swarm.stop().await;
         return Ok(());
     };
     let networks = Networks::new(meeting.book.follow(), known);
-    let kept = Kept {
-        caps: &caps,
-        shelf,
-        log: &log,
-        coordinator: &coordinator,
-        networks: &networks,
-        swarm: &swarm,
-        metrics: &metrics,
-        loaded,
-    };
-    let (_keeper, hints, models) = start_keeper(keeper_settings(&frame, &parts, kept)?);
+    let (_keeper, hints, models) = kept.start_keeper(&frame, &parts, &networks, loaded)?;
     let setup = Setup {
         caps,
         log,
@@ -193,6 +182,14 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let outcome = Daemon::new(&frame, &parts, setup).serve(&frame).await;
     swarm.stop().await;
     outcome
+}
+
+/// The task log, and the results in it that are not acknowledged.
+async fn open_log(home: &Home, now: UnixMillis) -> Result<(TaskLog, Vec<LeaseKey>), RunError> {
+    let log = TaskLog::open(&home.tasks())?;
+    let close = move |log: &TaskLog| log.close_interrupted(now).and_then(|_| log.unacked());
+    let unacked = log.run(close).await?;
+    Ok((log, unacked))
 }
 
 fn coordinator(parts: &Parts) -> Result<Coordinator, RunError> {
@@ -239,64 +236,6 @@ impl Checks {
             model: check("model"),
         }
     }
-}
-
-/// What the keeper shares with the rest of the daemon.
-struct Kept<'a> {
-    caps: &'a Caps,
-    shelf: Shelf,
-    log: &'a TaskLog,
-    coordinator: &'a Coordinator,
-    networks: &'a Networks,
-    swarm: &'a Swarm,
-    metrics: &'a Metrics,
-    loaded: watch::Sender<Option<Arc<LoadedModel>>>,
-}
-
-fn start_keeper(
-    settings: KeeperSettings,
-) -> (
-    AbortOnDrop,
-    watch::Sender<Option<String>>,
-    mpsc::Receiver<ModelEvent>,
-) {
-    let (hints, hint) = watch::channel(None);
-    let (model_events, models) = mpsc::channel(MODEL_QUEUE);
-    let keeping = Keeper::new(settings, hint, model_events).run();
-    (AbortOnDrop(tokio::spawn(keeping)), hints, models)
-}
-
-fn keeper_settings(
-    frame: &Frame,
-    parts: &Parts,
-    kept: Kept<'_>,
-) -> Result<KeeperSettings, RunError> {
-    let section = &parts.config.model;
-    let wanted = section.sub_models.iter().map(|id| id.parse());
-    Ok(KeeperSettings {
-        coordinator: kept.coordinator.clone(),
-        networks: kept.networks.clone(),
-        heard: kept.swarm.newest(),
-        peers: kept.swarm.files(),
-        invite: parts.invite.clone(),
-        fetcher: Fetcher {
-            http: parts.dialer.http(),
-            // Whichever is known when it is needed.
-            web_seed: String::new(),
-            shelf: kept.shelf,
-            limits: Limits {
-                stall: section.stall.get(),
-            },
-        },
-        loader: Arc::clone(&parts.loader),
-        wanted: wanted.collect::<Result<_, _>>().map_err(RunError::usage)?,
-        ram: kept.caps.ram,
-        log: kept.log.clone(),
-        clock: Arc::clone(&frame.clock),
-        seed: frame.seed.child("models"),
-        metrics: Some(kept.metrics.downloads.clone()),
-        shown: kept.loaded,
-    })
 }
 
 /// What is known before anything has happened.

@@ -15,6 +15,7 @@ use crate::{
     activity::{Activity, Snapshot},
     asking::Asking,
     machine::Machine,
+    models::Fetching,
     status::Status,
     swarm::SwarmPicture,
     tasklog::{Earnings, FinishedTask, TaskLog, TaskLogError},
@@ -71,6 +72,8 @@ pub struct Sources {
     pub clock: SharedClock,
     /// Answers this machine's own user.
     pub asking: Asking,
+    /// Fetches models for them.
+    pub fetching: Fetching,
 }
 
 impl Sources {

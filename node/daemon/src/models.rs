@@ -3,9 +3,11 @@
 //! Must stay true: nothing is loaded whose manifest does not verify; a node never goes back to a lower
 //! sequence by itself; a version that is loaded stays loaded until the next one is.
 
+mod bring;
 mod check;
 mod choice;
 mod download;
+mod fetching;
 mod keeper;
 mod manifest;
 mod peers;
@@ -18,14 +20,17 @@ use std::{
     sync::Arc,
 };
 
+pub use bring::BringError;
 pub use check::{Checked, Expected, FileState, check, hash_file, plan};
 pub use choice::{NoneWanted, SEQUENCE, files_of, wanted};
 pub use download::{DownloadError, Fetcher, Limits};
+pub use fetching::{FetchPicture, Fetched, Fetching, GetError, Getter, NoManifest, SourcePicture};
 pub(crate) use keeper::RAM_PER_BYTE;
 pub use keeper::{Keeper, KeeperSettings};
 pub use manifest::{ManifestRefused, SignedManifest};
 use owm_proto::{Sha256, SubModelId, VersionId};
 pub use shelf::{Shelf, ShelfError};
+pub(crate) use teller::HumanRate;
 
 use crate::engine::{EngineDescription, InferenceEngine};
 

@@ -6,14 +6,16 @@ mod capability;
 mod checkpoint;
 mod exchange;
 mod listen;
+mod looking;
 mod picture;
 mod runner;
 mod schedule;
 mod serving;
 mod settings;
+mod visit;
 mod ways;
 
-pub use exchange::PeerFiles;
+pub use exchange::{Gave, PeerFiles};
 pub use picture::{NewestPicture, NodePicture, PeerPicture, SwarmPicture};
 pub use runner::{Identity, Setup, Swarm};
 pub use settings::{Settings, SettingsError};
@@ -21,3 +23,4 @@ pub use ways::{addresses, resolver};
 
 pub(crate) use checkpoint::store as keep_checkpoint;
 pub(crate) use runner::SwarmClock;
+pub(crate) use visit::{Visit, Visitor};

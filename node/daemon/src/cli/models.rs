@@ -34,13 +34,13 @@ enum ModelsCommand {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Downloads a version now, and repairs what is damaged; a running node loads it by itself.
+    /// Fetches a version now, from other nodes and the coordinator's server, and repairs what is damaged.
     Fetch(fetch::FetchArgs),
     /// Hashes every model file again and compares it with its signed manifest; changes nothing.
     Verify(verify::VerifyArgs),
-    /// Keeps a version when room is needed.
+    /// Keeps a version, or one file, when room is needed.
     Pin(room::PinArgs),
-    /// Ends that.
+    /// Lets a pinned version or file go when room is needed.
     Unpin(room::PinArgs),
     /// Takes away the files that nobody needs.
     Gc(room::GcArgs),
@@ -97,9 +97,10 @@ fn show(
     shelf: &Shelf,
     output: Output,
 ) -> Result<(), ShelfError> {
+    let marks = Marks::of(shelf)?;
     let mut lines: Vec<String> = versions
         .iter()
-        .flat_map(|(kept, is_loaded)| version_lines(kept, *is_loaded, shelf))
+        .flat_map(|(kept, is_loaded)| version_lines(kept, *is_loaded, shelf, &marks))
         .collect();
     if versions.is_empty() {
         let text = "no model on this node yet; get it: owm-node models fetch, or owm-node start";
@@ -107,19 +108,53 @@ fn show(
     }
     let values: Vec<_> = versions
         .iter()
-        .map(|(kept, is_loaded)| version_value(kept, *is_loaded, shelf))
+        .map(|(kept, is_loaded)| version_value(kept, *is_loaded, shelf, &marks))
         .collect();
     let value = json!({ "versions": values, "disk_bytes": shelf.used()? });
     output.answer(&value, &lines);
     Ok(())
 }
 
-fn pinned(shelf: &Shelf) -> BTreeSet<Sha256> {
-    let pinned = shelf.store().ok().and_then(|store| store.pinned().ok());
-    pinned.unwrap_or_default()
+/// What is known of the files beside their names.
+struct Marks {
+    pinned: BTreeSet<Sha256>,
+    /// Verified, and not changed since: what is served to others.
+    verified: BTreeSet<Sha256>,
 }
 
-fn version_lines(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Vec<String> {
+impl Marks {
+    fn of(shelf: &Shelf) -> Result<Self, ShelfError> {
+        let store = shelf.store()?;
+        Ok(Self {
+            pinned: store.pinned()?,
+            verified: store.verified()?,
+        })
+    }
+
+    fn words(&self, file: &ManifestFile, shelf: &Shelf) -> String {
+        let state = match (shelf.has(file), self.verified.contains(&file.sha256)) {
+            (false, _) => "missing",
+            (true, true) => "here",
+            (true, false) => {
+                "here, not verified since it changed or came (look: owm-node models verify; put right: \
+                 owm-node models fetch)"
+            }
+        };
+        let pin = if self.pinned.contains(&file.sha256) {
+            ", pinned"
+        } else {
+            ""
+        };
+        format!("{state}{pin}")
+    }
+}
+
+fn version_lines(
+    kept: &SignedManifest,
+    is_loaded: bool,
+    shelf: &Shelf,
+    marks: &Marks,
+) -> Vec<String> {
     let manifest = &kept.manifest;
     let loaded = if is_loaded { " (loaded)" } else { "" };
     let mut lines = vec![format!(
@@ -130,27 +165,23 @@ fn version_lines(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Vec<S
         lines.push(format!("  {}", kept.note));
     }
     lines.extend(manifest.files.iter().map(|file| {
-        let state = if shelf.has(file) { "here" } else { "missing" };
-        let pin = if pinned(shelf).contains(&file.sha256) {
-            ", pinned"
-        } else {
-            ""
-        };
+        let words = marks.words(file, shelf);
         format!(
-            "  {} {} bytes {state}{pin} {}",
+            "  {} {} bytes {words} {}",
             file.sha256, file.size, file.name
         )
     }));
     lines
 }
 
-fn version_value(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf) -> Value {
+fn version_value(kept: &SignedManifest, is_loaded: bool, shelf: &Shelf, marks: &Marks) -> Value {
     let manifest = &kept.manifest;
-    let pinned = pinned(shelf);
     let file = |f: &ManifestFile| {
+        let is_here = shelf.has(f);
         json!({
-            "name": f.name, "size": f.size, "sha256": f.sha256, "here": shelf.has(f),
-            "pinned": pinned.contains(&f.sha256),
+            "name": f.name, "size": f.size, "sha256": f.sha256, "here": is_here,
+            "verified": is_here && marks.verified.contains(&f.sha256),
+            "pinned": marks.pinned.contains(&f.sha256),
         })
     };
     json!({

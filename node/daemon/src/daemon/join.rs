@@ -6,6 +6,7 @@ use std::{pin::Pin, sync::Arc};
 use owm_proto::{
     UnixMillis,
     genesis::NetworkId,
+    invite::Invite,
     wire::coordinator::{RegisterNodeBody, SignedEnvelope},
 };
 use owm_service::{RunError, backoff::Backoff, report::Chain};
@@ -14,10 +15,11 @@ use tokio::sync::watch;
 
 use super::{Frame, JoinError, Parts, fetch_network};
 use crate::{
+    config::P2pSection,
     home::{Home, read_small},
     link::Coordinator,
     network::{Known, Network, NetworkBook, NetworkError},
-    orders::Orders,
+    orders::OrderBook,
     status::{Origin, Status},
 };
 
@@ -34,13 +36,14 @@ pub(super) async fn join(
     coordinator: &Coordinator,
     book: &NetworkBook,
     status: &watch::Sender<Status>,
-    mut orders: watch::Receiver<Orders>,
+    orders: &OrderBook,
 ) -> Result<Option<Arc<Known>>, RunError> {
+    let mut orders = orders.follow();
     let section = &parts.config.coordinator;
     let mut backoff = Backoff::new(section.reconnect_min.get(), section.reconnect_max.get(), 2);
     let mut rng = frame.seed.rng("join");
     let mut following = book.follow();
-    let has_peers = has_peers(parts);
+    let has_peers = has_peers(&parts.config.p2p, &parts.invite, &parts.home);
     let mut asking: Asking<'_> = Box::pin(ask(coordinator, parts, frame, book));
     loop {
         if let Some(known) = book.known() {
@@ -73,11 +76,10 @@ pub(super) async fn join(
 }
 
 /// Whether a peer could tell of the network while the coordinator says nothing that holds.
-fn has_peers(parts: &Parts) -> bool {
-    let p2p = &parts.config.p2p;
-    let is_named = [&parts.invite.peers, &p2p.peers, &p2p.dns];
+pub(crate) fn has_peers(p2p: &P2pSection, invite: &Invite, home: &Home) -> bool {
+    let is_named = [&invite.peers, &p2p.peers, &p2p.dns];
     let is_named = is_named.iter().any(|names| !names.is_empty());
-    p2p.enabled && (is_named || p2p.mdns || parts.home.peers().exists())
+    p2p.enabled && (is_named || p2p.mdns || home.peers().exists())
 }
 
 /// Asks the coordinator once; what it says is in the book then.
@@ -108,7 +110,7 @@ pub(super) async fn learn(
 }
 
 /// Puts what the disk has into the book. Blocks.
-pub(super) fn from_disk(book: &NetworkBook, home: &Home, invited: NetworkId, now: UnixMillis) {
+pub(crate) fn from_disk(book: &NetworkBook, home: &Home, invited: NetworkId, now: UnixMillis) {
     let learnt = Network::load(&home.network(), Some(invited))
         .and_then(|network| book.learn(network, Origin::Disk, now));
     match learnt {

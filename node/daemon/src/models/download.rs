@@ -3,34 +3,27 @@
 //! a ladder comes piece by piece ([`pieces`]), into the same file that peers fill.
 //! Must stay true: a wrong file never gets the right name; a stalled server is left after its time.
 
+mod part;
 mod pieces;
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read as _, Seek as _, Write as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use owm_p2p::exchange::driver::WebSeed;
-use owm_proto::{Sha256, hash::Hasher, manifest::ManifestFile};
+use owm_p2p::exchange::{driver::WebSeed, rate::Rate};
+use owm_proto::{Sha256, manifest::ManifestFile};
 use owm_service::{
+    CancellationToken,
     dialer::{HttpClient, HttpError},
-    failpoint,
 };
+use part::{Begun, Part};
 
-use super::{Shelf, ShelfError, check::hash_file, peers::Web, shelf::free_bytes};
-use crate::{DOWNLOAD_BEFORE_RENAME, home::sync_folder};
+use super::{Shelf, ShelfError, peers::Web};
 
 /// Bytes gathered before they are hashed and written on a blocking thread.
 const WRITE_BYTES: usize = 1 << 20;
-/// Bytes read at once when a part is hashed again.
-const READ_BYTES: usize = 1 << 20;
 
 /// How patient a download is.
 #[derive(Clone, Copy, Debug)]
@@ -153,12 +146,12 @@ pub enum DownloadError {
     /// The shelf.
     #[error(transparent)]
     Shelf(#[from] ShelfError),
+    /// Somebody else is asked now.
+    #[error("peers may have it; it goes on with them")]
+    GivesWay,
     /// The process ends.
     #[error("the process stops")]
     Stopped,
-    /// A failpoint.
-    #[error(transparent)]
-    Injected(#[from] failpoint::Injected),
 }
 
 /// Fetches files onto a shelf.
@@ -172,14 +165,10 @@ pub struct Fetcher {
     pub shelf: Shelf,
     /// How patient.
     pub limits: Limits,
-}
-
-/// A part under way: an open file and the hash of what is in it.
-struct Part {
-    path: PathBuf,
-    file: File,
-    hasher: Hasher,
-    len: u64,
+    /// How fast at most; clones share it.
+    pub rate: Arc<Rate>,
+    /// Once it is cancelled, a download stops between two writes: [`DownloadError::GivesWay`].
+    pub gives_way: CancellationToken,
 }
 
 impl Fetcher {
@@ -196,22 +185,31 @@ impl Fetcher {
         if let Some(ladder) = self.ladder(file).await? {
             return self.fetch_pieces(file, ladder, progress).await;
         }
-        let path = self.shelf.part(&file.sha256);
-        let size = file.size;
-        let mut part = blocking(move || Part::open(path, size)).await?;
+        let (shelf, wanted) = (self.shelf.clone(), file.clone());
+        let begun = blocking(move || Part::begin(&shelf, &wanted)).await?;
+        let mut part = match begun {
+            Begun::Whole => {
+                progress(file.size);
+                return Ok(());
+            }
+            Begun::Pieces(ladder) => return self.fetch_pieces(file, ladder, progress).await,
+            Begun::Part(part) => part,
+        };
         progress(part.len);
-        if part.len < size {
+        if part.len < file.size {
             part = self.fill(part, file, progress).await?;
         }
-        let (shelf, file) = (self.shelf.clone(), file.clone());
-        blocking(move || {
-            part.finish(&file, &shelf.blob(&file.sha256))?;
-            Ok(shelf
-                .store()?
-                .adopt(&file.sha256)
-                .map_err(ShelfError::from)?)
-        })
-        .await
+        let file = file.clone();
+        blocking(move || part.finish(&file)).await
+    }
+
+    /// One for each web seed.
+    pub(super) fn of_each(&self, web_seeds: Vec<String>) -> Vec<Self> {
+        let fetcher = |web_seed| Self {
+            web_seed,
+            ..self.clone()
+        };
+        web_seeds.into_iter().map(fetcher).collect()
     }
 
     /// The same web seed, for the exchange.
@@ -220,30 +218,6 @@ impl Fetcher {
             http: self.http.clone(),
             base: self.web_seed.clone(),
         })
-    }
-
-    /// As [`Fetcher::fetch`], but what is there is hashed first; a damaged file is taken off the shelf
-    /// and told to `damaged`.
-    pub async fn repair(
-        &self,
-        file: &ManifestFile,
-        progress: &(dyn Fn(u64) + Sync),
-        damaged: &mut (dyn FnMut(String) + Send),
-    ) -> Result<(), DownloadError> {
-        let (blob, wanted) = (self.shelf.blob(&file.sha256), file.clone());
-        let state = blocking(move || {
-            hash_file(&blob, &|_| {}).map_err(|source| DownloadError::Io { path: blob, source })
-        })
-        .await?;
-        if let Some(found) = state.filter(|found| *found != wanted.sha256) {
-            damaged(format!(
-                "{} on this disk is damaged (SHA-256 {found}, not {}); it is fetched again",
-                file.name, file.sha256
-            ));
-            // Gone already: the running node has found it too.
-            self.shelf.discard(&file.sha256)?;
-        }
-        self.fetch(file, progress).await
     }
 
     async fn fill(
@@ -270,7 +244,7 @@ impl Fetcher {
             && range_start(response.headers()) == Some(part.len);
         if !resumes && status != StatusCode::OK {
             if status == StatusCode::RANGE_NOT_SATISFIABLE || status.is_success() {
-                part.remove();
+                part.discard();
             }
             return Err(DownloadError::Status {
                 file: file.name.clone(),
@@ -279,7 +253,7 @@ impl Fetcher {
             });
         }
         if !resumes && part.len > 0 {
-            part = blocking(move || part.restart()).await?;
+            part.restart();
         }
         self.read(part, response.into_body(), file, progress).await
     }
@@ -295,9 +269,9 @@ impl Fetcher {
         let mut gathered: Vec<Bytes> = Vec::new();
         let mut waiting = 0;
         loop {
-            let next = tokio::time::timeout(self.limits.stall, body.frame()).await;
+            let next = self.frame(&mut body).await;
             // What has come so far is worth keeping, whatever comes next.
-            let is_data = matches!(&next, Ok(Some(Ok(frame))) if frame.is_data());
+            let is_data = matches!(&next, Came::Frame(frame) if frame.is_data());
             if !is_data || waiting >= WRITE_BYTES {
                 let batch = std::mem::take(&mut gathered);
                 let wanted = file.clone();
@@ -307,13 +281,14 @@ impl Fetcher {
             }
             let got = part.len;
             match next {
-                Ok(Some(Ok(frame))) => {
+                Came::Frame(frame) => {
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
+                    self.rate.take(data.len()).await;
                     waiting += data.len();
                     if got + waiting as u64 > file.size {
-                        part.remove();
+                        part.discard();
                         return Err(DownloadError::TooLong {
                             file: name(),
                             size: file.size,
@@ -321,145 +296,54 @@ impl Fetcher {
                     }
                     gathered.push(data);
                 }
-                Ok(None) if got == file.size => return Ok(part),
-                Ok(None | Some(Err(_))) => {
-                    return Err(DownloadError::Truncated {
-                        file: name(),
-                        got,
-                        size: file.size,
-                    });
-                }
-                Err(_) => {
-                    let after = self.limits.stall;
-                    return Err(DownloadError::Stalled {
-                        file: name(),
-                        got,
-                        after,
-                    });
-                }
+                Came::End if got == file.size => return Ok(part),
+                ended => return Err(self.ended(&ended, file, got)),
             }
         }
     }
+
+    async fn frame(&self, body: &mut Incoming) -> Came {
+        let next = tokio::time::timeout(self.limits.stall, body.frame());
+        tokio::select! {
+            biased;
+            () = self.gives_way.cancelled() => Came::GivesWay,
+            next = next => match next {
+                Ok(Some(Ok(frame))) => Came::Frame(frame),
+                Ok(None) => Came::End,
+                Ok(Some(Err(_))) => Came::Broken,
+                Err(_) => Came::Nothing,
+            },
+        }
+    }
+
+    /// What it means that a body ended here.
+    fn ended(&self, came: &Came, file: &ManifestFile, got: u64) -> DownloadError {
+        let (size, after) = (file.size, self.limits.stall);
+        let file = file.name.clone();
+        match came {
+            Came::GivesWay => DownloadError::GivesWay,
+            Came::Nothing => DownloadError::Stalled { file, got, after },
+            Came::Frame(_) | Came::End | Came::Broken => {
+                DownloadError::Truncated { file, got, size }
+            }
+        }
+    }
+}
+
+/// What comes next of a body.
+enum Came {
+    Frame(hyper::body::Frame<Bytes>),
+    End,
+    Broken,
+    /// Within the time.
+    Nothing,
+    GivesWay,
 }
 
 /// Where a `content-range: bytes 5-9/10` begins.
 fn range_start(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
     text.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
-}
-
-impl Part {
-    /// Opens what is there and hashes it; more than `size` bytes are worth nothing.
-    fn open(path: PathBuf, size: u64) -> Result<Self, DownloadError> {
-        let failed = |source| DownloadError::Io {
-            path: path.clone(),
-            source,
-        };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(failed)?;
-        if file.metadata().map_err(failed)?.len() > size {
-            file.set_len(0).map_err(failed)?;
-        }
-        let (mut hasher, mut len) = (Hasher::new(), 0);
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let read = file.read(&mut buffer).map_err(failed)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-            len += read as u64;
-        }
-        Ok(Self {
-            path,
-            file,
-            hasher,
-            len,
-        })
-    }
-
-    fn restart(mut self) -> Result<Self, DownloadError> {
-        let outcome = self.file.set_len(0).and_then(|()| self.file.rewind());
-        outcome.map_err(|source| DownloadError::Io {
-            path: self.path.clone(),
-            source,
-        })?;
-        Ok(Self {
-            hasher: Hasher::new(),
-            len: 0,
-            ..self
-        })
-    }
-
-    fn write(mut self, batch: &[Bytes], file: &ManifestFile) -> Result<Self, DownloadError> {
-        for bytes in batch {
-            self.file
-                .write_all(bytes)
-                .map_err(|source| self.no_room(source, file))?;
-            self.hasher.update(bytes);
-            self.len += bytes.len() as u64;
-        }
-        Ok(self)
-    }
-
-    /// What a failed write means for whoever has to make room.
-    fn no_room(&self, source: io::Error, file: &ManifestFile) -> DownloadError {
-        let (path, name) = (self.path.clone(), file.name.clone());
-        // Also what the failed write has brought to the disk.
-        let got = self.file.metadata().map_or(self.len, |found| found.len());
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DownloadError::DiskFull {
-                file: name,
-                got,
-                missing: file.size.saturating_sub(got),
-                free: free_bytes(&folder).unwrap_or_default(),
-                folder,
-            },
-            io::ErrorKind::FileTooLarge => DownloadError::FileTooLarge {
-                file: name,
-                got,
-                size: file.size,
-                folder,
-            },
-            _ => DownloadError::Io { path, source },
-        }
-    }
-
-    /// Gives the file its name if it is the right one, else throws it away.
-    fn finish(self, file: &ManifestFile, to: &Path) -> Result<(), DownloadError> {
-        let failed = |source| DownloadError::Io {
-            path: self.path.clone(),
-            source,
-        };
-        self.file.sync_all().map_err(failed)?;
-        let found = self.hasher.clone().finish();
-        if found != file.sha256 {
-            let (expected, file) = (file.sha256, file.name.clone());
-            self.remove();
-            return Err(DownloadError::WrongHash {
-                file,
-                expected,
-                found,
-            });
-        }
-        failpoint::check(DOWNLOAD_BEFORE_RENAME)?;
-        std::fs::rename(&self.path, to).map_err(failed)?;
-        to.parent().map_or(Ok(()), sync_folder).map_err(failed)
-    }
-
-    /// Best effort: a part that stays is hashed again and found wrong again.
-    fn remove(&self) {
-        drop(std::fs::remove_file(&self.path));
-    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -8,23 +8,24 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use owm_p2p::NewestCheckpoint;
 use owm_proto::{
-    FileSpec, Sha256, SubModelId, UnixMillis,
+    Sha256, SubModelId, UnixMillis,
     invite::Invite,
     manifest::{Manifest, ManifestFile},
     wire::coordinator::{GetModelVersionRequest, GetModelVersionResponse},
 };
 use owm_service::{
-    backoff::Backoff, clock::SharedClock, progress::Progress, report::Chain, rng::Seed,
+    CancellationToken, backoff::Backoff, clock::SharedClock, report::Chain, rng::Seed,
 };
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    DownloadError, Fetcher, LoadedModel, ManifestRefused, ModelEvent, NoneWanted, SEQUENCE,
-    ShelfError, SignedManifest, files_of,
-    peers::{self, Counted, PeersError, PeersTeller},
+    Fetcher, LoadedModel, ManifestRefused, ModelEvent, NoneWanted, SEQUENCE, ShelfError,
+    SignedManifest,
+    bring::{BringError, Bringer, Came},
+    files_of,
     teller::Teller,
     wanted,
-    web_seeds::{fetch_from_any, in_order},
+    web_seeds::in_order,
 };
 use crate::{
     engine::{EngineLoader, LoadError},
@@ -87,10 +88,8 @@ enum KeeperError {
     Manifest(#[from] ManifestRefused),
     #[error("no room for the model")]
     Shelf(#[from] ShelfError),
-    #[error("the download failed")]
-    Download(#[from] DownloadError),
-    #[error("the download from peers failed")]
-    Peers(#[from] PeersError),
+    #[error(transparent)]
+    Bring(#[from] BringError),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -109,7 +108,6 @@ pub struct Keeper {
     newest: watch::Receiver<Option<String>>,
     events: mpsc::Sender<ModelEvent>,
     loaded: Option<Arc<LoadedModel>>,
-    counted: Counted,
     /// What was last said of a coordinator that names an older version: said once.
     behind: String,
 }
@@ -126,7 +124,6 @@ impl Keeper {
             newest,
             events,
             loaded: None,
-            counted: Counted::default(),
             behind: String::new(),
         }
     }
@@ -147,8 +144,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     let wait = backoff.next(&mut rng);
-                    if let (KeeperError::Download(_) | KeeperError::Peers(_), Some(metrics)) =
-                        (&error, &self.settings.metrics)
+                    if let (KeeperError::Bring(_), Some(metrics)) = (&error, &self.settings.metrics)
                     {
                         metrics.failures.inc();
                     }
@@ -378,90 +374,41 @@ impl Keeper {
         {
             return Ok(());
         }
-        let mut fetchers = self.fetchers();
-        let asked = self
-            .fetch_from_peers(signed, &files, fetchers.first())
-            .await;
-        if files
-            .iter()
-            .all(|file| self.settings.fetcher.shelf.has(file))
-        {
-            return Ok(());
-        }
-        if fetchers.is_empty() {
-            if let Err(error) = asked {
-                return Err(error.into());
-            }
-            let text = "nobody has named a web seed to fetch models from";
-            return Err(KeeperError::Refused(text.into()));
-        }
         let total: u64 = files.iter().map(|file| file.size).sum();
         let version = &signed.manifest.version;
         self.tell(ModelEvent::Busy(format!(
             "fetching {version} ({total} bytes)"
         )))
         .await;
-        let bar = Progress::bytes(total, format!("fetching {version}"));
-        let mut before = 0;
-        for file in files {
-            let mut teller = Teller::new(&self.settings.clock, &bar, version, before, total);
-            teller.fetched = self.settings.metrics.as_ref().map(|m| &m.bytes);
-            fetch_from_any(&mut fetchers, file, &|got| teller.got(got)).await?;
-            before += file.size;
-        }
-        bar.clear();
-        tracing::info!(model.version = %version, bytes = total, "model fetched and verified");
-        Ok(())
-    }
-
-    /// Fetches what peers can bring, with the web seed as one more source.
-    async fn fetch_from_peers(
-        &self,
-        signed: &SignedManifest,
-        files: &[&ManifestFile],
-        web: Option<&Fetcher>,
-    ) -> Result<(), PeersError> {
-        let Some(from) = self.settings.peers.borrow().clone() else {
-            return Ok(());
-        };
-        let shelf = &self.settings.fetcher.shelf;
-        let missing = files.iter().filter(|file| !shelf.has(file));
-        let specs: Vec<FileSpec> = missing.filter_map(|file| peers::spec(file)).collect();
-        if specs.is_empty() {
-            return Ok(());
-        }
-        // With nobody to help, the web seed alone is asked, which says best what is wrong with it.
-        if !peers::somebody(&from, &specs).await && web.is_some() {
-            return Ok(());
-        }
-        let web = web.map(Fetcher::as_source);
-        let (version, counts) = (&signed.manifest.version, self.settings.metrics.as_ref());
-        let told = PeersTeller::new(version, &self.settings.clock, counts, &self.counted);
-        let patience = self.settings.fetcher.limits.stall;
-        let progress = |progress: &_| {
-            if let Some(line) = told.take(progress) {
+        let counts = self.settings.metrics.as_ref();
+        let teller = Teller::new(&self.settings.clock, version, total, counts);
+        let hears = |came: Came| {
+            if let Some(line) = teller.take(&came) {
                 // One that waits says the same a little later.
                 drop(self.events.try_send(ModelEvent::Busy(line)));
             }
         };
-        let fetched = peers::fetch(&from, specs, web, patience, &progress).await;
-        if let Err(error) = &fetched {
-            tracing::info!(error = %Chain(error), "peers have not brought everything");
-        }
-        fetched
+        let mut bringer = Bringer {
+            shelf: &self.settings.fetcher.shelf,
+            peers: self.settings.peers.clone(),
+            fetchers: self.fetchers(),
+            patience: self.settings.fetcher.limits.stall,
+            asked: BTreeSet::new(),
+            stop: CancellationToken::new(),
+        };
+        let brought = bringer.bring(&files, &hears).await;
+        teller.done();
+        brought?;
+        tracing::info!(model.version = %version, bytes = total, "model fetched and verified");
+        Ok(())
     }
 
-    /// One for each web seed, the likeliest first.
     fn fetchers(&self) -> Vec<Fetcher> {
         let known = self.settings.networks.now();
         let invited = self.settings.invite.web_seed.as_deref();
         let is_coordinators = known.from == Origin::Coordinator;
         let urls = in_order(&known.network.web_seed, invited, is_coordinators);
-        let fetcher = |web_seed| Fetcher {
-            web_seed,
-            ..self.settings.fetcher.clone()
-        };
-        urls.into_iter().map(fetcher).collect()
+        self.settings.fetcher.of_each(urls)
     }
 
     async fn tell(&self, event: ModelEvent) {

@@ -1,27 +1,21 @@
-//! Model files from other nodes, with the web seed as one more source. `keeper` calls it before it asks the web
+//! Model files from other nodes, with the web seed as one more source. `bring` calls it before it asks the web
 //! seed alone.
 //! Must stay true: a fetch in which nothing moves is given up and begun again later, so that a newer version or
 //! another web seed gets its turn.
 
-use std::{
-    collections::BTreeSet,
-    fmt, io,
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, ops::Range, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
-use owm_p2p::exchange::{
-    driver::{FetchError, Progress, WebSeed},
-    machine::Source,
+use owm_p2p::{
+    PeerId,
+    exchange::driver::{FetchError, Progress, WebSeed},
 };
-use owm_proto::{FileSpec, Sha256, VersionId, manifest::ManifestFile};
-use owm_service::{clock::SharedClock, dialer::HttpClient};
+use owm_proto::{FileSpec, Sha256, manifest::ManifestFile};
+use owm_service::dialer::HttpClient;
 
-use crate::{metrics::Downloads, swarm::PeerFiles};
+use crate::swarm::PeerFiles;
 
 /// Between two looks for more peers and at what has come.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -29,11 +23,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// A file of a manifest without pieces comes from one source and is proved at its end: not from peers above this.
 const UNPIECED_BYTES_MAX: u64 = 16 << 20;
-
-/// Between two lines in the log while something is fetched.
-const LOG_EVERY: Duration = Duration::from_secs(3);
-/// Sources in one line.
-const SOURCES_SHOWN: usize = 8;
 
 /// Why peers have not brought everything.
 #[derive(Debug, thiserror::Error)]
@@ -63,28 +52,50 @@ pub(super) fn spec(file: &ManifestFile) -> Option<FileSpec> {
     (is_small || spec.piece_len().is_some()).then_some(spec)
 }
 
-/// Whether a peer says that it holds one of `files`; a node that has just started gets [`FIRST_LOOK`] to hear of one.
-pub(super) async fn somebody(peers: &PeerFiles, files: &[FileSpec]) -> bool {
-    let names: BTreeSet<Sha256> = files.iter().map(FileSpec::sha256).collect();
-    let heard = async {
-        while peers.peers(&names).is_empty() {
-            tokio::time::sleep(LOOK_EVERY).await;
+/// Waits for a peer that may have one of `files` and is none of `known`.
+pub(super) async fn somebody(
+    peers: &PeerFiles,
+    files: &[FileSpec],
+    known: &BTreeSet<PeerId>,
+) -> PeerId {
+    let names = names(files);
+    loop {
+        let there = peers.peers(&names);
+        if let Some(peer) = there.into_iter().find(|peer| !known.contains(peer)) {
+            return peer;
         }
-    };
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// As [`somebody`], for a node that has just started and not yet heard of any; `false`: there is none in time.
+pub(super) async fn somebody_soon(
+    peers: &PeerFiles,
+    files: &[FileSpec],
+    known: &BTreeSet<PeerId>,
+) -> bool {
+    let heard = somebody(peers, files, known);
     tokio::time::timeout(FIRST_LOOK, heard).await.is_ok()
 }
 
-/// Fetches `files`; `progress` hears of it a few times a second.
+fn names(files: &[FileSpec]) -> BTreeSet<Sha256> {
+    files.iter().map(FileSpec::sha256).collect()
+}
+
+/// Fetches `files`; `progress` hears of it a few times a second, `asked` gets everybody who was asked.
 pub(super) async fn fetch(
     peers: &PeerFiles,
     files: Vec<FileSpec>,
     web: Option<Arc<dyn WebSeed>>,
     patience: Duration,
+    asked: &mut BTreeSet<PeerId>,
     progress: &(dyn Fn(&Progress) + Sync),
 ) -> Result<(), PeersError> {
-    let names: BTreeSet<Sha256> = files.iter().map(FileSpec::sha256).collect();
+    let names = names(&files);
     let total: u64 = files.iter().map(FileSpec::size).sum();
-    let mut fetch = peers.fetch(files, peers.peers(&names), web);
+    let first = peers.peers(&names);
+    asked.extend(&first);
+    let mut fetch = peers.fetch(files, first, web);
     let seen = fetch.progress();
     let (mut got, mut moved) = (0, tokio::time::Instant::now());
     loop {
@@ -93,7 +104,11 @@ pub(super) async fn fetch(
                 progress(&seen.borrow());
                 return Ok(done?);
             }
-            Err(_) => fetch.add_peers(peers.peers(&names)),
+            Err(_) => {
+                let more = peers.peers(&names);
+                asked.extend(&more);
+                fetch.add_peers(more);
+            }
         }
         let now = Arc::clone(&seen.borrow());
         progress(&now);
@@ -162,89 +177,5 @@ impl WebSeed for Web {
             Some(ladder) => self.get(ladder, None, file.ladder_bytes()),
             None => Box::pin(async { Err(io::ErrorKind::NotFound.into()) }),
         }
-    }
-}
-
-/// Bytes from peers and from the web, as the exchange counts them since its start.
-pub(super) type Counted = Mutex<(u64, u64)>;
-
-/// Counts what comes from whom and says it, for `status` and the log.
-pub(super) struct PeersTeller<'a> {
-    version: String,
-    clock: &'a SharedClock,
-    counts: Option<&'a Downloads>,
-    /// Bytes from peers and from the web that are counted already, also by former fetches.
-    counted: &'a Counted,
-    logged: Mutex<Duration>,
-}
-
-impl<'a> PeersTeller<'a> {
-    pub(super) fn new(
-        version: &VersionId,
-        clock: &'a SharedClock,
-        counts: Option<&'a Downloads>,
-        counted: &'a Counted,
-    ) -> Self {
-        Self {
-            version: version.to_string(),
-            clock,
-            counts,
-            counted,
-            logged: Mutex::new(clock.monotonic()),
-        }
-    }
-
-    /// Counts; a line when there is something new to say.
-    pub(super) fn take(&self, progress: &Progress) -> Option<String> {
-        let of = |is_peer: bool| {
-            let sources = progress.sources.iter();
-            let some = sources.filter(|s| matches!(s.source, Source::Peer(_)) == is_peer);
-            some.map(|source| source.bytes).sum::<u64>()
-        };
-        let now = (of(true), of(false));
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *counted, now);
-        drop(counted);
-        if let Some(counts) = self.counts {
-            counts.peer_bytes.inc_by(now.0.saturating_sub(before.0));
-            counts.bytes.inc_by(now.1.saturating_sub(before.1));
-        }
-        if before == now {
-            return None;
-        }
-        let line = self.line(progress);
-        let at = self.clock.monotonic();
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if at >= *logged + LOG_EVERY {
-            *logged = at;
-            tracing::info!("{line}");
-        }
-        Some(line)
-    }
-
-    fn line(&self, progress: &Progress) -> String {
-        let total: u64 = progress.files.iter().map(|file| file.size).sum();
-        let got: u64 = progress.files.iter().map(|file| file.proved_bytes).sum();
-        let mut fastest: Vec<_> = progress.sources.iter().filter(|s| s.bytes > 0).collect();
-        fastest.sort_by_key(|source| std::cmp::Reverse(source.bytes_per_s));
-        let each = fastest.iter().take(SOURCES_SHOWN).map(|source| {
-            let rate = HumanRate(source.bytes_per_s);
-            match source.source {
-                Source::Peer(peer) => format!("{peer} {rate}"),
-                Source::Web(_) => format!("the web seed {rate}"),
-            }
-        });
-        let each: Vec<String> = each.collect();
-        let (version, from) = (&self.version, each.join(", "));
-        format!("fetching {version}: {got} of {total} bytes are proved; from {from}")
-    }
-}
-
-/// Bytes a second, for people.
-struct HumanRate(u64);
-
-impl fmt::Display for HumanRate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} MB/s", self.0 as f64 / 1e6)
     }
 }

@@ -111,6 +111,19 @@ impl Shelf {
         }
     }
 
+    /// One that leaves no room for anything else, for small disks.
+    #[cfg(test)]
+    pub(super) fn without_spare(folder: PathBuf) -> Self {
+        let shelf = Self::new(folder, None);
+        let opened = Store::open(StoreConfig {
+            spare: 0,
+            ..StoreConfig::new(&shelf.folder)
+        });
+        let opened = opened.expect("the folder can be used");
+        shelf.store.set(opened).expect("it is new");
+        shelf
+    }
+
     /// The store with the files. Its folders are made if they are not there.
     pub fn store(&self) -> Result<Store, ShelfError> {
         if let Some(store) = self.store.get() {
@@ -287,14 +300,6 @@ impl Shelf {
         }
         Ok(())
     }
-}
-
-/// Bytes that this user may still write on the disk of `folder`.
-pub(super) fn free_bytes(folder: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(folder)?;
-    #[expect(clippy::useless_conversion, reason = "these are u32 on some systems")]
-    let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
-    Ok(free)
 }
 
 /// The files a sub-model is loaded from, in manifest order.

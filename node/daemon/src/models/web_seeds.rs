@@ -1,4 +1,4 @@
-//! Which web seed is asked for files, and what follows when it fails. `keeper` asks.
+//! Which web seed is asked for files, and what follows when it fails. `bring` asks.
 //! Must stay true: what a peer has named is not asked before what the operator's invite or the coordinator named;
 //! every file is checked against its manifest, so a wrong seed costs time only.
 
@@ -33,7 +33,7 @@ pub(super) async fn fetch_from_any(
 ) -> Result<(), DownloadError> {
     while fetchers.len() > 1 {
         match fetchers[0].fetch(file, progress).await {
-            Ok(()) => return Ok(()),
+            done @ (Ok(()) | Err(DownloadError::GivesWay)) => return done,
             Err(error) => {
                 let url = fetchers.remove(0).web_seed;
                 tracing::warn!(error = %Chain(&error), %url, "trying the other web seed");

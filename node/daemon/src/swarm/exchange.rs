@@ -4,35 +4,53 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use owm_p2p::{
     Handle, PeerId, SwarmView,
     exchange::{
         Exchange, ExchangeConfig, Fetch, Sources,
-        driver::{Banned, WebSeed},
+        driver::{Banned, Progress, WebSeed},
+        machine::Source,
         serve::Audience,
     },
     peer::peer_id,
 };
 use owm_proto::{FileSpec, Sha256};
-use owm_service::{CancellationToken, config::HumanBytes, report::Chain};
+use owm_service::{
+    CancellationToken, clock::SharedClock, config::HumanBytes, report::Chain, rng::Seed,
+};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 
-use super::runner::{Setup, SwarmClock};
+use super::runner::SwarmClock;
 use crate::{
+    config::ExchangeSection,
     models::{Shelf, SignedManifest},
     network::NetworkBook,
 };
 
 /// Proven liars that wait to be cut off.
 const BANS: usize = 16;
-/// Files that were hashed because nothing was known of them: once a process.
-pub(super) type Looked = BTreeSet<Sha256>;
+/// Files that were hashed because nothing was known of them, and how they looked then: once a process, and again if
+/// they have changed since.
+pub(super) type Looked = BTreeMap<Sha256, Option<Look>>;
+/// Size and time of change.
+type Look = (u64, std::time::SystemTime);
 /// Files that everybody may have from here, by SHA-256.
 pub(super) type Shared = BTreeMap<Sha256, FileSpec>;
+
+/// What a source has given since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gave {
+    /// Who; `None`: the web seed.
+    pub peer: Option<PeerId>,
+    /// Bytes.
+    pub bytes: u64,
+    /// Bytes a second of late.
+    pub bytes_per_s: u64,
+}
 
 /// Other nodes' files. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,6 +58,8 @@ pub struct PeerFiles {
     exchange: Exchange,
     serves: bool,
     view: watch::Receiver<Arc<SwarmView>>,
+    /// What every source has given by the last look, as the exchange counts it since its start.
+    counted: Arc<Mutex<BTreeMap<Source, u64>>>,
 }
 
 impl PeerFiles {
@@ -76,19 +96,46 @@ impl PeerFiles {
         self.exchange.fetch(files, Sources { peers, web })
     }
 
+    /// What its sources have given since the last call. One fetch at a time is looked at: that of the shelf's writer.
+    pub fn gave(&self, progress: &Progress) -> Vec<Gave> {
+        let counted = self.counted.lock();
+        let mut counted = counted.unwrap_or_else(PoisonError::into_inner);
+        let gave = progress.sources.iter().map(|source| {
+            let before = counted.insert(source.source, source.bytes).unwrap_or(0);
+            Gave {
+                peer: match source.source {
+                    Source::Peer(peer) => Some(peer),
+                    Source::Web(_) => None,
+                },
+                // One that was forgotten meanwhile begins again at nothing.
+                bytes: source.bytes.checked_sub(before).unwrap_or(source.bytes),
+                bytes_per_s: source.bytes_per_s,
+            }
+        });
+        gave.collect()
+    }
+
     /// Bytes that others have been given.
     pub fn served_bytes(&self) -> u64 {
         self.exchange.served().bytes
     }
 }
 
+/// What the exchange works with.
+pub(super) struct With<'a> {
+    pub(super) shelf: &'a Shelf,
+    pub(super) section: &'a ExchangeSection,
+    pub(super) clock: &'a SharedClock,
+    pub(super) seed: &'a Seed,
+}
+
 /// Starts the exchange on the swarm's streams; it ends with `stop`.
 pub(super) async fn start(
-    setup: &Setup,
+    with: With<'_>,
     handle: &Handle,
     stop: CancellationToken,
 ) -> Option<Exchange> {
-    let shelf = setup.shelf.clone();
+    let shelf = with.shelf.clone();
     let store = match tokio::task::spawn_blocking(move || shelf.store()).await {
         Ok(Ok(store)) => store,
         Ok(Err(error)) => {
@@ -99,16 +146,16 @@ pub(super) async fn start(
         Err(_) => return None,
     };
     let (bans, banned) = mpsc::channel(BANS);
-    let section = &setup.exchange;
+    let section = with.section;
     let config = ExchangeConfig {
         upload_bytes_per_second: section.upload_max.map(HumanBytes::get),
         download_bytes_per_second: section.download_max.map(HumanBytes::get),
-        seed: setup.seed.rng("exchange").random(),
+        seed: with.seed.rng("exchange").random(),
         bans: Some(bans),
         ..ExchangeConfig::default()
     };
     let store = Arc::new(store);
-    let clock = Arc::new(SwarmClock(Arc::clone(&setup.clock)));
+    let clock = Arc::new(SwarmClock(Arc::clone(with.clock)));
     let (exchange, run) =
         Exchange::new(handle.streams(), store.clone(), store, clock, config, stop);
     tokio::spawn(run);
@@ -130,6 +177,7 @@ pub(super) fn peer_files(exchange: &Exchange, handle: &Handle, serves: bool) -> 
         serves,
         exchange: exchange.clone(),
         view: handle.view(),
+        counted: Arc::default(),
     }
 }
 
@@ -154,11 +202,17 @@ pub(super) fn to_share(shelf: &Shelf, book: &NetworkBook, looked: &mut Looked) -
     let mut verified = store.verified().unwrap_or_default();
     let here = shelf.lying_here().map(|(whole, _)| whole);
     let here = here.unwrap_or_default();
+    let look = |sha256: &Sha256| {
+        let found = std::fs::metadata(shelf.blob(sha256)).ok()?;
+        Some((found.len(), found.modified().ok()?))
+    };
     let unknown = here.iter().find(|sha256| {
-        listed.contains_key(sha256) && !verified.contains(sha256) && !looked.contains(sha256)
+        listed.contains_key(sha256)
+            && !verified.contains(sha256)
+            && looked.get(sha256) != Some(&look(sha256))
     });
     if let Some(sha256) = unknown {
-        looked.insert(*sha256);
+        looked.insert(*sha256, look(sha256));
         match store.verify(sha256, &|_| {}) {
             Ok(Some(_)) => {
                 verified.insert(*sha256);
@@ -173,10 +227,38 @@ pub(super) fn to_share(shelf: &Shelf, book: &NetworkBook, looked: &mut Looked) -
 
 /// Shares these and no others.
 pub(super) fn share(exchange: &Exchange, before: &Shared, now: &Shared) {
-    for file in now.values().filter(|f| !before.contains_key(&f.sha256())) {
+    let (shared, not) = changes(before, now);
+    for file in shared {
         exchange.share(file, &Audience::Everyone);
     }
-    for file in before.values().filter(|f| !now.contains_key(&f.sha256())) {
+    for file in not {
         exchange.unshare(file);
+    }
+}
+
+/// What to share and what no more. All that may be shared is, also what was before: the server drops a file by itself
+/// that changes while it is read, and it may have been verified again since.
+fn changes<'a>(before: &'a Shared, now: &'a Shared) -> (Vec<&'a FileSpec>, Vec<&'a FileSpec>) {
+    let not = before.values().filter(|f| !now.contains_key(&f.sha256()));
+    (now.values().collect(), not.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_the_server_has_dropped_and_that_was_verified_again_is_shared_again() {
+        let spec = |text: &[u8]| FileSpec::new(Sha256::of(text), 1, None, None).unwrap();
+        let of = |specs: &[FileSpec]| specs.iter().map(|f| (f.sha256(), *f)).collect::<Shared>();
+        let [kept, gone, new] = [&b"kept"[..], b"gone", b"new"].map(spec);
+        // The server's own list is not among these: `kept` may be missing in it.
+        let (before, now) = (of(&[kept, gone]), of(&[kept, new]));
+        let (shared, not) = changes(&before, &now);
+        assert!(
+            shared.contains(&&kept) && shared.contains(&&new),
+            "{shared:?}"
+        );
+        assert_eq!(not, [&gone]);
     }
 }

@@ -2,7 +2,11 @@
 //! say, and shows it all. `daemon` starts it with [`Swarm::start`] and reads what it publishes.
 //! Must stay true: it never waits for the network to be known, and no failure in here ends the process.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use owm_p2p::{Moment, NewestCheckpoint};
 use owm_proto::{
@@ -12,8 +16,8 @@ use owm_service::{CancellationToken, clock::SharedClock, report::Chain, rng::See
 use tokio::sync::watch;
 
 use super::{
-    PeerFiles, Settings, SwarmPicture, checkpoint, exchange, listen, schedule::Schedule,
-    serving::Runner, ways::ways,
+    PeerFiles, Settings, SwarmPicture, checkpoint, exchange, listen, looking::Looking,
+    schedule::Schedule, serving::Runner, ways::ways,
 };
 use crate::{
     config::ExchangeSection, metrics::SwarmMetrics, models::Shelf, network::NetworkBook,
@@ -173,7 +177,7 @@ async fn run(
     stop: CancellationToken,
 ) {
     let now = UnixMillis(setup.clock.now_ms());
-    let newest = kept_checkpoint(&setup).await;
+    let newest = kept_checkpoint(&setup.book, &setup.checkpoint_file).await;
     let mut config = setup.settings.swarm.clone();
     config.ways = ways(&setup.settings, &setup.invited, &setup.peers_file, now);
     let start = listen::Start {
@@ -199,7 +203,13 @@ async fn run(
     tracing::info!(peer.id = %running.handle.peer(), "the swarm runs");
     heard.send_replace(newest.map(Arc::new));
     let service = tokio::spawn(running.service);
-    let exchange = exchange::start(&setup, &running.handle, stop.child_token()).await;
+    let with = exchange::With {
+        shelf: &setup.shelf,
+        section: &setup.exchange,
+        clock: &setup.clock,
+        seed: &setup.seed,
+    };
+    let exchange = exchange::start(with, &running.handle, stop.child_token()).await;
     if let Some(exchange) = exchange.as_ref().filter(|_| setup.exchange.fetch) {
         opened.send_replace(Some(exchange::peer_files(
             exchange,
@@ -215,7 +225,7 @@ async fn run(
         exchange,
         looked: exchange::Looked::new(),
         holds: exchange::Shared::new(),
-        disk_at: None,
+        looking: Looking::new(),
         known: setup.book.follow(),
         peers_at: setup.clock.monotonic(),
         shown,
@@ -244,9 +254,9 @@ pub(super) fn documents(book: &NetworkBook, now: UnixMillis) -> Option<owm_p2p::
     }
 }
 
-pub(super) async fn kept_checkpoint(setup: &Setup) -> Option<NewestCheckpoint> {
-    let known = setup.book.known()?;
-    let path = setup.checkpoint_file.clone();
+pub(super) async fn kept_checkpoint(book: &NetworkBook, path: &Path) -> Option<NewestCheckpoint> {
+    let known = book.known()?;
+    let path = path.to_owned();
     let load = move || checkpoint::load(&path, &known.network.trust);
     match tokio::task::spawn_blocking(load).await.ok()? {
         Ok(newest) => newest,

@@ -16,6 +16,7 @@ use super::{
     SwarmPicture,
     capability::{Portrait, told},
     checkpoint, exchange,
+    looking::Looking,
     runner::{Identity, Setup, documents, kept_checkpoint},
     schedule::{Due, Schedule},
     ways::addresses,
@@ -29,8 +30,6 @@ use crate::{
 
 /// Between two looks at what there is to say.
 const TICK: Duration = Duration::from_millis(500);
-/// Between two looks at the shelf.
-const DISK_EVERY: Duration = Duration::from_secs(10);
 /// Between two writes of remembered peers: what a kill may cost.
 const PEERS_EVERY: Duration = Duration::from_mins(1);
 
@@ -43,10 +42,11 @@ pub(super) struct Runner {
     pub(super) schedule: Schedule,
     /// Of files with other nodes; `None`: the folder cannot be used.
     pub(super) exchange: Option<Exchange>,
+    /// What was hashed; away while a look is under way.
     pub(super) looked: exchange::Looked,
-    /// Files that others may have from here, as of `disk_at`.
+    pub(super) looking: Looking<(exchange::Shared, exchange::Looked)>,
+    /// Files that others may have from here, as of the last look.
     pub(super) holds: exchange::Shared,
-    pub(super) disk_at: Option<Duration>,
     pub(super) known: watch::Receiver<Option<Arc<Known>>>,
     /// When peers were written down last.
     pub(super) peers_at: Duration,
@@ -64,6 +64,7 @@ impl Runner {
                 _ = tick.tick() => self.tick().await,
                 Ok(()) = self.known.changed() => self.take_known().await,
                 Ok(()) = self.view.changed() => self.show(),
+                (holds, looked) = self.looking.seen() => self.take_shelf(holds, looked),
                 item = news.recv() => if let Some(item) = item {
                     self.take(item).await;
                 } else {
@@ -97,7 +98,8 @@ impl Runner {
         let peers = addresses(known.network.peers());
         self.candidates(COORDINATOR, peers).await;
         if self.heard.borrow().is_none()
-            && let Some(newest) = kept_checkpoint(&self.setup).await
+            && let Some(newest) =
+                kept_checkpoint(&self.setup.book, &self.setup.checkpoint_file).await
         {
             drop(self.handle.announce_checkpoint(newest.clone()).await);
             self.heard.send_replace(Some(Arc::new(newest)));
@@ -172,26 +174,26 @@ impl Runner {
 
     async fn look_at_the_disk(&mut self) {
         let now = self.setup.clock.monotonic();
-        if self.disk_at.is_some_and(|at| now < at + DISK_EVERY) {
-            return;
-        }
-        self.disk_at = Some(now);
-        if let Some(exchange) = self.exchange.clone().filter(|_| self.setup.exchange.serve) {
+        let serves = self.exchange.is_some() && self.setup.exchange.serve;
+        if serves && self.looking.is_due(now) {
             let mut looked = std::mem::take(&mut self.looked);
             let (shelf, book) = (self.setup.shelf.clone(), self.setup.book.clone());
-            let look = move || {
+            self.looking.begin(now, move || {
                 let holds = exchange::to_share(&shelf, &book, &mut looked);
                 (holds, looked)
-            };
-            if let Ok((holds, looked)) = tokio::task::spawn_blocking(look).await {
-                exchange::share(&exchange, &self.holds, &holds);
-                (self.holds, self.looked) = (holds, looked);
-            }
+            });
         }
         if now >= self.peers_at + PEERS_EVERY {
             self.peers_at = now;
             self.save_peers().await;
         }
+    }
+
+    fn take_shelf(&mut self, holds: exchange::Shared, looked: exchange::Looked) {
+        if let Some(exchange) = &self.exchange {
+            exchange::share(exchange, &self.holds, &holds);
+        }
+        (self.holds, self.looked) = (holds, looked);
     }
 
     async fn save_peers(&self) {

@@ -142,6 +142,8 @@ pub(crate) enum BlobFault {
     Lie,
     /// Half of them.
     Cut,
+    /// Never an answer.
+    Stall,
 }
 
 /// Faults to come, and how often files were asked for.
@@ -170,12 +172,18 @@ async fn serve_blobs(plan: Arc<Blobs>) -> String {
                     (Some(bytes), None) => (200, bytes.clone()),
                     (Some(bytes), Some(BlobFault::Lie)) => (200, vec![b'?'; bytes.len()]),
                     (Some(bytes), Some(BlobFault::Cut)) => (200, bytes[..bytes.len() / 2].into()),
+                    (Some(_), Some(BlobFault::Stall)) => (500, Vec::new()),
                     (None, _) => (404, Vec::new()),
                 };
                 let response = http::Response::builder()
                     .status(status)
                     .body(Full::new(Bytes::from(body)));
-                async move { Ok::<_, Infallible>(response.unwrap()) }
+                async move {
+                    if fault == Some(BlobFault::Stall) {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(response.unwrap())
+                }
             });
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new()

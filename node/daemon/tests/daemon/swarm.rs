@@ -4,18 +4,20 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use owm_node::{
     control::{self, StatusAnswer},
+    home::Home,
     session::Phase,
     status::Origin,
 };
 use owm_p2p::error::FailedLayer;
-use owm_proto::{Envelope, wire::coordinator::HeartbeatBody};
+use owm_proto::{Envelope, NodeKey, wire::coordinator::HeartbeatBody};
+use owm_service::config::HumanDuration;
 use prost::Message as _;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
 };
 
-use super::{Fake, LOOK_EVERY, Node, PATIENCE, config, peer::Peer, ready, start};
+use super::{Fake, LOOK_EVERY, Node, PATIENCE, config, fake::BlobFault, peer::Peer, ready, start};
 
 /// An address at which nobody listens.
 async fn nobody() -> SocketAddr {
@@ -346,6 +348,35 @@ async fn a_web_seed_that_nobody_answers_at_gives_way_to_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let node = start(&fake, folder.path(), config());
     says(folder.path(), |said| said.status.model.is_some()).await;
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_appears_later_takes_over_from_a_web_seed_that_gives_nothing() {
+    let mut fake = Fake::start().await;
+    let (has, lacks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = start(&fake, has.path(), config());
+    drop(ready(&mut fake).await);
+    stop(node).await;
+    // From now on the web seed takes questions and never answers, and nobody is so impatient as to give it up.
+    fake.spoil_files([BlobFault::Stall; 1_000]);
+    let asked = fake.files_asked();
+    let mut patient = config();
+    patient.model.stall = HumanDuration::from_secs(24 * 60 * 60);
+    let home = Home::open(lacks.path()).unwrap();
+    NodeKey::load_or_create(&home.key(), &[66; 32]).unwrap();
+    let newcomer = start(&fake, lacks.path(), patient);
+    let said = says(lacks.path(), |said| {
+        let swarm = said.swarm.as_ref();
+        swarm.is_some_and(|swarm| !swarm.listening.is_empty()) && fake.files_asked() > asked
+    })
+    .await;
+    let swarm = said.swarm.unwrap();
+    let mut knows = config();
+    knows.p2p.peers = vec![format!("{}/p2p/{}", swarm.listening[0], swarm.peer_id)];
+    let node = start(&fake, has.path(), knows);
+    says(lacks.path(), |said| said.status.model.is_some()).await;
+    stop(newcomer).await;
     stop(node).await;
 }
 

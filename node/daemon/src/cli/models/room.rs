@@ -65,9 +65,12 @@ fn files(what: &str, kept: &[SignedManifest]) -> Result<BTreeSet<Sha256>, RunErr
     let manifest = manifest.ok_or_else(|| {
         let there: BTreeSet<_> = kept.iter().map(|k| k.manifest.version.as_str()).collect();
         let there: Vec<_> = there.into_iter().collect();
+        let there = match there.join(", ") {
+            none if none.is_empty() => "there is none yet (owm-node models fetch)".to_owned(),
+            there => format!("there is: {there} (owm-node models list)"),
+        };
         RunError::usage(format!(
-            "{what} is no version on this node and no SHA-256; there is: {} (owm-node models list)",
-            there.join(", ")
+            "{what} is no version on this node and no SHA-256; {there}"
         ))
     })?;
     let files = manifest.manifest.files.iter();

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use owm_p2p::exchange::store::{Partial, StoreError};
 use owm_proto::{FileSpec, Ladder, PieceCheck, manifest::ManifestFile};
 
-use super::{DownloadError, Fetcher, WRITE_BYTES, blocking, range_start};
+use super::{Came, DownloadError, Fetcher, WRITE_BYTES, blocking, range_start};
 use crate::models::ShelfError;
 
 /// Where a run of missing pieces stands.
@@ -134,8 +134,8 @@ impl Fetcher {
         let mut gathered: Vec<Bytes> = Vec::new();
         let mut waiting = 0;
         loop {
-            let next = tokio::time::timeout(self.limits.stall, body.frame()).await;
-            let is_data = matches!(&next, Ok(Some(Ok(frame))) if frame.is_data());
+            let next = self.frame(&mut body).await;
+            let is_data = matches!(&next, Came::Frame(frame) if frame.is_data());
             let is_enough = run.at + waiting >= run.end;
             if !is_data || is_enough || waiting >= WRITE_BYTES as u64 {
                 let (batch, wanted) = (std::mem::take(&mut gathered), file.clone());
@@ -147,10 +147,11 @@ impl Fetcher {
                 return Ok(());
             }
             match next {
-                Ok(Some(Ok(frame))) => {
+                Came::Frame(frame) => {
                     let Ok(mut data) = frame.into_data() else {
                         continue;
                     };
+                    self.rate.take(data.len()).await;
                     let skipped = skip.min(data.len() as u64);
                     skip -= skipped;
                     let data = data.split_off(skipped as usize);
@@ -159,12 +160,7 @@ impl Fetcher {
                 }
                 ended => {
                     let got = run.partial.len() - run.partial.missing_bytes();
-                    let (file, size) = (file.name.clone(), file.size);
-                    let after = self.limits.stall;
-                    return Err(match ended {
-                        Err(_) => DownloadError::Stalled { file, got, after },
-                        _ => DownloadError::Truncated { file, got, size },
-                    });
+                    return Err(self.ended(&ended, file, got));
                 }
             }
         }
@@ -186,7 +182,8 @@ impl Run {
                 let (now, later) = bytes.split_at(bytes.len().min((range.end - self.at) as usize));
                 check.update(now);
                 let written = self.partial.write(self.at, now);
-                written.map_err(|error| no_room(error, &self.partial, file))?;
+                let got = || file.size.saturating_sub(self.partial.missing_bytes());
+                written.map_err(|error| no_room(error, got(), file))?;
                 self.at += now.len() as u64;
                 bytes = later;
                 if self.at == range.end
@@ -204,9 +201,9 @@ impl Run {
     }
 }
 
-fn no_room(error: StoreError, partial: &Partial, file: &ManifestFile) -> DownloadError {
-    let (missing, name) = (partial.missing_bytes(), file.name.clone());
-    let got = file.size.saturating_sub(missing);
+/// What a failed write means for whoever has to make room; `got` bytes of the file stay.
+pub(super) fn no_room(error: StoreError, got: u64, file: &ManifestFile) -> DownloadError {
+    let (missing, name) = (file.size.saturating_sub(got), file.name.clone());
     match error {
         StoreError::DiskFull { free, folder, .. } => DownloadError::DiskFull {
             file: name,

@@ -126,6 +126,8 @@ pub(super) async fn attempt_at(body: Vec<u8>, plan: Vec<Does>) -> Try {
         limits: Limits {
             stall: Duration::from_millis(200),
         },
+        rate: Arc::new(Rate::new(None)),
+        gives_way: CancellationToken::new(),
     };
     let file = ManifestFile {
         name: "model.safetensors".into(),
@@ -246,6 +248,81 @@ async fn more_bytes_than_promised_are_refused() {
 async fn a_server_without_ranges_starts_over() {
     let attempt = attempt(vec![Does::CutAfter(1_000), Does::Whole]).await;
     attempt.fetch().await.unwrap_err();
+    attempt.fetch().await.unwrap();
+    attempt.check_done();
+}
+
+#[tokio::test]
+async fn a_download_gives_way_between_two_writes_and_loses_nothing() {
+    let attempt = attempt(vec![Does::StallAfter(2 * WRITE_BYTES + 5)]).await;
+    let gives_way = attempt.fetcher.gives_way.clone();
+    let mut patient = attempt.fetcher.clone();
+    // Only giving way ends it.
+    patient.limits.stall = Duration::from_mins(10);
+    let progress = |got| {
+        if got > 0 {
+            gives_way.cancel();
+        }
+    };
+    let error = patient.fetch(&attempt.file, &progress).await.unwrap_err();
+    assert!(matches!(error, DownloadError::GivesWay), "{error}");
+    let there = attempt.part_len().unwrap();
+    assert!(there >= WRITE_BYTES as u64, "{there}");
+    patient.gives_way = CancellationToken::new();
+    patient.fetch(&attempt.file, &|_| {}).await.unwrap();
+    attempt.check_done();
+    assert_eq!(*attempt.asked.lock().unwrap(), [None, Some(there)]);
+}
+
+#[tokio::test]
+async fn a_download_keeps_to_the_cap() {
+    // At 8 MiB a second, from a server that would give it at once.
+    let rate = 8 << 20;
+    let attempt = attempt(vec![]).await;
+    let mut fetcher = attempt.fetcher.clone();
+    fetcher.limits.stall = Duration::from_mins(1);
+    fetcher.rate = Arc::new(Rate::new(Some(rate)));
+    let begun = std::time::Instant::now();
+    fetcher.fetch(&attempt.file, &|_| {}).await.unwrap();
+    // A tenth of a second's worth comes at once; a slow machine takes longer, never less.
+    let least = attempt.file.size as f64 / rate as f64 - 0.1;
+    let took = begun.elapsed().as_secs_f64();
+    assert!(took > least * 0.9, "{took:.2} of {least:.2} s");
+    attempt.check_done();
+}
+
+#[tokio::test]
+async fn a_file_without_a_ladder_is_the_stores_while_it_grows() {
+    let attempt = attempt(vec![Does::CutAfter(WRITE_BYTES + 5), Does::StallAfter(0)]).await;
+    let size = attempt.file.size;
+    let mut fetcher = attempt.fetcher.clone();
+    let folder = tempfile::tempdir().unwrap();
+    let short = Shelf::new(folder.path().join("short"), Some(size - 1));
+    fetcher.shelf = short;
+    let error = fetcher.fetch(&attempt.file, &|_| {}).await.unwrap_err();
+    let is_quota = matches!(&error, DownloadError::Shelf(ShelfError::Quota { .. }));
+    assert!(is_quota, "the cap holds for it: {error}");
+    attempt.fetch().await.unwrap_err();
+    let store = attempt.fetcher.shelf.store().unwrap();
+    let idle = store.idle().unwrap();
+    assert_eq!(idle.len(), 1, "its cleaning knows it: {idle:?}");
+    // While somebody is at it, it stays.
+    let mut patient = attempt.fetcher.clone();
+    patient.limits.stall = Duration::from_mins(10);
+    let (begun, begins) = std::sync::mpsc::channel();
+    let file = attempt.file.clone();
+    let fetching = tokio::spawn(async move {
+        let progress = |_| {
+            let _is_heard = begun.send(());
+        };
+        patient.fetch(&file, &progress).await
+    });
+    tokio::task::spawn_blocking(move || begins.recv().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(store.gc().unwrap(), []);
+    fetching.abort();
+    drop(fetching.await);
     attempt.fetch().await.unwrap();
     attempt.check_done();
 }

@@ -1,7 +1,10 @@
-//! Disks that are really too small: a mounted one of 2 MiB in a mount namespace of its own, and a limit on
+//! Disks that are really too small: a mounted one of 4 MiB in a mount namespace of its own, and a limit on
 //! the size of files. Both need a process that is set up so; each test starts itself again inside.
 
-use std::process::{Command, Output};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 
 use super::*;
 
@@ -49,27 +52,35 @@ fn disk() -> PathBuf {
 fn mounts_a_full_disk_is_told_with_numbers_and_the_download_goes_on_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let set_up = format!(
-        "exec unshare -rm sh -c 'mount -t tmpfs -o size=2m tmpfs \"${DISK}\" && exec \"$@\"' sh \"$0\" \"$@\""
+        "exec unshare -rm sh -c 'mount -t tmpfs -o size=4m tmpfs \"${DISK}\" && exec \"$@\"' sh \"$0\" \"$@\""
     );
     check(&inside(
         &set_up,
-        "on_a_disk_of_two_mebibytes",
+        "on_a_disk_of_four_mebibytes",
         folder.path(),
     ));
 }
 
 #[tokio::test]
 #[ignore = "started by the test above, on a disk of its own"]
-async fn on_a_disk_of_two_mebibytes() {
+async fn on_a_disk_of_four_mebibytes() {
     let disk = disk();
-    let attempt = attempt_on(&disk, vec![]).await;
+    let mut attempt = attempt_on(&disk, vec![]).await;
     // It is seen before anything is fetched.
     let files = [&attempt.file];
     let keep = [attempt.file.sha256].into();
     let before = attempt.fetcher.shelf.make_room(&files, &keep).unwrap_err();
     assert!(matches!(before, ShelfError::DiskFull { .. }), "{before}");
     // Something else may fill it in the middle all the same.
-    let error = attempt.fetch().await.unwrap_err();
+    attempt.fetcher.shelf = Shelf::without_spare(disk.join("models"));
+    let filler = disk.join("filler");
+    let progress = |got| {
+        if got > 0 && !filler.exists() {
+            std::fs::write(&filler, vec![1; 2 << 20]).unwrap();
+        }
+    };
+    let fetched = attempt.fetcher.fetch(&attempt.file, &progress).await;
+    let error = fetched.unwrap_err();
     let text = error.to_string();
     let DownloadError::DiskFull {
         got, missing, free, ..

@@ -1,0 +1,276 @@
+//! Which version is fetched: the coordinator's word; without it what peers have told or what lies on the disk.
+//! Must stay true: the newest never goes back below what this node has had; a version that is named may.
+
+use std::time::Duration;
+
+use owm_proto::{
+    UnixMillis, VersionId,
+    wire::coordinator::{GetModelVersionRequest, GetModelVersionResponse},
+};
+use owm_service::report::Chain;
+use tokio::sync::watch;
+
+use super::{
+    CallError, FetchPicture, GetError, Getter, NetworkError, Origin, SEQUENCE, SignedManifest,
+    in_order,
+};
+use crate::{
+    daemon::{JoinError, fetch_network},
+    models::ManifestRefused,
+    network::Known,
+};
+
+/// Time for peers to tell of the network, and of its newest version.
+const PEERS_TELL: Duration = Duration::from_secs(20);
+/// The same, where the disk knows a version.
+const PEERS_TELL_MORE: Duration = Duration::from_secs(5);
+
+/// Why no version is fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum NoManifest {
+    /// Nobody has told of the network.
+    #[error("the network is not known yet{}", asked_peers(*.peers))]
+    NoNetwork {
+        /// Whether peers were asked.
+        peers: bool,
+        /// What the coordinator said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The coordinator is away, and nobody else knows.
+    #[error(
+        "the coordinator does not answer, no peer has told of a version{}, and none lies here",
+        named.as_ref().map(|named| format!(" {named}")).unwrap_or_default()
+    )]
+    Unknown {
+        /// Which was wanted.
+        named: Option<VersionId>,
+        /// What the coordinator said.
+        source: CallError,
+    },
+    /// The coordinator says no.
+    #[error(transparent)]
+    Call(CallError),
+    /// The coordinator's key does not hold.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// It does not hold.
+    #[error(transparent)]
+    Refused(ManifestRefused),
+}
+
+fn asked_peers(peers: bool) -> &'static str {
+    if peers {
+        ": no peer has told of it, and the coordinator does not answer"
+    } else {
+        ": the coordinator does not answer, and no peer is named in the invite or the configuration"
+    }
+}
+
+impl Getter {
+    /// Learns what the coordinator says of the network, or waits for a peer's word; the web seeds, the likeliest
+    /// first, and why the coordinator is not asked for more.
+    pub(super) async fn learn_network(
+        &self,
+        shown: &watch::Sender<FetchPicture>,
+    ) -> Result<(Vec<String>, Option<CallError>), NoManifest> {
+        let (said, away) = match self.ask_network().await {
+            Ok(web_seed) => (Some(web_seed), None),
+            Err(JoinError::Call(error)) => (None, Some(self.wait_for_network(error, shown).await?)),
+            Err(JoinError::Network(error)) => return Err(error.into()),
+        };
+        let known = self.known();
+        let of_network = known.as_ref().map(|known| known.network.web_seed.clone());
+        let of_network = of_network.unwrap_or_default();
+        let is_coordinators = known.is_some_and(|known| known.from == Origin::Coordinator);
+        let invited = self.invite.web_seed.as_deref();
+        let mut urls = in_order(&of_network, invited, is_coordinators);
+        // What it says now comes first.
+        if let Some(said) = said.filter(|said| !said.is_empty()) {
+            urls.retain(|url| *url != said);
+            urls.insert(0, said);
+        }
+        Ok((urls, away))
+    }
+
+    fn known(&self) -> Option<std::sync::Arc<Known>> {
+        self.book.known()
+    }
+
+    /// At whichever of the invite's addresses answers; the web seed that it names.
+    async fn ask_network(&self) -> Result<String, JoinError> {
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            match fetch_network(&self.coordinator, &self.invite, &self.clock).await {
+                Ok(network) => {
+                    let web_seed = network.web_seed.clone();
+                    let (book, now) = (self.book.clone(), UnixMillis(self.clock.now_ms()));
+                    let learn = move || book.learn(network, Origin::Coordinator, now);
+                    if let Ok(learnt) = tokio::task::spawn_blocking(learn).await {
+                        // Which may take the coordinator's key back.
+                        learnt?.network.check_instance(&self.invite, now)?;
+                    }
+                    return Ok(web_seed);
+                }
+                // The next call goes to the next address.
+                Err(JoinError::Call(_)) if asked < self.invite.addresses.len() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn wait_for_network(
+        &self,
+        error: CallError,
+        shown: &watch::Sender<FetchPicture>,
+    ) -> Result<CallError, NoManifest> {
+        let mut following = self.book.follow();
+        if following.borrow().is_some() {
+            return Ok(error);
+        }
+        if self.has_peers {
+            say(shown, "the coordinator does not answer; asking peers");
+            let told = following.wait_for(Option::is_some);
+            if let Ok(Ok(_)) = tokio::time::timeout(PEERS_TELL, told).await {
+                return Ok(error);
+            }
+        }
+        Err(NoManifest::NoNetwork {
+            peers: self.has_peers,
+            source: Box::new(error),
+        })
+    }
+
+    /// The manifest of `version`, or of the newest.
+    pub(super) async fn manifest(
+        &self,
+        version: Option<&VersionId>,
+        away: Option<CallError>,
+        shown: &watch::Sender<FetchPicture>,
+    ) -> Result<SignedManifest, GetError> {
+        // Who names a version may go back; the newest never does.
+        let known = match version {
+            None => self.log.run(|log| log.number(SEQUENCE)).await?,
+            Some(_) => None,
+        };
+        let said = match away {
+            Some(error) => Err(NoManifest::Call(error)),
+            None => self.ask_manifest(version, known).await,
+        };
+        let said = match said {
+            Err(NoManifest::Call(error @ CallError::Unreachable { .. })) => {
+                self.without_coordinator(version, known, error, shown)
+                    .await?
+            }
+            // It is behind the swarm, or behind what this node has had.
+            Err(NoManifest::Refused(older @ ManifestRefused::Older { .. })) => {
+                let ours = self.heard(known).or_else(|| self.newest_here(known));
+                ours.ok_or(NoManifest::Refused(older))?
+            }
+            said => said?,
+        };
+        let newer = self
+            .heard(known)
+            .filter(|heard| version.is_none() && heard.manifest.sequence > said.manifest.sequence);
+        Ok(newer.unwrap_or(said))
+    }
+
+    async fn ask_manifest(
+        &self,
+        version: Option<&VersionId>,
+        known: Option<u64>,
+    ) -> Result<SignedManifest, NoManifest> {
+        if let Some(network) = self.known() {
+            let now = UnixMillis(self.clock.now_ms());
+            network.network.check_instance(&self.invite, now)?;
+        }
+        let request = GetModelVersionRequest {
+            version: version.map(ToString::to_string).unwrap_or_default(),
+        };
+        let answer = self.coordinator.get_model_version(request).await;
+        self.verified(answer.map_err(NoManifest::Call)?, known)
+    }
+
+    fn verified(
+        &self,
+        wire: GetModelVersionResponse,
+        known: Option<u64>,
+    ) -> Result<SignedManifest, NoManifest> {
+        let now = UnixMillis(self.clock.now_ms());
+        // Learnt before anything else is asked.
+        let network = self.known().ok_or_else(|| NetworkError::Missing {
+            folder: String::from("this node's folder"),
+        })?;
+        let trust = &network.network.trust;
+        SignedManifest::verify(wire, trust, now, known).map_err(NoManifest::Refused)
+    }
+
+    /// What peers know, if it holds.
+    fn heard(&self, known: Option<u64>) -> Option<SignedManifest> {
+        let heard = self.heard.borrow().clone()?;
+        let wire = GetModelVersionResponse {
+            manifest: Some((&heard.manifest_envelope).into()),
+            note: String::new(),
+        };
+        self.verified(wire, known).ok()
+    }
+
+    fn newest_here(&self, known: Option<u64>) -> Option<SignedManifest> {
+        let network = self.known()?;
+        let path = self.fetcher.shelf.newest();
+        let kept = SignedManifest::load(&path, &network.network.trust);
+        let kept = kept.ok().flatten()?;
+        (Some(kept.manifest.sequence) >= known).then_some(kept)
+    }
+
+    /// A version that was fetched once, or that peers call the newest.
+    fn named(&self, version: &VersionId) -> Option<SignedManifest> {
+        let network = self.known()?;
+        let path = self.fetcher.shelf.manifest(version);
+        let kept = SignedManifest::load(&path, &network.network.trust);
+        let others = [self.heard(None), self.newest_here(None)];
+        let all = [kept.ok().flatten()].into_iter().chain(others).flatten();
+        all.into_iter()
+            .find(|signed| signed.manifest.version == *version)
+    }
+
+    async fn without_coordinator(
+        &self,
+        version: Option<&VersionId>,
+        known: Option<u64>,
+        error: CallError,
+        shown: &watch::Sender<FetchPicture>,
+    ) -> Result<SignedManifest, NoManifest> {
+        tracing::info!(error = %Chain(&error), "the coordinator does not answer");
+        let find = || match version {
+            Some(version) => self.named(version),
+            None => self.heard(known),
+        };
+        let mut heard = self.heard.clone();
+        let here = self.newest_here(known).filter(|_| version.is_none());
+        let patience = match here {
+            Some(_) => PEERS_TELL_MORE,
+            None => PEERS_TELL,
+        };
+        if find().is_none() && self.has_peers {
+            say(
+                shown,
+                "the coordinator does not answer; asking peers which version is the newest",
+            );
+            let told = async { while find().is_none() && heard.changed().await.is_ok() {} };
+            // In time or not: the disk may know.
+            drop(tokio::time::timeout(patience, told).await);
+        }
+        let newest =
+            |a: &SignedManifest, b: &SignedManifest| a.manifest.sequence.cmp(&b.manifest.sequence);
+        let found = find().into_iter().chain(here).max_by(newest);
+        found.ok_or(NoManifest::Unknown {
+            named: version.cloned(),
+            source: error,
+        })
+    }
+}
+
+fn say(shown: &watch::Sender<FetchPicture>, text: &str) {
+    shown.send_modify(|picture| text.clone_into(&mut picture.doing));
+}
