@@ -90,7 +90,7 @@ async fn a_coordinator_whose_own_key_is_revoked_stops_and_does_not_start_again(p
     site.lifecycle.shutdown_requested().await;
     let refused = Authority::load(&app.authority.dir, app.wall()).unwrap_err();
     assert!(
-        matches!(refused, IdentityError::NotDelegated(_)),
+        matches!(refused, IdentityError::Revoked(_)),
         "{refused}"
     );
 }
