@@ -11,10 +11,7 @@ use std::{
 };
 
 use owm_p2p::Documents;
-use owm_proto::{
-    Envelope, Sha256, UnixMillis,
-    genesis::TrustRoot,
-};
+use owm_proto::{Envelope, Sha256, UnixMillis, genesis::TrustRoot};
 
 use super::{Authority, IdentityError, Statements, io, make_folder};
 
