@@ -24,8 +24,9 @@ use owm_proto::{
 
 use crate::{
     NetworkPolicy, P2pError, SwarmConfig,
-    behaviour::{Behaviour, Gossip, Open},
+    behaviour::{Behaviour, Gossip, Open, Others},
     discreet::Discreet,
+    doze::Doze,
     exchange,
     gossip::{Topics, scoring},
     guard::Guard,
@@ -117,7 +118,7 @@ pub(crate) fn behaviour(
         blocked.block_peer(*peer);
     }
     let permille = f64::from(config.memory_max_permille);
-    Ok(Behaviour {
+    let others = Others {
         limits: connection_limits::Behaviour::new(limits(config)),
         memory: memory_connection_limits::Behaviour::with_max_percentage(permille / 1_000.0),
         guard: Guard::new(config.connections_per_address),
@@ -125,10 +126,13 @@ pub(crate) fn behaviour(
         blocked,
         ping: ping::Behaviour::default(),
         meet: meet::behaviour(network),
-        gossip: gossip(config, network)?,
         exchange: exchange::behaviour::Behaviour::new(network),
         dht: dht(key, network),
         open: open.into(),
+    };
+    Ok(Behaviour {
+        others: Doze::new(others),
+        gossip: gossip(config, network)?,
     })
 }
 

@@ -8,12 +8,19 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{discreet::Discreet, exchange, guard::Guard, meet, rest::Gate};
+use crate::{discreet::Discreet, doze::Doze, exchange, guard::Guard, meet, rest::Gate};
 
-/// A peer. The limits stand first: they refuse before the others learn of a connection. Gossip stands last: what
-/// its handlers say goes through the fewest of the derive's layers, each of which moves it.
+/// A peer. Gossip stands last: what its handlers say goes through the fewest of the derive's layers, each of which
+/// moves it. Everything else sleeps until it has something to do.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
+    pub(crate) others: Doze<Others>,
+    pub(crate) gossip: Gossip,
+}
+
+/// What a peer does besides gossiping. The limits stand first: they refuse before the others learn of a connection.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Others {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) memory: memory_connection_limits::Behaviour,
     pub(crate) guard: Guard,
@@ -25,7 +32,6 @@ pub(crate) struct Behaviour {
     pub(crate) exchange: exchange::behaviour::Behaviour,
     pub(crate) dht: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) open: Toggle<Open>,
-    pub(crate) gossip: Gossip,
 }
 
 /// What a peer whose address is no secret does besides.

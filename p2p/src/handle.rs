@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Documents, P2pError, SwarmView, counts::Counts, exchange::Streams, news::NewestCheckpoint,
+    Documents, OwnMessage, P2pError, SwarmView, counts::Counts, exchange::Streams,
+    news::NewestCheckpoint,
 };
 
 /// Commands that wait for the loop.
@@ -19,6 +20,8 @@ pub(crate) const COMMAND_QUEUE: usize = 256;
 pub(crate) enum Command {
     /// Publish a signed heartbeat or capability of our own.
     Announce(Envelope, oneshot::Sender<Result<(), P2pError>>),
+    /// The same, signed in this process.
+    AnnounceOwn(OwnMessage, oneshot::Sender<Result<(), P2pError>>),
     /// Serve and announce a checkpoint.
     Checkpoint(Box<NewestCheckpoint>, oneshot::Sender<Result<(), P2pError>>),
     /// Serve newer documents.
@@ -68,8 +71,14 @@ impl Handle {
         self.stop.cancel();
     }
 
-    /// Publishes a heartbeat or capability that this peer's own key has signed. `Ok` also while nobody
-    /// listens: it is kept and told to who connects.
+    /// Publishes a heartbeat or capability that this process has signed with the peer's own key, checked for
+    /// everything but the signature. `Ok` also while nobody listens: it is kept and told to who connects.
+    pub async fn announce_own(&self, message: OwnMessage) -> Result<(), P2pError> {
+        self.ask(|answer| Command::AnnounceOwn(message, answer))
+            .await
+    }
+
+    /// Like [`Self::announce_own`], of an envelope that came from elsewhere: its signature is checked too.
     pub async fn announce(&self, envelope: Envelope) -> Result<(), P2pError> {
         self.ask(|answer| Command::Announce(envelope, answer)).await
     }

@@ -31,7 +31,7 @@ use libp2p::{
     request_response::OutboundRequestId,
     swarm::{self, Swarm, SwarmEvent},
 };
-use owm_proto::{NodeKey, PublicKey, genesis::NetworkId};
+use owm_proto::{NodeKey, PublicKey, StrictEd25519, genesis::NetworkId};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 use tokio::{
@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Clock, Documents, Handle, Lacking, News, P2pError, Rules, SwarmConfig, SwarmView, assemble,
-    behaviour::{Behaviour, BehaviourEvent, OpenEvent},
+    behaviour::{Behaviour, BehaviourEvent, OpenEvent, OthersEvent},
     bootstrap::{Driver, driver::DriverConfig},
     counts::Counts,
     gossip::Topics,
@@ -170,7 +170,7 @@ pub fn start_over(
     let rests = Rests::default();
     let mut swarm = build(&start, transport, &tasks, vouched.clone())?;
     let gate = Gate::new(rests.clone(), Arc::clone(&start.clock));
-    swarm.behaviour_mut().gate = Some(gate).into();
+    swarm.behaviour_mut().others.gate = Some(gate).into();
     let listeners = listen(&mut swarm, &start.config)?;
     let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
     let (news, news_out) = mpsc::channel(NEWS_QUEUE);
@@ -195,7 +195,7 @@ pub fn start_over(
         commands: commands_in,
         view: view_out,
         counts: counts_out,
-        streams: swarm.behaviour().exchange.streams(),
+        streams: swarm.behaviour().others.exchange.streams(),
         stop: stop.clone(),
     };
     let service = Service {
@@ -319,7 +319,10 @@ impl Service {
         match command {
             Command::Announce(envelope, answer) => {
                 // Nobody waits any more: nothing to tell.
-                let _ = answer.send(self.announce(envelope));
+                let _ = answer.send(self.announce(envelope, &StrictEd25519));
+            }
+            Command::AnnounceOwn(message, answer) => {
+                let _ = answer.send(self.announce_own(message));
             }
             Command::Checkpoint(newest, answer) => {
                 let _ = answer.send(self.announce_checkpoint(*newest));
@@ -373,14 +376,20 @@ impl Service {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
-            BehaviourEvent::Meet(event) => self.on_meet(event),
-            BehaviourEvent::Ping(event) => self.on_ping(&event),
-            BehaviourEvent::Dht(event) => self.on_dht(event),
-            BehaviourEvent::Open(OpenEvent::Identify(event)) => self.on_identify(event),
-            BehaviourEvent::Open(OpenEvent::Mdns(event)) => self.on_mdns(event),
-            BehaviourEvent::Open(OpenEvent::Reach(event)) => self.on_tested(&event),
-            BehaviourEvent::Open(OpenEvent::Relay(event)) => self.on_relay(&event),
-            BehaviourEvent::Open(_) | BehaviourEvent::Exchange(()) => self.dirty = true,
+            BehaviourEvent::Others(event) => self.on_others(event),
+        }
+    }
+
+    fn on_others(&mut self, event: OthersEvent) {
+        match event {
+            OthersEvent::Meet(event) => self.on_meet(event),
+            OthersEvent::Ping(event) => self.on_ping(&event),
+            OthersEvent::Dht(event) => self.on_dht(event),
+            OthersEvent::Open(OpenEvent::Identify(event)) => self.on_identify(event),
+            OthersEvent::Open(OpenEvent::Mdns(event)) => self.on_mdns(event),
+            OthersEvent::Open(OpenEvent::Reach(event)) => self.on_tested(&event),
+            OthersEvent::Open(OpenEvent::Relay(event)) => self.on_relay(&event),
+            OthersEvent::Open(_) | OthersEvent::Exchange(()) => self.dirty = true,
         }
     }
 
@@ -394,6 +403,7 @@ impl Service {
         self.dht_upkeep();
         self.reserve();
         self.trim();
+        self.show_counts();
     }
 
     fn on_listener_closed(&mut self, listener: ListenerId, reason: std::io::Result<()>) {

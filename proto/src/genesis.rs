@@ -169,6 +169,12 @@ impl TrustRoot {
         self.keys(role, now).contains(key)
     }
 
+    /// Whether the root key has taken back what it delegated to `key`. No time and no statement mends that.
+    pub fn is_revoked(&self, key: &PublicKey, now: UnixMillis) -> bool {
+        let of_key = |r: &Revocation| r.key == *key && r.revoked_at_ms <= now;
+        self.revocations.iter().any(of_key)
+    }
+
     /// When `role` was first delegated to `key`; what lies in the future means that a clock is wrong.
     pub fn delegated_since(&self, role: DelegatedRole, key: &PublicKey) -> Option<UnixMillis> {
         let of_key = |d: &&Delegation| d.role == role && d.key == *key;
@@ -178,17 +184,12 @@ impl TrustRoot {
 
     /// All keys that hold `role` at `now`.
     pub fn keys(&self, role: DelegatedRole, now: UnixMillis) -> Vec<PublicKey> {
-        let revoked = |key: &PublicKey| {
-            self.revocations
-                .iter()
-                .any(|r| r.key == *key && r.revoked_at_ms <= now)
-        };
         self.delegations
             .iter()
             .filter(|d| {
                 d.role == role && d.issued_at_ms <= now.after(crate::envelope::CLOCK_SKEW_MAX)
             })
-            .filter(|d| now < d.expires_at_ms && !revoked(&d.key))
+            .filter(|d| now < d.expires_at_ms && !self.is_revoked(&d.key, now))
             .map(|d| d.key)
             .collect()
     }

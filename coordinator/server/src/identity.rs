@@ -102,6 +102,11 @@ pub enum IdentityError {
         "the instance key {0} is not delegated by the root key, or its delegation has expired; delegate it anew with the root key"
     )]
     NotDelegated(owm_proto::PublicKey),
+    /// The root key has taken the instance key's delegation back.
+    #[error(
+        "the root key has revoked the instance key {0}: whatever this coordinator signs counts for nothing, and starting again changes nothing. Make a new instance key, delegate it with the root key, and start then"
+    )]
+    Revoked(owm_proto::PublicKey),
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> IdentityError {
@@ -309,6 +314,9 @@ impl Authority {
             trust,
         } = documents(dir)?;
         let instance = NodeKey::load(&dir.join("instance.pem"))?;
+        if trust.is_revoked(&instance.public(), now) {
+            return Err(IdentityError::Revoked(instance.public()));
+        }
         if !trust.is_delegated(DelegatedRole::Instance, &instance.public(), now) {
             return Err(IdentityError::NotDelegated(instance.public()));
         }
@@ -333,6 +341,16 @@ impl Authority {
     /// The network's id.
     pub fn network(&self) -> NetworkId {
         self.statements().trust.id()
+    }
+
+    /// # Errors
+    /// When the root key has taken our own delegation back, as far as is known now.
+    pub fn not_revoked(&self, now: UnixMillis) -> Result<(), IdentityError> {
+        let own = self.instance.public();
+        if self.statements().trust.is_revoked(&own, now) {
+            return Err(IdentityError::Revoked(own));
+        }
+        Ok(())
     }
 
     /// The key that signs manifests; only publishing needs it.

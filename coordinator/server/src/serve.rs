@@ -23,7 +23,7 @@ use crate::{
     control,
     dispatch::{self, DispatchHandle},
     http,
-    identity::Authority,
+    identity::{Authority, IdentityError},
     metrics::Metrics,
     page,
     rpc::{self, chunks},
@@ -121,7 +121,7 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
     let _health = context.health(readiness).bind(config.health.listen).await?;
     start_control(&context, &config.control.socket);
     let now = UnixMillis(context.clock.now_ms());
-    let authority = Authority::load(&config.identity.dir, now)?;
+    let authority = Authority::load(&config.identity.dir, now).map_err(identity_error)?;
     let store = store(&config)?;
     let (chunks, chunk_receiver) = chunks::channel();
     let (signs, sign_receiver) = signs::channel();
@@ -142,7 +142,7 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
     swarm::start(&app, &context.lifecycle)?;
     wait_for_database(&context, &app.store, &db_ready).await?;
     if context.lifecycle.is_shutting_down() {
-        return Ok(());
+        return ended(&context, &app);
     }
     // Before anything judges a lease: a silence of all coordinators extends them.
     alive::mark(&app).await?;
@@ -161,7 +161,21 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
     );
     supervisor::ready("serving");
     context.lifecycle.shutdown_requested().await;
-    Ok(())
+    ended(&context, &app)
+}
+
+/// Under a revoked key no start does any good; all else may pass.
+fn identity_error(error: IdentityError) -> RunError {
+    match error {
+        IdentityError::Revoked(_) => RunError::do_not_restart(error),
+        other => RunError::failed(other),
+    }
+}
+
+/// How it ended: as it was told to, or because a peer told of our own key's revocation meanwhile.
+fn ended(context: &Context, app: &App) -> Result<(), RunError> {
+    let now = UnixMillis(context.clock.now_ms());
+    app.authority.not_revoked(now).map_err(identity_error)
 }
 
 /// A database that is not there yet is waited for; readiness says so.

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use owm_p2p::OwnMessage;
 use owm_proto::{
-    Envelope, NodeKey, Purpose, SessionId, UnixMillis, genesis::NetworkId,
-    wire::coordinator::HeartbeatBody,
+    NodeKey, Purpose, SessionId, UnixMillis, genesis::NetworkId, wire::coordinator::HeartbeatBody,
 };
 use prost::Message as _;
 
@@ -37,7 +37,7 @@ impl Beat {
         log: &TaskLog,
         now: UnixMillis,
         time: Duration,
-    ) -> Result<Envelope, TaskLogError> {
+    ) -> Result<OwnMessage, TaskLogError> {
         let issued_at = now.rounded_for_state();
         let sequence = log.take_sequence(SEQUENCE, issued_at)?;
         let body = HeartbeatBody {
@@ -48,7 +48,7 @@ impl Beat {
             running_tasks: self.running,
             loaded_sha256: self.loaded,
         };
-        Ok(Envelope::sign(
+        Ok(OwnMessage::sign(
             key,
             Purpose::Heartbeat,
             network,
@@ -76,7 +76,8 @@ mod tests {
             let envelope = beat
                 .clone()
                 .sign(&key, &network, &log, UnixMillis(now), TIME)
-                .unwrap();
+                .unwrap()
+                .into_envelope();
             let rule = SignerRule::Exactly(&key.public());
             let verified = envelope.verify(Purpose::Heartbeat, &network, rule).unwrap();
             verified.protobuf::<HeartbeatBody>().unwrap()

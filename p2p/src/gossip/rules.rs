@@ -192,14 +192,12 @@ impl Rules {
         check: &dyn SignatureCheck,
     ) -> (Topic, Judged) {
         let jump = self.note(at);
-        let (me, shard) = (self.me, shard_of(&self.me, self.parameters.shards));
+        let (me, topic) = (self.me, self.topic_of_own(&envelope));
         let too_big = envelope.to_stored().len() > GOSSIP_MESSAGE_BYTES_MAX;
-        let (topic, kind) = if envelope.claims(Purpose::Heartbeat) {
-            (Topic::Heartbeat(shard), Some(StateKind::Heartbeat))
-        } else if envelope.claims(Purpose::Capability) {
-            (Topic::Capability(shard), Some(StateKind::Capability))
-        } else {
-            (Topic::Checkpoint, None)
+        let kind = match topic {
+            Topic::Heartbeat(_) => Some(StateKind::Heartbeat),
+            Topic::Capability(_) => Some(StateKind::Capability),
+            Topic::Checkpoint => None,
         };
         let judged = match kind {
             _ if too_big => Judged::only(Verdict::Reject(RejectReason::Oversize)),
@@ -210,6 +208,18 @@ impl Rules {
             None => self.announced(at, Door::Own(&me), &envelope, check),
         };
         (topic, self.settle(at, jump, judged))
+    }
+
+    /// On which topic a message of our own goes out.
+    pub(crate) fn topic_of_own(&self, envelope: &Envelope) -> Topic {
+        let shard = shard_of(&self.me, self.parameters.shards);
+        if envelope.claims(Purpose::Heartbeat) {
+            Topic::Heartbeat(shard)
+        } else if envelope.claims(Purpose::Capability) {
+            Topic::Capability(shard)
+        } else {
+            Topic::Checkpoint
+        }
     }
 
     /// Whether a checkpoint that is newer than the one we hold may be kept, its manifest being at hand and

@@ -1,19 +1,22 @@
 //! What we say ourselves: heartbeat, capability, checkpoint. The last of each is kept until somebody listens.
 
 use libp2p::gossipsub::{IdentTopic, PublishError};
-use owm_proto::{Envelope, Purpose, StrictEd25519};
+use owm_proto::{Envelope, Purpose, SignatureCheck, StrictEd25519};
 
 use super::{Service, hearing::Source, known::Unverified};
 use crate::{
-    Documents, P2pError, Rules,
+    Documents, OwnMessage, P2pError, Rules,
     gossip::{IgnoreReason, Judged, Topic, Verdict, scoring},
     news::NewestCheckpoint,
+    own::SignedHere,
 };
 
 /// Something of ours that is to be published.
 #[derive(Clone, Debug)]
 struct Kept {
     envelope: Envelope,
+    /// Our own table knows of it already: not so if it was said before the documents came.
+    judged: bool,
     sent: bool,
 }
 
@@ -71,8 +74,20 @@ impl Service {
         self.dirty = true;
     }
 
+    /// Publishes what our own daemon has just signed.
+    pub(super) fn announce_own(&mut self, message: OwnMessage) -> Result<(), P2pError> {
+        if message.network() != self.network {
+            return refused("it is signed for another network");
+        }
+        self.announce(message.into_envelope(), &SignedHere)
+    }
+
     /// Publishes a heartbeat or capability of our own.
-    pub(super) fn announce(&mut self, envelope: Envelope) -> Result<(), P2pError> {
+    pub(super) fn announce(
+        &mut self,
+        envelope: Envelope,
+        check: &dyn SignatureCheck,
+    ) -> Result<(), P2pError> {
         let heartbeat = envelope.claims(Purpose::Heartbeat);
         if !heartbeat && !envelope.claims(Purpose::Capability) {
             return refused("it is neither a heartbeat nor a capability");
@@ -81,12 +96,14 @@ impl Service {
             return refused("it is not signed by this peer's own key");
         }
         let at = self.clock.moment();
+        let judged = self.rules.is_some();
         if let Some(rules) = &mut self.rules {
-            let (_, judged) = rules.accept_own(at, envelope.clone(), &StrictEd25519);
+            let (_, judged) = rules.accept_own(at, envelope.clone(), check);
             accepted(&judged)?;
         }
         let kept = Some(Kept {
             envelope,
+            judged,
             sent: false,
         });
         if heartbeat {
@@ -130,6 +147,7 @@ impl Service {
     pub(super) fn spread_checkpoint(&mut self, envelope: Envelope) {
         self.own.checkpoint = Some(Kept {
             envelope,
+            judged: false,
             sent: false,
         });
         self.retry_announcements();
@@ -160,8 +178,11 @@ impl Service {
             let Some(kept) = kept.as_mut().filter(|kept| !kept.sent) else {
                 continue;
             };
-            // Our own table knows of it already, unless it was said before the documents came.
-            let (topic, _) = rules.accept_own(at, kept.envelope.clone(), &StrictEd25519);
+            if !kept.judged {
+                let _ = rules.accept_own(at, kept.envelope.clone(), &StrictEd25519);
+                kept.judged = true;
+            }
+            let topic = rules.topic_of_own(&kept.envelope);
             let topic = IdentTopic::new(topics.name(topic).to_string());
             match gossip.publish(topic, kept.envelope.to_stored()) {
                 Ok(_) => {

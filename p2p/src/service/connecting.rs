@@ -164,8 +164,8 @@ impl Service {
         // For good, also if it is cut off for a time already.
         self.config.blocked.insert(peer);
         self.banned.remove(&peer);
-        self.swarm.behaviour_mut().blocked.block_peer(peer);
-        self.swarm.behaviour_mut().dht.remove_peer(&peer);
+        self.swarm.behaviour_mut().others.blocked.block_peer(peer);
+        self.swarm.behaviour_mut().others.dht.remove_peer(&peer);
     }
 
     pub(super) fn on_listening(&mut self, address: &Multiaddr) {
@@ -193,7 +193,7 @@ impl Service {
             return;
         }
         self.note_relay(peer_id, &info);
-        let names = self.swarm.behaviour().dht.protocol_names();
+        let names = self.swarm.behaviour().others.dht.protocol_names();
         let serves_dht = info.protocols.iter().any(|name| names.contains(name));
         if !serves_dht {
             return;
@@ -203,7 +203,7 @@ impl Service {
         let usable: Vec<_> = usable.take(ADDRESSES_PER_PEER).collect();
         let at = self.address_of(&peer_id);
         self.ways.heard(peer_id, &usable, peer_id, at.as_ref());
-        let dht = &mut self.swarm.behaviour_mut().dht;
+        let dht = &mut self.swarm.behaviour_mut().others.dht;
         let known: Vec<Multiaddr> = dht
             .kbucket(peer_id)
             .into_iter()

@@ -88,7 +88,7 @@ impl Service {
             self.dht.seek_wait = SEEK_EVERY.0;
         }
         // Nobody to ask yet: nothing would be found, and nothing stays where it is put.
-        let dht = &mut self.swarm.behaviour_mut().dht;
+        let dht = &mut self.swarm.behaviour_mut().others.dht;
         if dht.kbuckets().all(|bucket| bucket.is_empty()) {
             return;
         }
@@ -110,7 +110,7 @@ impl Service {
 
     fn provide(&mut self, topics: &Topics) {
         let key = shard_key(topics, shard_of(&self.me, topics.shards));
-        let dht = &mut self.swarm.behaviour_mut().dht;
+        let dht = &mut self.swarm.behaviour_mut().others.dht;
         if let Some(old) = self.dht.providing.take().filter(|old| *old != key) {
             dht.stop_providing(&old);
         }
@@ -156,6 +156,7 @@ impl Service {
         let _ = self
             .swarm
             .behaviour_mut()
+            .others
             .dht
             .store_mut()
             .add_provider(record);
@@ -174,12 +175,12 @@ impl Service {
             .count();
         if of_shard < SHARD_PEERS_WANTED {
             let key = shard_key(topics, shard_of(&self.me, topics.shards));
-            behaviour.dht.get_providers(key);
+            behaviour.others.dht.get_providers(key);
         }
     }
 
     fn read_record(&mut self, topics: &Topics) {
-        let dht = &mut self.swarm.behaviour_mut().dht;
+        let dht = &mut self.swarm.behaviour_mut().others.dht;
         self.dht.read_sequence = 0;
         self.dht.reading = Some(dht.get_record(checkpoint_key(topics)));
     }
@@ -217,7 +218,13 @@ impl Service {
             } => {
                 if self.is_sound_record(&record) {
                     // Full: the DHT has other places.
-                    let _ = self.swarm.behaviour_mut().dht.store_mut().put(record);
+                    let _ = self
+                        .swarm
+                        .behaviour_mut()
+                        .others
+                        .dht
+                        .store_mut()
+                        .put(record);
                 } else {
                     self.counts.records_refused += 1;
                 }
@@ -229,7 +236,7 @@ impl Service {
                     // Kademlia takes it only of the provider itself; what it may not tell us goes to nobody.
                     let teller = record.provider;
                     record.addresses.retain(|a| self.may_tell(&teller, a));
-                    let store = self.swarm.behaviour_mut().dht.store_mut();
+                    let store = self.swarm.behaviour_mut().others.dht.store_mut();
                     let _ = store.add_provider(record);
                 } else {
                     self.counts.records_refused += 1;
@@ -250,7 +257,13 @@ impl Service {
         let Some(sequence) = self.sequence_of(&record.value) else {
             return false;
         };
-        let stored = self.swarm.behaviour_mut().dht.store_mut().get(&record.key);
+        let stored = self
+            .swarm
+            .behaviour_mut()
+            .others
+            .dht
+            .store_mut()
+            .get(&record.key);
         let stored = stored.and_then(|stored| self.known.sequence_of(&stored.value));
         sequence >= self.known.sequence() && stored.is_none_or(|stored| sequence >= stored)
     }
@@ -297,7 +310,7 @@ impl Service {
             return;
         }
         let record = Record::new(checkpoint_key(&topics), newest.envelope.to_stored());
-        let dht = &mut self.swarm.behaviour_mut().dht;
+        let dht = &mut self.swarm.behaviour_mut().others.dht;
         if let Err(error) = dht.put_record(record, Quorum::One) {
             tracing::debug!("the checkpoint's record is not put: {error}");
         }

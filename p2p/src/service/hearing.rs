@@ -303,7 +303,7 @@ impl Service {
 
     fn cut_off(&mut self, peer: PeerId, key: PublicKey) {
         let behaviour = self.swarm.behaviour_mut();
-        behaviour.blocked.block_peer(peer);
+        behaviour.others.blocked.block_peer(peer);
         // Or it would be cut off again as soon as it comes back.
         behaviour.gossip.set_application_score(&peer, 0.0);
         self.banned.insert(peer, key);
@@ -340,7 +340,7 @@ impl Service {
         self.banned.retain(|peer, key| {
             let stays = bans.is_banned(at, key);
             if !stays && !blocked.contains(peer) {
-                behaviour.blocked.unblock_peer(*peer);
+                behaviour.others.blocked.unblock_peer(*peer);
             }
             stays
         });

@@ -66,7 +66,12 @@ impl Service {
             statements_sha256: self.known.statements_sha256(),
             wanted: wanted.iter().map(|key| key.0.to_vec()).collect(),
         };
-        let id = self.swarm.behaviour_mut().meet.send_request(&peer, request);
+        let id = self
+            .swarm
+            .behaviour_mut()
+            .others
+            .meet
+            .send_request(&peer, request);
         self.asked.insert(id, peer);
     }
 
@@ -154,7 +159,7 @@ impl Service {
         }
         let response = self.answer(&request, self.share_of(peer));
         if self.answers.reserve(id, response.encoded_len()) {
-            let meet = &mut self.swarm.behaviour_mut().meet;
+            let meet = &mut self.swarm.behaviour_mut().others.meet;
             if meet.send_response(channel, response).is_err() {
                 // It has gone again.
                 self.answers.gone(id);

@@ -94,12 +94,16 @@ impl Service {
         self.name_ourselves();
         let public = self.reachability() == Reachability::Public;
         let behaviour = self.swarm.behaviour_mut();
-        behaviour.dht.set_mode(Some(if public {
+        behaviour.others.dht.set_mode(Some(if public {
             kad::Mode::Server
         } else {
             kad::Mode::Client
         }));
-        let relay = behaviour.open.as_mut().and_then(|o| o.relay.as_mut());
+        let relay = behaviour
+            .others
+            .open
+            .as_mut()
+            .and_then(|o| o.relay.as_mut());
         if let Some(relay) = relay {
             relay.set_status(Some(if public {
                 relay::Status::Enable

@@ -50,6 +50,11 @@ fn clock_warning(peers: &BTreeMap<PeerId, Peer>) -> Option<String> {
 }
 
 impl Service {
+    /// What only counts changes no view, and is told all the same.
+    pub(super) fn show_counts(&mut self) {
+        self.dirty |= self.counts != *self.counted.borrow();
+    }
+
     pub(super) fn show(&mut self) {
         let now = self.clock.monotonic();
         if !self.dirty || now + AHEAD_MAX < self.show_at {

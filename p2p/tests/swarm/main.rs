@@ -8,6 +8,7 @@ mod gossip;
 mod hostile;
 mod joining;
 mod lacking;
+mod onion;
 mod outside;
 mod trouble;
 mod walks;

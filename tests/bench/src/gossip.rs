@@ -10,7 +10,12 @@ mod vanilla;
 mod wire;
 pub(crate) mod world;
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result};
 use owm_proto::UnixMillis;
@@ -43,6 +48,10 @@ pub(crate) struct GossipArgs {
     /// Number of the first round, so that rounds can be run apart: each has a graph of its own.
     #[arg(long, default_value_t = 1)]
     gossip_first_round: u64,
+    /// Adds its measurements to this file, and prints the medians of all that are in it: for rounds run apart.
+    /// With `--gossip-rounds 0` it only prints them.
+    #[arg(long)]
+    gossip_saved: Option<PathBuf>,
     /// Seconds of load in each measurement.
     #[arg(long, default_value_t = 5)]
     gossip_seconds: u32,
@@ -76,12 +85,6 @@ impl Turn for LineOfInput {
 
 /// All rounds.
 pub(crate) async fn run(args: &GossipArgs) -> Result<()> {
-    let bytes = peer::body_bytes(UnixMillis(SystemClock::new().now_ms()));
-    println!(
-        "## Gossip: ours beside vanilla gossipsub, heartbeats of {bytes} bytes, 10 messages/s, {} s each, \
-         medians [least-most] of {} rounds\n",
-        args.gossip_seconds, args.gossip_rounds
-    );
     let mut outcomes = Vec::new();
     for round in args.gossip_first_round..args.gossip_first_round + args.gossip_rounds {
         let mut order = [Variant::Vanilla, Variant::Ours];
@@ -102,8 +105,24 @@ pub(crate) async fn run(args: &GossipArgs) -> Result<()> {
             outcomes.push(outcome);
         }
     }
+    let outcomes = match &args.gossip_saved {
+        Some(file) => saved(file, &outcomes)?,
+        None => outcomes,
+    };
     table(&args.gossip_peers, &outcomes);
     Ok(())
+}
+
+/// Adds outcomes to a file, one a line; all that are in it then.
+fn saved(file: &Path, outcomes: &[Outcome]) -> Result<Vec<Outcome>> {
+    let mut options = OpenOptions::new();
+    let mut kept = options.create(true).append(true).open(file)?;
+    for outcome in outcomes {
+        writeln!(kept, "{}", serde_json::to_string(outcome)?)?;
+    }
+    let all = std::fs::read_to_string(file)?;
+    let outcome = |line: &str| serde_json::from_str(line).context("a line of the saved rounds");
+    all.lines().map(outcome).collect()
 }
 
 /// A measurement in a process of its own.
@@ -167,18 +186,30 @@ const COLUMNS: [Column; 7] = [
 ];
 
 fn table(sizes: &[usize], outcomes: &[Outcome]) {
+    let bytes = peer::body_bytes(UnixMillis(SystemClock::new().now_ms()));
+    println!(
+        "\n## Gossip: ours beside vanilla gossipsub, heartbeats of {bytes} bytes, 10 messages/s, medians [least-most]"
+    );
     let heads: Vec<&str> = COLUMNS.iter().map(|(head, ..)| *head).collect();
     println!(
-        "\n| peers | which | delivered | connections | {} |",
+        "\n| peers | which | rounds | delivered | connections | {} |",
         heads.join(" | ")
     );
-    println!("|---|---|---|---|{}", "---|".repeat(COLUMNS.len()));
+    println!("|---|---|---|---|---|{}", "---|".repeat(COLUMNS.len()));
     for &peers in sizes {
         let of = |variant| -> Vec<&Outcome> {
             let wanted = |o: &&Outcome| o.setup.peers == peers && o.setup.variant == variant;
             outcomes.iter().filter(wanted).collect()
         };
-        let (vanilla, ours) = (of(Variant::Vanilla), of(Variant::Ours));
+        // Pairs of one round: they ran beside each other.
+        let pairs = of(Variant::Vanilla).into_iter().filter_map(|vanilla| {
+            let mut ours = of(Variant::Ours).into_iter();
+            Some((vanilla, ours.find(|o| o.setup.seed == vanilla.setup.seed)?))
+        });
+        let (vanilla, ours): (Vec<_>, Vec<_>) = pairs.unzip();
+        if vanilla.is_empty() {
+            continue;
+        }
         for (name, runs) in [("vanilla", &vanilla), ("ours", &ours)] {
             let sum = |field: fn(&Outcome) -> u64| runs.iter().map(|o| field(o)).sum::<u64>();
             let delivered = 100.0 * sum(|o| o.delivered) as f64 / sum(|o| o.due) as f64;
@@ -186,14 +217,17 @@ fn table(sizes: &[usize], outcomes: &[Outcome]) {
             let cells = COLUMNS
                 .map(|(_, digits, value)| Spread::of(runs.iter().map(|o| value(o))).cell(digits));
             let cells = cells.join(" | ");
-            println!("| {peers} | {name} | {delivered:.2} % | {connections:.1} | {cells} |");
+            let rounds = runs.len();
+            println!(
+                "| {peers} | {name} | {rounds} | {delivered:.2} % | {connections:.1} | {cells} |"
+            );
         }
         let cells = COLUMNS.map(|(_, _, value)| {
             let pairs = vanilla.iter().zip(&ours);
             Spread::of(pairs.map(|(vanilla, ours)| value(ours) / value(vanilla))).cell(2)
         });
         println!(
-            "| {peers} | **ours / vanilla** | | | {} |",
+            "| {peers} | **ours / vanilla** | | | | {} |",
             cells.join(" | ")
         );
     }

@@ -42,7 +42,8 @@ pub(crate) struct Served {
     pub(crate) files: Vec<(String, String)>,
 }
 
-/// Who is connected in the swarm, by the nodes' own word: `node1 127.0.0.1:4002 (3 peers)`.
+/// Who is connected in the swarm and what they know, by the nodes' own word:
+/// `node1 127.0.0.1:4002 (3 peers, checkpoint 1)`.
 pub(crate) async fn swarm(devnet: &Devnet) -> String {
     let mut parts = vec![format!(
         "coordinator {}",
@@ -56,12 +57,18 @@ pub(crate) async fn swarm(devnet: &Devnet) -> String {
     parts.join(", ")
 }
 
-/// How many peers a node is connected with, by its own status.
+/// How many peers a node is connected with, and the sequence of the newest checkpoint that it knows, by its own
+/// status.
 fn connected(status: &Value) -> String {
-    match status["swarm"]["peers_connected"].as_u64() {
+    let swarm = &status["swarm"];
+    let peers = match swarm["peers_connected"].as_u64() {
         Some(1) => "1 peer".to_owned(),
         Some(peers) => format!("{peers} peers"),
-        None => "not running".to_owned(),
+        None => return "not running".to_owned(),
+    };
+    match swarm["newest"]["sequence"].as_u64() {
+        Some(sequence) => format!("{peers}, checkpoint {sequence}"),
+        None => peers,
     }
 }
 
@@ -177,6 +184,8 @@ mod tests {
         assert_eq!(said(json!(0)), "0 peers");
         assert_eq!(said(json!(1)), "1 peer");
         assert_eq!(said(json!(3)), "3 peers");
+        let knows = json!({"swarm": {"peers_connected": 2, "newest": {"sequence": 7}}});
+        assert_eq!(connected(&knows), "2 peers, checkpoint 7");
         // Its swarm is off, or the node did not answer.
         assert_eq!(connected(&json!({"swarm": null})), "not running");
         assert_eq!(connected(&Value::Null), "not running");

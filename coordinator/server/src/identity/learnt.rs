@@ -11,10 +11,7 @@ use std::{
 };
 
 use owm_p2p::Documents;
-use owm_proto::{
-    Envelope, Sha256, UnixMillis,
-    genesis::{DelegatedRole, TrustRoot},
-};
+use owm_proto::{Envelope, Sha256, UnixMillis, genesis::TrustRoot};
 
 use super::{Authority, IdentityError, Statements, io, make_folder};
 
@@ -28,7 +25,7 @@ pub struct Learnt {
     /// They are acted on, but not all of them are in the folder: after a restart they are known again only
     /// once a peer tells of them.
     pub not_kept: Option<IdentityError>,
-    /// Our own key may not speak for the network any more.
+    /// Our own key is revoked.
     pub we_are_revoked: bool,
 }
 
@@ -59,7 +56,7 @@ impl Authority {
         let trust =
             TrustRoot::from_documents(network, &self.genesis, &all_delegations, &all_revocations)?;
         let own = self.instance.public();
-        learnt.we_are_revoked = !trust.is_delegated(DelegatedRole::Instance, &own, now);
+        learnt.we_are_revoked = trust.is_revoked(&own, now);
         *known = Arc::new(Statements {
             trust,
             delegations: all_delegations,

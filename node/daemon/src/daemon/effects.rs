@@ -180,7 +180,7 @@ impl Daemon {
             .log
             .run(move |log| beat.sign(&key, &network, log, now, heartbeat::TIME))
             .await?;
-        let envelope = SignedEnvelope::from(&signed);
+        let envelope = SignedEnvelope::from(&signed.into_envelope());
         if on_link {
             self.send(Message::Heartbeat(envelope)).await;
         } else {

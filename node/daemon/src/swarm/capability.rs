@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use owm_p2p::{Multiaddr, multiaddr::Protocol, peer::group::is_for_everybody};
+use owm_p2p::{Multiaddr, OwnMessage, multiaddr::Protocol, peer::group::is_for_everybody};
 use owm_proto::{
     Envelope, NodeKey, Purpose, SessionId, Sha256, UnixMillis,
     genesis::NetworkId,
@@ -50,7 +50,7 @@ impl Portrait {
         log: &TaskLog,
         now: UnixMillis,
         period: Duration,
-    ) -> Result<Envelope, TaskLogError> {
+    ) -> Result<OwnMessage, TaskLogError> {
         let issued_at = now.rounded_for_state();
         let sequence = log.take_sequence(SEQUENCE, issued_at)?;
         let holds = self.holds.iter().take(HOLDS_MAX);
@@ -70,7 +70,7 @@ impl Portrait {
             relay: self.relay,
         };
         let payload = body.encode_to_vec();
-        Ok(Envelope::sign(key, Purpose::Capability, network, payload))
+        Ok(OwnMessage::sign(key, Purpose::Capability, network, payload))
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
             let portrait = portrait.clone();
             let signed = portrait.sign(&key, &network, &log, UnixMillis(now), period);
             let rule = SignerRule::Exactly(&key.public());
-            let envelope = signed.unwrap();
+            let envelope = signed.unwrap().into_envelope();
             let verified = envelope
                 .verify(Purpose::Capability, &network, rule)
                 .unwrap();

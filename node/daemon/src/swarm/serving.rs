@@ -235,7 +235,7 @@ impl Runner {
             let (key, period) = (Arc::clone(&key), secs(view.parameters.capability_secs));
             let sign = move |log: &TaskLog| portrait.sign(&key, &network, log, now, period);
             self.handle
-                .announce(self.setup.log.run(sign).await?)
+                .announce_own(self.setup.log.run(sign).await?)
                 .await?;
         }
         if due.heartbeat {
@@ -243,7 +243,7 @@ impl Runner {
             let time = heartbeat::TIME.max(secs(view.parameters.heartbeat_secs) * 3);
             let sign = move |log: &TaskLog| beat.sign(&key, &network, log, now, time);
             self.handle
-                .announce(self.setup.log.run(sign).await?)
+                .announce_own(self.setup.log.run(sign).await?)
                 .await?;
         }
         Ok(())

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use owm_p2p::{Handle, NetworkPolicy, News, Start, SwarmConfig, Transport};
-use owm_proto::{Envelope, NodeKey, Purpose, UnixMillis};
+use owm_p2p::{Handle, NetworkPolicy, News, OwnMessage, Start, SwarmConfig, Transport};
+use owm_proto::{NodeKey, Purpose, UnixMillis};
 use owm_service::clock::SharedClock;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -107,9 +107,9 @@ impl Signer {
             }
             Order::Publish(body) => {
                 let (network, body) = (&self.world.network, body.encode_to_vec());
-                let envelope = Envelope::sign(&self.key, Purpose::Heartbeat, network, body);
+                let signed = OwnMessage::sign(&self.key, Purpose::Heartbeat, network, body);
                 // A message that is refused counts as undelivered.
-                drop(self.handle.announce(envelope).await);
+                drop(self.handle.announce_own(signed).await);
             }
             Order::Connections(answer) => {
                 let view = self.handle.view();

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// A new, empty database beside the devnet's; the file with its URL.
-fn new_database(net: &mut Devnet, name: &str, folder: &Path) -> (String, PathBuf) {
+pub(super) fn new_database(net: &mut Devnet, name: &str, folder: &Path) -> (String, PathBuf) {
     let url = net.postgres().url().to_owned();
     sql(&url, &format!("create database {name}"));
     let url = format!("{}/{name}", url.rsplit_once('/').unwrap().0);

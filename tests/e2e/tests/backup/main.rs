@@ -5,6 +5,7 @@
 mod coordinator;
 mod node;
 mod refusals;
+mod revoked;
 
 use std::{
     fs,

@@ -89,10 +89,7 @@ async fn a_coordinator_whose_own_key_is_revoked_stops_and_does_not_start_again(p
     peer.handle.set_documents(documents).await.unwrap();
     site.lifecycle.shutdown_requested().await;
     let refused = Authority::load(&app.authority.dir, app.wall()).unwrap_err();
-    assert!(
-        matches!(refused, IdentityError::NotDelegated(_)),
-        "{refused}"
-    );
+    assert!(matches!(refused, IdentityError::Revoked(_)), "{refused}");
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
