@@ -28,28 +28,10 @@ use crate::{
     discreet::Discreet,
     doze::Doze,
     exchange,
-    gossip::{Topics, scoring},
+    gossip::{Topics, mesh, scoring},
     guard::Guard,
     meet,
 };
-
-/// The longest that a message may be valid: for so long is it known by its hash.
-const DUPLICATE_CACHE: Duration = Duration::from_mins(30);
-
-/// Fewest, wanted and most peers that every message is forwarded to at once. Each peer less is a copy less of
-/// every message. A random graph of degree three and more holds together at a thousand nodes per shard, the more
-/// as whoever says something tells all its peers itself (`floods`), and whoever is missed all the same learns of
-/// the message by gossip within a second, which is soon enough for heartbeats. With 50 peers half the bytes of
-/// libp2p's 5, 6, 12 (docs/benchmarks.md).
-const MESH: (usize, usize, usize) = (3, 4, 5);
-
-/// Peers outside the mesh that are told the hashes of the last three seconds' messages, at least; a quarter of
-/// them if that is more.
-const GOSSIP_PEERS_MIN: usize = 4;
-
-/// Who promised a message has so long to send it before that counts against it: Tor's round trips, and
-/// machines whose cores are busy, need more than libp2p's 3 s.
-const IWANT_TIME: Duration = Duration::from_secs(10);
 
 /// Topic name and protobuf around one gossip message, and what may already have been read of the next one:
 /// gossipsub 0.50 measures all that is buffered (8 KiB a read) against its limit, and breaks the stream.
@@ -84,16 +66,6 @@ const RECORDS_MAX: usize = 16;
 
 /// Provider records: of shards.
 const PROVIDED_KEYS_MAX: usize = 1_024;
-
-/// Whether what we say ourselves goes to all connected peers that listen, not to the mesh only: one hop for most
-/// of them. To be first with one's own messages tells that they are one's own, which on the clear net the
-/// connection's identity says already; over onions it would, and each copy costs a circuit's bandwidth.
-const fn floods(policy: NetworkPolicy) -> bool {
-    match policy {
-        NetworkPolicy::Clearnet | NetworkPolicy::LoopbackOnly => true,
-        NetworkPolicy::OnionOnly => false,
-    }
-}
 
 /// The name under which identify and Kademlia run in a network.
 pub(crate) fn protocol_version(network: &NetworkId) -> String {
@@ -184,13 +156,19 @@ fn gossip(config: &SwarmConfig, network: &NetworkId) -> Result<Gossip, P2pError>
         .validate_messages()
         .message_id_fn(|message| MessageId::new(Sha256::of(&message.data).as_bytes()))
         .max_transmit_size(GOSSIP_MESSAGE_BYTES_MAX + FRAME_BYTES)
-        .duplicate_cache_time(DUPLICATE_CACHE)
-        .flood_publish(floods(config.policy))
-        .mesh_n_low(MESH.0)
-        .mesh_n(MESH.1)
-        .mesh_n_high(MESH.2)
-        .gossip_lazy(GOSSIP_PEERS_MIN)
-        .iwant_followup_time(IWANT_TIME)
+        .duplicate_cache_time(mesh::KNOWN_TIME)
+        .flood_publish(mesh::floods(config.policy))
+        .mesh_n_low(mesh::PEERS_LOW)
+        .mesh_n(mesh::PEERS_WANTED)
+        .mesh_n_high(mesh::PEERS_HIGH)
+        .mesh_outbound_min(mesh::DIALLED_MIN)
+        .gossip_lazy(mesh::TOLD_MIN)
+        .gossip_factor(1.0 / mesh::TOLD_ONE_OF as f64)
+        .heartbeat_interval(mesh::ROUND)
+        .history_gossip(mesh::ROUNDS_TOLD)
+        .history_length(mesh::ROUNDS_KEPT)
+        .prune_backoff(mesh::BACKOFF)
+        .iwant_followup_time(mesh::PROMISE_TIME)
         .build()
         .map_err(|error| refused(&error))?;
     let topics = Topics {

@@ -38,6 +38,14 @@ pub struct SwarmConfig {
     pub ways: Ways,
 }
 
+impl SwarmConfig {
+    /// Connections of a process at most, unless its operator says otherwise.
+    pub const CONNECTIONS_MAX: u32 = 512;
+
+    /// Peers that a process wants to be connected with, unless its operator says otherwise.
+    pub const PEERS_WANTED: usize = 16;
+}
+
 impl Default for SwarmConfig {
     fn default() -> Self {
         Self {
@@ -47,12 +55,12 @@ impl Default for SwarmConfig {
             all_shards: false,
             mdns: false,
             relay_server: true,
-            connections_max: 512,
+            connections_max: Self::CONNECTIONS_MAX,
             connections_per_address: 16,
             memory_max_permille: 900,
             blocked: BTreeSet::new(),
             dial_timeout: Duration::from_secs(10),
-            peers_wanted: 16,
+            peers_wanted: Self::PEERS_WANTED,
             ways: Ways::default(),
         }
     }

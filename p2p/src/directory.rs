@@ -312,7 +312,7 @@ impl Directory {
         admission: Option<Box<Admission>>,
     ) {
         if let Some(admission) = &admission {
-            self.renewals.saw(admission);
+            self.renewals.saw(admission, at.wall);
         }
         let mut known = self.taken(at, key, by);
         known.capability = Some(Box::new(announced));

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod judged;
 pub mod jump;
 pub mod limits;
+pub mod mesh;
 pub mod order;
 pub mod rules;
 pub mod scoring;

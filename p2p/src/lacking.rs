@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use owm_proto::{PublicKey, limits::MEET_WANTED_MAX};
+use owm_proto::{PublicKey, gossip::shard_of, limits::MEET_WANTED_MAX};
 
 use crate::{Directory, Moment};
 
@@ -16,7 +16,10 @@ const NODES_MAX: usize = 1_024;
 /// After its first heartbeat a node's capability has so long to come by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two rounds of questions. A round has one question for somebody, and some for the nodes themselves.
+/// Peers that are asked in one round, themselves or about others.
+pub const QUESTIONS_MAX: usize = 8;
+
+/// Between two rounds of questions.
 const ROUND: Duration = Duration::from_secs(10);
 
 /// Between two questions about one node at last.
@@ -88,6 +91,45 @@ impl Lacking {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
+}
+
+/// Whom to ask about which nodes: the nodes themselves where they are among `peers` (whoever may be asked now,
+/// with its key), and about the others one of their own shard, for who listens to other shards has never heard of
+/// them; anybody if there is none. So a coordinator, which hears all shards, asks in several of them in one round.
+pub fn questions<P: Copy + Eq>(
+    nodes: Vec<PublicKey>,
+    shards: u32,
+    peers: &[(P, PublicKey)],
+    mut choose: impl FnMut(usize) -> usize,
+) -> Vec<(P, Vec<PublicKey>)> {
+    let mut questions: Vec<(P, Vec<PublicKey>)> = Vec::new();
+    let mut others: BTreeMap<u32, Vec<PublicKey>> = BTreeMap::new();
+    for node in nodes {
+        let itself = peers.iter().find(|(_, key)| *key == node);
+        match itself.filter(|_| questions.len() < QUESTIONS_MAX) {
+            Some((peer, _)) => questions.push((*peer, vec![node])),
+            None => others
+                .entry(shard_of(&node, shards))
+                .or_default()
+                .push(node),
+        }
+    }
+    let mut others: Vec<(u32, Vec<PublicKey>)> = others.into_iter().collect();
+    others.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
+    // One at least: whoever is connected and silent must not keep us from asking about the others.
+    let left = (QUESTIONS_MAX - questions.len()).max(1);
+    for (shard, nodes) in others.into_iter().take(left) {
+        let free = |peer: &P| questions.iter().all(|(asked, _)| asked != peer);
+        let free = peers.iter().filter(|(peer, _)| free(peer));
+        let all: Vec<(P, u32)> = free.map(|(p, key)| (*p, shard_of(key, shards))).collect();
+        let near = all.iter().filter(|(_, of)| *of == shard);
+        let near: Vec<(P, u32)> = near.copied().collect();
+        let asked = if near.is_empty() { all } else { near };
+        if !asked.is_empty() {
+            questions.push((asked[choose(asked.len())].0, nodes));
+        }
+    }
+    questions
 }
 
 #[cfg(test)]

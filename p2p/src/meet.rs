@@ -12,14 +12,25 @@ use libp2p::{
 use owm_proto::{
     PublicKey,
     genesis::NetworkId,
-    limits::{GOSSIP_MESSAGE_BYTES_MAX, MEET_MESSAGE_BYTES_MAX, MEET_WANTED_MAX},
+    limits::{GOSSIP_MESSAGE_BYTES_MAX, MEET_MESSAGE_BYTES_MAX, MEET_NODES_MAX, MEET_WANTED_MAX},
     wire::gossip::{MeetRequest, MeetResponse},
 };
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{DecodeContext, decode_key, skip_field},
+};
 
 /// A question holds two envelopes of at most one gossip message each, and keys of 32 bytes with a head of two.
 pub const MEET_REQUEST_BYTES_MAX: usize =
     2 * GOSSIP_MESSAGE_BYTES_MAX + 34 * MEET_WANTED_MAX + 1024;
+
+/// Fields of a message, the same one again counted again: more than an honest answer has (a thousand capabilities
+/// and as many statements as are kept, twice). An empty envelope is two bytes to send and a hundred in memory, so
+/// without this bound an answer of 4 MiB would take 200 MB here.
+pub const MEET_FIELDS_MAX: usize = MEET_NODES_MAX + 2 * STATEMENTS_MAX + 128;
+
+/// Delegations and revocations that are kept, and told, each: only the root key can make more.
+pub const STATEMENTS_MAX: usize = 4_096;
 
 /// Time for one exchange on the clear net: four mebibytes at half a megabit take a minute.
 pub const MEET_TIMEOUT: Duration = Duration::from_mins(1);
@@ -118,7 +129,27 @@ async fn read<M: Message + Default>(
             "the stream was closed without a message",
         ));
     }
-    M::decode(bytes.as_slice()).map_err(|error| refused(error.to_string()))
+    parse(&bytes)
+}
+
+/// What a message says.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] if it is none, or has more than [`MEET_FIELDS_MAX`] fields.
+pub fn parse<M: Message + Default>(bytes: &[u8]) -> io::Result<M> {
+    let malformed = |error: prost::DecodeError| refused(error.to_string());
+    let (mut rest, mut fields) = (bytes, 0);
+    while !rest.is_empty() {
+        fields += 1;
+        if fields > MEET_FIELDS_MAX {
+            return Err(refused(format!(
+                "a Meet message of over {MEET_FIELDS_MAX} fields"
+            )));
+        }
+        let (tag, kind) = decode_key(&mut rest).map_err(malformed)?;
+        skip_field(kind, tag, &mut rest, DecodeContext::default()).map_err(malformed)?;
+    }
+    M::decode(bytes).map_err(malformed)
 }
 
 async fn write<M: Message>(
@@ -164,6 +195,23 @@ mod tests {
             ..MeetRequest::default()
         };
         assert!(full.encoded_len() <= MEET_REQUEST_BYTES_MAX - 512);
+    }
+
+    #[test]
+    fn an_answer_of_many_empty_envelopes_is_refused_before_they_take_memory() {
+        let answer = |count: usize| MeetResponse {
+            capabilities: vec![owm_proto::wire::coordinator::SignedEnvelope::default(); count],
+            ..MeetResponse::default()
+        };
+        let parsed = |count| parse::<MeetResponse>(&answer(count).encode_to_vec());
+        assert_eq!(parsed(MEET_FIELDS_MAX).unwrap(), answer(MEET_FIELDS_MAX));
+        let refused = parsed(MEET_FIELDS_MAX + 1).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        assert!(refused.to_string().contains("fields"), "{refused}");
+        // Whatever the field: an unknown one takes nothing, but time.
+        let unknown: Vec<u8> = [0xf8, 0x07, 0x01].repeat(MEET_FIELDS_MAX + 1);
+        assert!(parse::<MeetResponse>(&unknown).is_err());
+        assert!(parse::<MeetResponse>(&unknown[3..]).is_ok());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use owm_proto::{
     Envelope, PublicKey, Purpose, Sha256, SignatureCheck, SignerRule, Tier, UnixMillis,
+    envelope::CLOCK_SKEW_MAX,
     genesis::{DelegatedRole, NetworkId, TrustRoot},
     statement::Membership,
 };
@@ -87,9 +88,12 @@ pub struct Renewals {
 }
 
 impl Renewals {
-    /// Takes note of a verified statement.
-    pub fn saw(&mut self, admission: &Admission) {
-        self.newest = self.newest.max(admission.said.issued_at_ms);
+    /// Takes note of a verified statement. One that was dated ahead (a clock that was wrong, a stolen key) says
+    /// nothing of when a coordinator was there: it would make strangers of all who can't renew.
+    pub fn saw(&mut self, admission: &Admission, now: UnixMillis) {
+        if !admission.is_ahead(now) {
+            self.newest = self.newest.max(admission.said.issued_at_ms);
+        }
     }
 }
 
@@ -150,9 +154,18 @@ impl Admission {
             && is_instance(trust, &self.signer)
     }
 
-    /// What it is worth at `now`.
+    /// Whether it is dated later than clocks may differ.
+    fn is_ahead(&self, now: UnixMillis) -> bool {
+        self.said.issued_at_ms > now.after(CLOCK_SKEW_MAX)
+    }
+
+    /// What it is worth at `now`: nothing yet before it was issued, or a stolen key could sign what outlives its
+    /// delegation by far.
     pub fn standing(&self, now: UnixMillis, renewals: Renewals) -> Standing {
         let (tier, ended) = (self.said.tier, self.said.expires_at_ms);
+        if self.is_ahead(now) {
+            return Standing::Stranger;
+        }
         if now < ended {
             return Standing::Member(tier);
         }

@@ -114,7 +114,7 @@ pub(crate) struct Service {
     subscribed: Vec<crate::gossip::Topic>,
     topics: Option<Topics>,
     peers: BTreeMap<PeerId, Peer>,
-    asked: HashMap<OutboundRequestId, PeerId>,
+    asked: HashMap<OutboundRequestId, meeting::Asked>,
     answers: answering::Answers,
     /// When one peer was asked again last, on the clock's monotonic side.
     met_again: Duration,

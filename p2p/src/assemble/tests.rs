@@ -59,6 +59,6 @@ fn over_onions_nobody_is_first_with_an_own_message_everywhere() {
         NetworkPolicy::LoopbackOnly,
         NetworkPolicy::OnionOnly,
     ]
-    .map(floods);
+    .map(mesh::floods);
     assert_eq!(floods_under, [true, true, false]);
 }

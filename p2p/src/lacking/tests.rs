@@ -108,6 +108,50 @@ fn a_node_whose_capability_is_known_or_that_is_silent_is_not_asked_about() {
 }
 
 #[test]
+fn who_hears_all_shards_asks_in_the_shard_of_the_nodes_it_lacks() {
+    const SHARDS: u32 = 4;
+    let of = |shard: u32| {
+        (0..)
+            .map(node)
+            .filter(move |key| shard_of(key, SHARDS) == shard)
+    };
+    // Two connected peers of each shard but the last, and three nodes to ask about of each.
+    let peers: Vec<(u32, PublicKey)> = (0..3)
+        .flat_map(|shard| of(shard).take(2).map(move |key| (shard, key)))
+        .enumerate()
+        .map(|(n, (_, key))| (n as u32, key))
+        .collect();
+    let lacked: Vec<PublicKey> = (0..4).flat_map(|s| of(s).skip(2).take(3)).collect();
+    let asked = questions(lacked.clone(), SHARDS, &peers, |n| n - 1);
+    assert_eq!(asked.len(), 4);
+    for (peer, nodes) in &asked {
+        let shard = shard_of(&nodes[0], SHARDS);
+        let its = shard_of(&peers[*peer as usize].1, SHARDS);
+        assert!(its == shard || shard == 3, "{peer} was asked in {shard}");
+        assert_eq!(nodes.len(), 3);
+        assert!(nodes.iter().all(|node| shard_of(node, SHARDS) == shard));
+    }
+    let mut whom: Vec<u32> = asked.iter().map(|(peer, _)| *peer).collect();
+    whom.sort_unstable();
+    whom.dedup();
+    assert_eq!(whom.len(), 4, "nobody twice");
+    // A node that is connected is asked itself.
+    let asked = questions(vec![peers[3].1, lacked[0]], SHARDS, &peers, |_| 0);
+    assert_eq!(asked, [(3, vec![peers[3].1]), (0, vec![lacked[0]])]);
+    assert_eq!(questions(lacked, SHARDS, &[] as &[(u32, _)], |_| 0), []);
+}
+
+#[test]
+fn many_connected_nodes_that_announce_nothing_do_not_keep_us_from_asking_about_others() {
+    let peers: Vec<(u32, PublicKey)> = (0..20).map(|n| (n, node(n))).collect();
+    let mut lacked: Vec<PublicKey> = peers.iter().map(|(_, key)| *key).collect();
+    lacked.push(node(99));
+    let asked = questions(lacked, 1, &peers, |_| 0);
+    assert_eq!(asked.len(), QUESTIONS_MAX + 1);
+    assert!(asked[QUESTIONS_MAX].1.contains(&node(99)));
+}
+
+#[test]
 fn many_silent_keys_neither_fill_memory_nor_keep_a_new_node_waiting() {
     let (mut lacking, mut directory) = (Lacking::default(), directory());
     for n in 0..2 * NODES_MAX as u32 {

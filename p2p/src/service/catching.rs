@@ -1,15 +1,15 @@
 //! Catching up: who seems to hold something newer than we do (a checkpoint, statements) is asked within a second
-//! or so, and somebody for the nodes that are known by their heartbeats only, beside the rounds of `meeting`. Must stay true: a peer is not asked oftener than every
-//! [`ASKED_EVERY`] for all reasons here together, whatever it or others claim, so that with the rounds it stays
-//! within what it answers; and nobody waits who is not connected.
+//! or so, and some for the nodes that are known by their heartbeats only, beside the rounds of `meeting`. Must stay
+//! true: a peer is not asked oftener than every [`ASKED_EVERY`] for all reasons here together, whatever it or
+//! others claim, so that with the rounds it stays within what it answers; and nobody waits who is not connected.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use libp2p::PeerId;
-use owm_proto::{PublicKey, gossip::shard_of, wire::gossip::CapabilityBody};
+use owm_proto::{PublicKey, wire::gossip::CapabilityBody};
 
 use super::Service;
-use crate::{Rules, peer};
+use crate::{Rules, lacking, peer};
 
 /// Between two such questions to one peer: six a minute, of the twelve that are answered.
 pub(super) const ASKED_EVERY: Duration = Duration::from_secs(10);
@@ -166,8 +166,7 @@ impl Service {
         }
     }
 
-    /// Asks for the capabilities of nodes that are known by their heartbeats only: the nodes themselves where
-    /// they are connected, somebody else about the others.
+    /// Asks for the capabilities of nodes that are known by their heartbeats only.
     fn ask_for_lacking(&mut self) {
         let at = self.clock.moment();
         let Some(rules) = &self.rules else { return };
@@ -175,50 +174,20 @@ impl Service {
         if nodes.is_empty() {
             return;
         }
-        let peers = &self.peers;
-        let may = |peer: &PeerId| {
-            let entry = peers.get(peer);
-            entry.is_some_and(|entry| may_be_asked(entry.caught_up, at.monotonic))
-        };
-        let mut questions: Vec<(PeerId, Vec<PublicKey>)> = Vec::new();
-        let mut others = Vec::new();
-        for node in nodes {
-            match peer::peer_id(&node).filter(may) {
-                Some(itself) if questions.len() < ASKED_PER_ROUND => {
-                    questions.push((itself, vec![node]));
-                }
-                _ => others.push(node),
-            }
-        }
-        let named: Vec<PeerId> = questions.iter().map(|(peer, _)| *peer).collect();
-        let free = peers
-            .keys()
-            .filter(|peer| may(peer) && !named.contains(peer));
-        let free: Vec<PeerId> = free.copied().collect();
-        let free = self.nearest(free);
-        if !others.is_empty() && !free.is_empty() {
-            let peer = free[self.choose(free.len())];
-            questions.push((peer, others));
-        }
+        let shards = rules.topics().shards;
+        let may = |last| may_be_asked(last, at.monotonic);
+        let peers = self.peers.iter().filter(|(_, entry)| may(entry.caught_up));
+        let peers = peers.filter_map(|(peer, _)| Some((*peer, peer::public_key(peer)?)));
+        let peers: Vec<(PeerId, PublicKey)> = peers.collect();
+        let rng = &mut self.rng;
+        let choose = |n| rand::Rng::random_range(rng, 0..n);
+        let questions = lacking::questions(nodes, shards, &peers, choose);
         for (peer, nodes) in questions {
             if let Some(entry) = self.peers.get_mut(&peer) {
                 entry.caught_up = Some(at.monotonic);
             }
             self.ask_about(peer, &nodes);
         }
-    }
-
-    /// Those of our own shard, if there are any: who listens to other shards has never heard of these nodes.
-    fn nearest(&self, peers: Vec<PeerId>) -> Vec<PeerId> {
-        let Some(topics) = self.topics else {
-            return peers;
-        };
-        let own = shard_of(&self.me, topics.shards);
-        let is_near = |peer: &PeerId| {
-            peer::public_key(peer).is_some_and(|key| shard_of(&key, topics.shards) == own)
-        };
-        let near: Vec<PeerId> = peers.iter().filter(|peer| is_near(peer)).copied().collect();
-        if near.is_empty() { peers } else { near }
     }
 
     /// The manifest of a checkpoint that was announced has not come: one more peer is asked.

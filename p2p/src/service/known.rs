@@ -12,10 +12,7 @@ use owm_proto::{
     statement::Statement as _,
 };
 
-use crate::{Documents, news::NewestCheckpoint};
-
-/// Root statements that are kept: only the root key can make more.
-const STATEMENTS_MAX: usize = 4_096;
+use crate::{Documents, meet::STATEMENTS_MAX, news::NewestCheckpoint};
 
 /// What a peer says the documents are; nothing of it is verified.
 #[derive(Debug, Default)]

@@ -29,6 +29,14 @@ use crate::{error::FailedLayer, meet, peer::Action};
 /// itself before we were in the mesh) comes this way. Sooner at first, when most is missed.
 const AGAIN_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 
+/// A question that was asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) peer: PeerId,
+    /// Capabilities that its answer may have.
+    nodes_max: usize,
+}
+
 impl Service {
     /// Asks a connected peer, unless it is being asked.
     pub(super) fn ask(&mut self, peer: PeerId) {
@@ -46,7 +54,7 @@ impl Service {
     }
 
     fn ask_for(&mut self, peer: PeerId, nodes_max: u32, wanted: &[PublicKey]) {
-        if self.asked.values().any(|asked| *asked == peer) {
+        if self.asked.values().any(|asked| asked.peer == peer) {
             return;
         }
         let nodes_max = if self.is_far(peer) {
@@ -72,7 +80,8 @@ impl Service {
             .others
             .meet
             .send_request(&peer, request);
-        self.asked.insert(id, peer);
+        let nodes_max = nodes_max as usize + wanted.len();
+        self.asked.insert(id, Asked { peer, nodes_max });
     }
 
     /// Asks somebody from time to time.
@@ -110,9 +119,10 @@ impl Service {
                     request_id,
                     response,
                 } => {
-                    self.asked.remove(&request_id);
+                    let asked = self.asked.remove(&request_id);
                     self.counts.meets_asked += 1;
-                    self.learn_from_response(peer, response);
+                    let nodes_max = asked.map_or(0, |asked| asked.nodes_max);
+                    self.learn_from_response(peer, response, nodes_max);
                 }
             },
             Event::OutboundFailure {
@@ -224,7 +234,9 @@ impl Service {
         }
     }
 
-    fn learn_from_response(&mut self, peer: PeerId, response: MeetResponse) {
+    /// Of capabilities as many are looked at as were asked for: each may cost two signature checks, and whoever
+    /// claims to hold a newer checkpoint is asked every ten seconds.
+    fn learn_from_response(&mut self, peer: PeerId, response: MeetResponse, nodes_max: usize) {
         self.compare_clocks(peer, UnixMillis(response.now_ms));
         let envelopes = |wire: Vec<SignedEnvelope>| {
             let all = wire.into_iter().map(Envelope::try_from);
@@ -248,10 +260,9 @@ impl Service {
             let manifest = Envelope::from_wire(response.manifest).ok();
             self.hear_checkpoint(peer, checkpoint, manifest);
         }
-        for capability in envelopes(response.capabilities)
-            .into_iter()
-            .take(MEET_NODES_MAX)
-        {
+        let mut capabilities = response.capabilities;
+        capabilities.truncate(nodes_max);
+        for capability in envelopes(capabilities) {
             if !self.hear_told(peer, capability) {
                 break;
             }

@@ -76,7 +76,7 @@ impl Service {
 
     fn needed(&self) -> BTreeSet<PeerId> {
         let mut needed = self.reach.needed();
-        needed.extend(self.asked.values());
+        needed.extend(self.asked.values().map(|asked| asked.peer));
         needed
     }
 

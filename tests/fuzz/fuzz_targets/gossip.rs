@@ -11,10 +11,12 @@ use libfuzzer_sys::fuzz_target;
 use owm_p2p::{
     Documents, Limits, Moment, Rules,
     gossip::{Topic, Verdict},
+    meet,
 };
 use owm_proto::{
     Envelope, PublicKey, Purpose, Sha256, SignatureCheck, StrictEd25519, UnixMillis,
     genesis::NetworkId,
+    limits::MEET_WANTED_MAX,
     wire::{
         coordinator::SignedEnvelope,
         gossip::{MeetRequest, MeetResponse},
@@ -87,6 +89,7 @@ fuzz_target!(|bytes: &[u8]| {
     bounded(&rules);
 
     if let Ok(question) = MeetRequest::decode(bytes) {
+        assert!(meet::wanted(&question).len() <= MEET_WANTED_MAX);
         told(question.capability.into_iter().chain(question.checkpoint));
     }
     if let Ok(answer) = MeetResponse::decode(bytes) {

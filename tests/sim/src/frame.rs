@@ -86,9 +86,10 @@ impl Frame {
             }
     }
 
-    /// Whether it is a stream of its own that TCP or QUIC repeats until it arrives: only queues of gossip
-    /// frames drop what a slow peer does not take.
+    /// Whether it arrives in any case: on a stream of its own, which TCP or QUIC repeat, or in the queue that
+    /// gossipsub keeps for what shapes its meshes. Only what fills the queue of a slow peer is dropped: messages,
+    /// and ids told and asked for.
     pub fn is_reliable(&self) -> bool {
-        matches!(self, Self::Ask(_) | Self::Answer(_))
+        !matches!(self, Self::Publish(_) | Self::Have(..) | Self::Want(_))
     }
 }

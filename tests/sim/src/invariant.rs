@@ -1,6 +1,9 @@
 //! What must hold when a run ends, each by its name ([`Invariant`]).
 
-use owm_p2p::gossip::limits::StateKind;
+use owm_p2p::gossip::{
+    limits::StateKind,
+    mesh::{DIALLED_MIN, PEERS_HIGH},
+};
 use owm_proto::Purpose;
 
 use crate::{
@@ -79,11 +82,7 @@ impl World {
     }
 
     fn same_shard(&self, a: Peer, b: Peer) -> bool {
-        let shard = |peer: Peer| {
-            let key = &self.actor(peer).identity.public;
-            owm_proto::gossip::shard_of(key, self.lore.topics.shards)
-        };
-        shard(a) == shard(b)
+        self.actor(a).shard == self.actor(b).shard
     }
 
     fn is_member(&self, peer: Peer) -> bool {
@@ -195,8 +194,8 @@ impl World {
         let mut over = Vec::new();
         for peer in self.honest() {
             let sent = self.actor(peer).sent;
-            // Each message it stands for goes to its mesh, and to whom asked for it.
-            let allowed = sent.accepted * (crate::mesh::MESH_HIGH as u64 + 2) + sent.wanted;
+            let mesh_max = (PEERS_HIGH + DIALLED_MIN) as u64;
+            let allowed = sent.flooded + sent.accepted * mesh_max + sent.wanted;
             if sent.published > allowed {
                 over.push((peer.0, sent, allowed));
             }

@@ -9,7 +9,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use owm_sim::{
     run::run_seed,
-    scale::{judgement, measure},
+    scale::{Plan, judgement, measure},
     scenario::{LARGE, SMALL},
 };
 
@@ -30,11 +30,17 @@ enum Command {
         #[arg(long)]
         large: bool,
     },
-    /// Measures what the nodes of one shard cost each other.
+    /// Measures what the nodes of a network cost each other.
     Scale {
-        /// Nodes of the shard.
+        /// Nodes.
         #[arg(long, default_value_t = 100)]
         nodes: u32,
+        /// In so many shards, a power of two.
+        #[arg(long, default_value_t = 1)]
+        shards: u32,
+        /// One of so many nodes runs the rules and is looked at; the others forward only.
+        #[arg(long, default_value_t = 1)]
+        rules_one_of: u32,
         /// Seconds of virtual time in which connections and meshes are made before.
         #[arg(long, default_value_t = 660)]
         warm: u64,
@@ -66,16 +72,25 @@ fn main() -> io::Result<ExitCode> {
         }
         Command::Scale {
             nodes,
+            shards,
+            rules_one_of,
             warm,
             seconds,
         } => {
+            let plan = Plan {
+                nodes,
+                shards,
+                rules_one_of,
+                warm,
+                seconds,
+            };
             let begin = Instant::now();
-            writeln!(out, "{}", measure(1, nodes, warm, seconds))?;
+            writeln!(out, "{}", measure(1, plan))?;
             if let Some(bytes) = resident_bytes() {
                 let each = bytes / u64::from(nodes);
                 writeln!(
                     out,
-                    "memory: {each} bytes a simulated node, router and messages under way included"
+                    "memory: {bytes} bytes in all, {each} for each node, routers and messages under way included"
                 )?;
             }
             let took = begin.elapsed().as_secs();

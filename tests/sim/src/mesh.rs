@@ -1,16 +1,27 @@
 //! Gossipsub as far as the rules need it: a mesh of bounded degree for each topic, what was accepted is
 //! forwarded to it, ids of what is cached go to a few others who ask for what they miss.
 //!
-//! Simplified: subscriptions are known the moment a connection stands; no peer exchange on prune, no fanout,
-//! no opportunistic grafting, no IDONTWANT (messages here are below its threshold). The numbers are
-//! libp2p-gossipsub's defaults. Which peers are listened to follows from a score that is passed in.
+//! The numbers are the product's (`owm_p2p::gossip::mesh`), the rules those of libp2p-gossipsub: own messages go to
+//! all who listen, others' to the mesh; one peer at a time is asked for what was missed. Simplified: subscriptions
+//! are known the moment a connection stands; no peer exchange on prune, no fanout, no opportunistic grafting, no
+//! IDONTWANT (messages here are below its threshold). Which peers are listened to follows from a score that is
+//! passed in.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use owm_p2p::gossip::Topic;
+use owm_p2p::{
+    NetworkPolicy,
+    gossip::{
+        Topic,
+        mesh::{
+            BACKOFF, DIALLED_MIN, PEERS_HIGH, PEERS_LOW, PEERS_WANTED, PROMISE_TIME, ROUNDS_KEPT,
+            ROUNDS_TOLD, TOLD_MIN, TOLD_ONE_OF, floods,
+        },
+    },
+};
 
 use crate::{
     dice::{Dice, FixedMap, FixedSet},
@@ -18,22 +29,6 @@ use crate::{
     time::At,
 };
 
-/// Degree that a mesh is filled to.
-pub const MESH: usize = 6;
-/// Below it a mesh is filled up.
-const MESH_LOW: usize = 5;
-/// Above it a mesh is cut down.
-pub const MESH_HIGH: usize = 12;
-/// Peers of the mesh that we have dialled ourselves, at least: nobody fills it from outside alone.
-const MESH_OUTBOUND: usize = 2;
-/// Peers outside the mesh that are told ids, at least.
-const LAZY: usize = 6;
-/// Windows (of one tick) that are kept for those who ask.
-const HISTORY: usize = 5;
-/// Of these, windows whose ids are told.
-const HISTORY_TOLD: usize = 3;
-/// How long a pruned peer is not grafted.
-const BACKOFF_SECS: u64 = 60;
 /// Ids that one peer may have us answer within a tick.
 const WANTS_MAX: usize = 500;
 
@@ -45,6 +40,8 @@ pub type Outbox = Vec<(Peer, Frame)>;
 pub enum Standing {
     /// Nothing it says is looked at.
     Graylisted,
+    /// It is told nothing of our own.
+    Untold,
     /// Not in the mesh, and no ids are exchanged with it.
     Shunned,
     /// Not in the mesh: its score is below zero.
@@ -63,6 +60,8 @@ pub struct Router {
     seen_secs: u64,
     windows: VecDeque<Vec<Arc<Message>>>,
     cached: FixedMap<MessageId, Arc<Message>>,
+    /// Asked for, and until when nobody else is.
+    promised: FixedMap<MessageId, At>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +88,7 @@ impl Router {
             seen_secs,
             windows: VecDeque::from([Vec::new()]),
             cached: FixedMap::default(),
+            promised: FixedMap::default(),
         }
     }
 
@@ -97,20 +97,24 @@ impl Router {
         self.topics.keys().copied().collect()
     }
 
-    /// Whether a neighbour hears the heartbeats of a shard that we hear.
-    pub fn is_near(&self, peer: Peer) -> bool {
-        let ours = |topic: &&Topic| matches!(topic, Topic::Heartbeat(_));
-        let neighbour = self.peers.get(&peer);
-        neighbour.is_some_and(|neighbour| {
-            self.topics
-                .keys()
-                .filter(ours)
-                .any(|topic| neighbour.topics.contains(topic))
-        })
-    }
-
-    /// A connection stands.
-    pub fn connected(&mut self, peer: Peer, topics: BTreeSet<Topic>, outbound: bool) {
+    /// A connection stands: it is grafted where a mesh lacks peers.
+    pub fn connected(
+        &mut self,
+        peer: Peer,
+        (topics, outbound): (BTreeSet<Topic>, bool),
+        standing: Standing,
+        out: &mut Outbox,
+    ) {
+        for topic in &topics {
+            if let Some(mesh) = self.topics.get_mut(topic)
+                && mesh.peers.len() < PEERS_LOW
+                && standing == Standing::Fair
+                && !mesh.backoff.contains_key(&peer)
+                && mesh.peers.insert(peer)
+            {
+                out.push((peer, Frame::Graft(*topic)));
+            }
+        }
         let neighbour = Neighbour {
             topics,
             outbound,
@@ -127,16 +131,36 @@ impl Router {
         }
     }
 
-    /// Sends a message of our own.
-    pub fn publish(&mut self, message: &Arc<Message>, now: At, out: &mut Outbox) {
+    /// Sends a message of our own: to all who listen.
+    pub fn publish(
+        &mut self,
+        message: &Arc<Message>,
+        now: At,
+        standing: &dyn Fn(Peer) -> Standing,
+        out: &mut Outbox,
+    ) {
         self.is_new(message, now);
-        self.accepted(message, None, out);
+        if !floods(NetworkPolicy::Clearnet) {
+            self.accepted(message, None, out);
+            return;
+        }
+        self.cache(message);
+        let all = listeners(&self.peers, message.topic, Standing::Shunned, standing);
+        out.extend(all.map(|peer| (peer, Frame::Publish(message.clone()))));
+    }
+
+    fn cache(&mut self, message: &Arc<Message>) {
+        if let Some(window) = self.windows.front_mut() {
+            window.push(message.clone());
+        }
+        self.cached.insert(message.id, message.clone());
     }
 
     /// Whether a message has not been seen lately; from now on it has.
     pub fn is_new(&mut self, message: &Message, now: At) -> bool {
         let new = self.seen.insert(message.id);
         if new {
+            self.promised.remove(&message.id);
             self.seen_order.push_back((now, message.id));
         }
         new
@@ -144,10 +168,7 @@ impl Router {
 
     /// The rules accepted it: to the mesh, and into the cache.
     pub fn accepted(&mut self, message: &Arc<Message>, from: Option<Peer>, out: &mut Outbox) {
-        if let Some(window) = self.windows.front_mut() {
-            window.push(message.clone());
-        }
-        self.cached.insert(message.id, message.clone());
+        self.cache(message);
         let Some(mesh) = self.topics.get(&message.topic) else {
             return;
         };
@@ -169,13 +190,20 @@ impl Router {
             Frame::Prune(topic) => {
                 if let Some(mesh) = self.topics.get_mut(topic) {
                     mesh.peers.remove(&from);
-                    mesh.backoff.insert(from, now.after_secs(BACKOFF_SECS));
+                    mesh.backoff.insert(from, now.after(BACKOFF));
                 }
             }
             Frame::Have(topic, ids) if self.topics.contains_key(topic) => {
-                let missing = ids.iter().filter(|id| !self.seen.contains(id));
-                let missing: Vec<_> = missing.copied().take(WANTS_MAX).collect();
-                if !missing.is_empty() && standing >= Standing::Wary {
+                if standing < Standing::Wary {
+                    return;
+                }
+                let (seen, promised) = (&self.seen, &self.promised);
+                let is_missing = |id: &&MessageId| !seen.contains(id) && !promised.contains_key(id);
+                let missing = ids.iter().filter(is_missing).copied();
+                let missing: Vec<_> = missing.take(WANTS_MAX).collect();
+                if !missing.is_empty() {
+                    let until = now.after(PROMISE_TIME);
+                    self.promised.extend(missing.iter().map(|id| (*id, until)));
                     out.push((from, Frame::Want(missing)));
                 }
             }
@@ -204,10 +232,10 @@ impl Router {
         let Some(mesh) = self.topics.get_mut(&topic) else {
             return;
         };
-        let full = mesh.peers.len() >= MESH_HIGH && !neighbour.outbound;
+        let full = mesh.peers.len() >= PEERS_HIGH && !neighbour.outbound;
         let early = mesh.backoff.get(&from).is_some_and(|until| *until > now);
         if standing < Standing::Fair || full || early {
-            mesh.backoff.insert(from, now.after_secs(BACKOFF_SECS));
+            mesh.backoff.insert(from, now.after(BACKOFF));
             out.push((from, Frame::Prune(topic)));
         } else {
             mesh.peers.insert(from);
@@ -231,13 +259,14 @@ impl Router {
                 self.seen.remove(&id);
             }
         }
+        self.promised.retain(|_, until| *until > now);
         for (topic, mesh) in &mut self.topics {
             mesh.backoff.retain(|_, until| *until > now);
             mesh.tend(*topic, &self.peers, now, standing, dice, out);
         }
         self.tell(standing, dice, out);
         self.windows.push_front(Vec::new());
-        while self.windows.len() > HISTORY {
+        while self.windows.len() > ROUNDS_KEPT {
             for message in self.windows.pop_back().into_iter().flatten() {
                 self.cached.remove(&message.id);
             }
@@ -249,11 +278,11 @@ impl Router {
 
     /// Tells ids of the last windows to a few peers outside the mesh.
     fn tell(&self, standing: &dyn Fn(Peer) -> Standing, dice: &mut Dice, out: &mut Outbox) {
-        if self.windows.iter().take(HISTORY_TOLD).all(Vec::is_empty) {
+        if self.windows.iter().take(ROUNDS_TOLD).all(Vec::is_empty) {
             return;
         }
         for (topic, mesh) in &self.topics {
-            let windows = self.windows.iter().take(HISTORY_TOLD).flatten();
+            let windows = self.windows.iter().take(ROUNDS_TOLD).flatten();
             let of_topic = windows.filter(|message| message.topic == *topic);
             let ids: Arc<[MessageId]> = of_topic.map(|message| message.id).collect();
             if ids.is_empty() {
@@ -263,7 +292,7 @@ impl Router {
             let others: Vec<Peer> = listeners(&self.peers, *topic, Standing::Wary, standing)
                 .filter(outside)
                 .collect();
-            let count = LAZY.max(others.len() / 4);
+            let count = TOLD_MIN.max(others.len() / TOLD_ONE_OF);
             for peer in dice.some(&others, count) {
                 out.push((peer, Frame::Have(*topic, ids.clone())));
             }
@@ -310,31 +339,36 @@ impl Mesh {
             self.prune(peer, topic, now, out);
         }
         let outbound = |peer: &Peer| peers.get(peer).is_some_and(|n| n.outbound);
-        if self.peers.len() > MESH_HIGH {
+        if self.peers.len() >= PEERS_HIGH {
             let all: Vec<Peer> = self.peers.iter().copied().collect();
-            let mut kept: BTreeSet<Peer> = dice.some(&all, MESH).into_iter().collect();
-            let ours = all.iter().copied().filter(outbound).take(MESH_OUTBOUND);
-            kept.extend(ours);
-            for peer in all.into_iter().filter(|peer| !kept.contains(peer)) {
+            let mut ours = all.iter().filter(|peer| outbound(peer)).count();
+            for peer in dice.some(&all, all.len()) {
+                if self.peers.len() <= PEERS_WANTED {
+                    break;
+                }
+                if outbound(&peer) {
+                    if ours <= DIALLED_MIN {
+                        continue;
+                    }
+                    ours -= 1;
+                }
                 self.prune(peer, topic, now, out);
             }
         }
         let ours = self.peers.iter().filter(|peer| outbound(peer)).count();
-        if self.peers.len() >= MESH_LOW && ours >= MESH_OUTBOUND {
+        if self.peers.len() >= PEERS_LOW && ours >= DIALLED_MIN {
             return;
         }
         let free = |peer: &Peer| !self.peers.contains(peer) && !self.backoff.contains_key(peer);
-        let free: Vec<Peer> = listeners(peers, topic, Standing::Fair, standing)
+        let mut free: Vec<Peer> = listeners(peers, topic, Standing::Fair, standing)
             .filter(free)
             .collect();
-        let mut wanted = MESH.saturating_sub(self.peers.len());
-        let mut new = Vec::new();
-        if self.peers.len() < MESH_LOW {
-            new = dice.some(&free, wanted);
-        }
-        wanted = MESH_OUTBOUND.saturating_sub(ours);
-        let ours: Vec<Peer> = free.into_iter().filter(outbound).collect();
-        new.extend(dice.some(&ours, wanted));
+        let new = if self.peers.len() < PEERS_LOW {
+            dice.some(&free, PEERS_WANTED - self.peers.len())
+        } else {
+            free.retain(outbound);
+            dice.some(&free, DIALLED_MIN - ours)
+        };
         for peer in new {
             if self.peers.insert(peer) {
                 out.push((peer, Frame::Graft(topic)));
@@ -344,7 +378,7 @@ impl Mesh {
 
     fn prune(&mut self, peer: Peer, topic: Topic, now: At, out: &mut Outbox) {
         self.peers.remove(&peer);
-        self.backoff.insert(peer, now.after_secs(BACKOFF_SECS));
+        self.backoff.insert(peer, now.after(BACKOFF));
         out.push((peer, Frame::Prune(topic)));
     }
 }

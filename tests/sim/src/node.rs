@@ -6,6 +6,7 @@ mod learnt;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use owm_p2p::{
     news::NewestCheckpoint,
     peer::{
         Action, Scores,
-        score::{Consequence, GOSSIP_BELOW, GRAYLIST_BELOW},
+        score::{Consequence, GOSSIP_BELOW, GRAYLIST_BELOW, PUBLISH_BELOW},
     },
 };
 use owm_proto::{
@@ -60,6 +61,8 @@ pub struct Setup {
     pub meet_nodes: u32,
     /// How long its router remembers ids.
     pub seen_secs: u64,
+    /// It runs the rules.
+    pub has_rules: bool,
     /// When.
     pub at: Moment,
 }
@@ -90,6 +93,7 @@ pub struct Node {
     catching: catching::Catching,
     lacking: Lacking,
     meet_nodes: u32,
+    has_rules: bool,
 }
 
 /// What came of something heard.
@@ -126,19 +130,22 @@ impl Node {
             catching: catching::Catching::default(),
             lacking: Lacking::default(),
             meet_nodes: setup.meet_nodes,
+            has_rules: setup.has_rules,
         }
     }
 
-    /// A connection stands.
+    /// A connection stands, dialled by us or not.
     pub fn connected(
         &mut self,
-        peer: Peer,
-        key: PublicKey,
-        topics: BTreeSet<Topic>,
-        outbound: bool,
+        at: Moment,
+        (peer, key): (Peer, PublicKey),
+        (topics, outbound): (BTreeSet<Topic>, bool),
+        out: &mut Outbox,
     ) {
         self.keys.insert(peer, key);
-        self.router.connected(peer, topics, outbound);
+        let standing = self.standing(at, &key);
+        self.router
+            .connected(peer, (topics, outbound), standing, out);
     }
 
     /// A connection is gone.
@@ -153,12 +160,19 @@ impl Node {
         &mut self,
         (at, now): (Moment, At),
         (peer, key): (Peer, &PublicKey),
-        message: &std::sync::Arc<Message>,
+        message: &Arc<Message>,
         memo: &Memo,
         out: &mut Outbox,
     ) -> Outcome {
         if self.standing(at, key) == Standing::Graylisted || !self.router.is_new(message, now) {
             return Outcome::default();
+        }
+        if !self.has_rules {
+            self.router.accepted(message, Some(peer), out);
+            return Outcome {
+                verdict: Some(Verdict::Accept),
+                ..Outcome::default()
+            };
         }
         let judged = self
             .rules
@@ -214,18 +228,27 @@ impl Node {
         }
     }
 
-    /// Somebody asks: what it says of itself is judged, then it is answered.
+    /// Capabilities for who asks.
+    pub fn introductions(&self, at: Moment, ask: &MeetRequest) -> Vec<Envelope> {
+        let count = ask.nodes_max.min(self.meet_nodes) as usize;
+        self.rules
+            .introductions(at, &meet::wanted(ask), count, MEET_BYTES)
+    }
+
+    /// Somebody asks: what it says of itself is judged, then it is answered. `lent`: what another knows, if it
+    /// runs no rules itself.
     pub fn asked(
         &mut self,
         at: Moment,
         (peer, key): (Peer, &PublicKey),
-        ask: &MeetRequest,
+        (ask, lent): (&MeetRequest, Option<Vec<Envelope>>),
         memo: &Memo,
         out: &mut Outbox,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        let said = [&ask.capability, &ask.checkpoint];
-        for envelope in said.into_iter().flatten() {
+        let has_rules = self.has_rules;
+        let said = [&ask.capability, &ask.checkpoint].into_iter().flatten();
+        for envelope in said.filter(|_| has_rules) {
             self.told(at, key, envelope, memo, &mut outcome);
         }
         if self.announced_sequence() > self.newest_sequence() {
@@ -233,10 +256,7 @@ impl Node {
         }
         let newer = self.newest.as_ref();
         let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
-        let count = ask.nodes_max.min(self.meet_nodes) as usize;
-        let known = self
-            .rules
-            .introductions(at, &meet::wanted(ask), count, MEET_BYTES);
+        let known = lent.unwrap_or_else(|| self.introductions(at, ask));
         let answer = MeetResponse {
             checkpoint: newer.map(|newest| (&newest.envelope).into()),
             manifest: newer.map(|newest| (&newest.manifest_envelope).into()),
@@ -259,6 +279,9 @@ impl Node {
         memo: &Memo,
     ) -> Outcome {
         let mut outcome = Outcome::default();
+        if !self.has_rules {
+            return outcome;
+        }
         let checkpoint = answer.checkpoint.iter();
         for envelope in checkpoint.chain(&answer.capabilities) {
             if !self.told(at, from, envelope, memo, &mut outcome) {
@@ -334,6 +357,16 @@ impl Node {
             self.own_capability = Some(envelope.clone());
         }
         judged.verdict
+    }
+
+    /// A message of its own goes to all who listen.
+    pub fn tells(&mut self, (at, now): (Moment, At), message: &Arc<Message>, out: &mut Outbox) {
+        let (scores, keys) = (&self.scores, &self.keys);
+        let standing = |peer| {
+            let key = keys.get(&peer);
+            key.map_or(Standing::Fair, |key| judge_score(scores.score(at, key)))
+        };
+        self.router.publish(message, now, &standing, out);
     }
 
     /// It publishes a checkpoint.
@@ -432,6 +465,8 @@ impl SignatureCheck for Memo {
 fn judge_score(score: f64) -> Standing {
     if score <= GRAYLIST_BELOW {
         Standing::Graylisted
+    } else if score <= PUBLISH_BELOW {
+        Standing::Untold
     } else if score <= GOSSIP_BELOW {
         Standing::Shunned
     } else if score < 0.0 {

@@ -1,4 +1,4 @@
-//! What a node and a coordinator cost in steady state: members of one shard, nobody lies or leaves. The
+//! What a node and a coordinator cost in steady state: all are members, nobody lies or leaves. The
 //! program `owm-sim scale` calls it; docs/scale.md shows what it said.
 
 use std::{fmt, time::Duration};
@@ -20,50 +20,85 @@ use crate::{
     world::World,
 };
 
-/// What a shard of so many nodes costs each of them.
+/// A network to be measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Nodes, the coordinator among them.
+    pub nodes: u32,
+    /// In so many shards, a power of two.
+    pub shards: u32,
+    /// One of so many nodes runs the rules and is looked at, the others forward only. 1: all.
+    pub rules_one_of: u32,
+    /// Seconds before it is measured, in which connections and meshes are made.
+    pub warm: u64,
+    /// Seconds that are measured.
+    pub seconds: u64,
+}
+
+/// What a network of so many nodes costs each of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
-    /// Nodes of the shard.
-    pub nodes: u32,
-    /// Seconds before that, in which connections and meshes were made.
-    pub warm: u64,
-    /// Seconds that were measured.
-    pub seconds: u64,
+    /// The network.
+    pub plan: Plan,
+    /// Nodes that were looked at.
+    pub observed: usize,
+    /// Nodes of the median node's shard, about.
+    pub shard_nodes: u32,
     /// The median node.
     pub median: Rates,
     /// The node with the most bytes in and out.
     pub busiest: Rates,
-    /// The node that has all shards (of which there is one here) and many connections.
+    /// The node that has all shards and many connections.
     pub coordinator: Rates,
-    /// Share of nodes that the median node knows, in thousandths.
-    pub known_permille: usize,
+    /// Nodes that the median node knows.
+    pub known: usize,
+    /// Nodes that the coordinator knows.
+    pub coordinator_knows: usize,
     /// Connections of the median node.
     pub connections: usize,
+    /// Connections of the coordinator.
+    pub coordinator_connections: usize,
 }
 
-/// Runs a shard.
-pub fn measure(seed: u64, nodes: u32, warm: u64, seconds: u64) -> Scale {
-    let mut world = World::new(Scenario::steady(seed, nodes, warm, seconds));
+/// Runs a network.
+pub fn measure(seed: u64, plan: Plan) -> Scale {
+    let Plan {
+        nodes,
+        shards,
+        rules_one_of,
+        warm,
+        seconds,
+    } = plan;
+    let scenario = Scenario::steady(seed, (nodes, shards), rules_one_of, (warm, seconds));
+    let mut world = World::new(scenario);
     world.run_until(At::secs(warm));
     world.forget_costs();
     world.run_until(At::secs(warm + seconds));
     let span = Duration::from_secs(seconds);
     let rates = |peer: Peer| world.actor(peer).cost.rates(span);
-    let mut all: Vec<Rates> = world.peers().skip(1).map(rates).collect();
+    let observed = world.peers().skip(1);
+    let observed = observed.filter(|peer| world.scenario.has_rules(*peer));
+    let mut all: Vec<Rates> = observed.map(rates).collect();
     all.sort_by(|a, b| (a.bytes_in + a.bytes_out).total_cmp(&(b.bytes_in + b.bytes_out)));
-    let mut known: Vec<usize> = world.knowledge().into_values().collect();
+    let knowledge = world.knowledge().into_iter();
+    let knowledge = knowledge.filter(|(peer, _)| world.scenario.has_rules(*peer));
+    let (coordinators, others): (Vec<_>, Vec<_>) =
+        knowledge.partition(|(peer, _)| *peer == Peer(0));
+    let mut known: Vec<usize> = others.into_iter().map(|(_, known)| known).collect();
     known.sort_unstable();
     let mut connections: Vec<usize> = world.actors.iter().map(|a| a.linked.len()).collect();
     connections.sort_unstable();
     Scale {
-        nodes,
-        warm,
-        seconds,
+        plan,
+        observed: all.len(),
+        shard_nodes: nodes / shards,
         median: all[all.len() / 2],
         busiest: all[all.len() - 1],
         coordinator: rates(Peer(0)),
-        known_permille: known[known.len() / 2] * 1_000 / nodes as usize,
+        known: known[known.len() / 2],
+        coordinator_knows: coordinators.first().map_or(0, |(_, known)| *known),
         connections: connections[connections.len() / 2],
+        coordinator_connections: world.actor(Peer(0)).linked.len(),
     }
 }
 
@@ -122,18 +157,20 @@ pub fn judgement(count: u32, elapsed: impl Fn() -> Duration) -> Judgement {
 
 impl fmt::Display for Scale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
+        let Plan {
             nodes,
+            shards,
             warm,
             seconds,
-            known_permille,
-            connections,
             ..
-        } = self;
+        } = self.plan;
+        let (observed, known, connections) = (self.observed, self.known, self.connections);
         writeln!(
             f,
-            "{nodes} nodes in one shard, {seconds} s measured after {warm} s; the median node knows \
-             {known_permille} ‰ of them and has {connections} connections"
+            "{nodes} nodes in {shards} shards, {seconds} s measured after {warm} s, {observed} nodes and the \
+             coordinator looked at; the median node knows {known} of the {} of its shard and has {connections} \
+             connections, the coordinator knows {} and has {}",
+            self.shard_nodes, self.coordinator_knows, self.coordinator_connections
         )?;
         writeln!(
             f,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use owm_p2p::gossip::Limits;
+use owm_p2p::{SwarmConfig, gossip::Limits};
 
 use crate::{
     dice::Dice,
@@ -37,6 +37,11 @@ pub struct Scenario {
     pub meet_nodes: u32,
     /// Seconds that a router remembers a message's id.
     pub seen_secs: u64,
+    /// Connections that a peer wants to have.
+    pub links_wanted: usize,
+    /// Of so many peers one runs the rules; the others forward whatever is new, as the rules would let them in an
+    /// undisturbed network, and take what they tell of others from one that does. 1: all run them.
+    pub rules_one_of: u32,
     /// Everything believed is held against the truth, and told. Not where only the cost counts: that is a large
     /// part of the run's time and memory.
     pub is_watched: bool,
@@ -165,6 +170,8 @@ pub struct Size {
     pub most: u64,
     /// Heartbeats that the disturbed part lasts.
     pub beats: u64,
+    /// Connections that a peer wants to have.
+    pub links_wanted: usize,
     /// Heartbeat periods to draw from.
     pub heartbeat_secs: &'static [u32],
     /// Shards at most.
@@ -182,6 +189,8 @@ pub const SMALL: Size = Size {
     least: 3,
     most: 32,
     beats: 8,
+    // Half of what nodes want: among 32 nearly everybody would be everybody's neighbour.
+    links_wanted: 8,
     heartbeat_secs: &[5, 15, 60],
     shards_max: 4,
     meet_nodes: &[1, 4, MEET_NODES],
@@ -193,6 +202,7 @@ pub const LARGE: Size = Size {
     least: 1_000,
     most: 1_000,
     beats: 2,
+    links_wanted: SwarmConfig::PEERS_WANTED,
     heartbeat_secs: &[60],
     shards_max: 8,
     meet_nodes: &[16, MEET_NODES],
@@ -245,13 +255,20 @@ impl Scenario {
             end: calm.after_secs(90 + 3 * beat),
             honest,
             liars,
+            links_wanted: size.links_wanted,
+            rules_one_of: 1,
             is_watched: true,
             meet_nodes: *dice.pick(size.meet_nodes).expect("a size has some"),
         }
     }
 
-    /// Nobody lies, leaves or loses anything: `peers` members of one shard, for what it costs.
-    pub fn steady(seed: u64, peers: u32, warm_secs: u64, measured_secs: u64) -> Self {
+    /// Nobody lies, leaves or loses anything: `peers` members in so many shards, for what it costs.
+    pub fn steady(
+        seed: u64,
+        (peers, shards): (u32, u32),
+        rules_one_of: u32,
+        (warm_secs, measured_secs): (u64, u64),
+    ) -> Self {
         let mut dice = Dice::new(seed, 0);
         let honest = (0..peers).map(|_| Honest {
             joins: At(dice.within(0, At::secs(warm_secs / 2).0)),
@@ -265,7 +282,9 @@ impl Scenario {
             seed,
             honest,
             liars: Vec::new(),
-            shards: 1,
+            shards,
+            links_wanted: SwarmConfig::PEERS_WANTED,
+            rules_one_of,
             heartbeat_secs: 60,
             capability_secs: 600,
             links: Links {
@@ -275,7 +294,8 @@ impl Scenario {
             },
             turns: Vec::new(),
             releases: Vec::new(),
-            seen_secs: 300,
+            // No copy of a message is older than some seconds here, and the tables of 10,000 must fit in memory.
+            seen_secs: 60,
             meet_nodes: MEET_NODES,
             is_watched: false,
             calm,
@@ -296,6 +316,11 @@ impl Scenario {
             capability_bytes_max: 48 << 10,
             ..limits
         }
+    }
+
+    /// Whether a peer runs the rules: liars don't, and of the others not all where only the cost counts.
+    pub fn has_rules(&self, peer: Peer) -> bool {
+        (peer.0 as usize) < self.honest.len() && peer.0.is_multiple_of(self.rules_one_of)
     }
 
     /// All peers.

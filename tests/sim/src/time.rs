@@ -31,6 +31,12 @@ impl At {
         self.after_ms(secs * 1_000)
     }
 
+    /// Later.
+    #[must_use]
+    pub const fn after(self, span: Duration) -> Self {
+        self.after_ms(span.as_millis() as u64)
+    }
+
     /// Seconds since the beginning, rounded down.
     pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000

@@ -44,7 +44,7 @@ pub enum Invariant {
     TablesAreBounded,
     /// No key gets more messages accepted than its allowance.
     KeysAreRateLimited,
-    /// Nobody sends more than its mesh and what was asked for.
+    /// Nobody sends more than its own to all its peers, others' to its mesh, and what it was asked for.
     MessagesAreBounded,
     /// Two things said under one sequence are seen by whoever hears both.
     EquivocationIsSeen,

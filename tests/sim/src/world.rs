@@ -6,14 +6,10 @@ mod acts;
 mod hears;
 mod links;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use owm_p2p::news::NewestCheckpoint;
-use owm_proto::{Envelope, PublicKey};
+use owm_proto::{Envelope, PublicKey, gossip::shard_of};
 
 use crate::{
     cost::Cost,
@@ -51,10 +47,12 @@ pub struct World {
     pub published: Vec<NewestCheckpoint>,
     pub(crate) queue: Queue<Event>,
     dice: Dice,
-    links: BTreeMap<(Peer, Peer), Link>,
+    links: FixedMap<(Peer, Peer), Link>,
     links_made: u64,
     numbers: FixedMap<[u8; 32], Peer>,
     honest_keys: Vec<PublicKey>,
+    /// The peers of each shard, by number.
+    shards: Vec<Vec<Peer>>,
 }
 
 /// A peer.
@@ -62,6 +60,8 @@ pub struct World {
 pub struct Actor {
     /// Its key.
     pub identity: Arc<Identity>,
+    /// Of its key.
+    pub shard: u32,
     /// Its clock.
     pub clock: PeerClock,
     /// Where it is.
@@ -91,8 +91,10 @@ pub struct Actor {
 pub struct Sent {
     /// Sent, own and forwarded.
     pub published: u64,
-    /// Messages that it stands for: accepted, or its own.
+    /// Messages of others that it has accepted: each goes to its mesh.
     pub accepted: u64,
+    /// Peers that were connected when it said something of its own: all of them are told.
+    pub flooded: u64,
     /// Ids that others asked it for.
     pub wanted: u64,
 }
@@ -187,7 +189,8 @@ impl World {
             trace: Trace::default(),
             published: Vec::new(),
             queue: Queue::default(),
-            links: BTreeMap::new(),
+            links: FixedMap::default(),
+            shards: Vec::new(),
             links_made: 0,
             numbers: FixedMap::default(),
             honest_keys: Vec::new(),
@@ -199,6 +202,7 @@ impl World {
     }
 
     fn populate(&mut self) {
+        self.shards = vec![Vec::new(); self.scenario.shards as usize];
         for number in 0..self.scenario.peers() {
             let identity = identity(number as u32);
             let (place, clock, kind) = if let Some(honest) = self.scenario.honest.get(number) {
@@ -209,12 +213,15 @@ impl World {
                 let kind = self.liar_kind(identity.clone(), liar.deed);
                 (liar.place, PeerClock::default(), kind)
             };
+            let shard = shard_of(&identity.public, self.scenario.shards);
+            self.shards[shard as usize].push(Peer(number as u32));
             self.numbers.insert(identity.public.0, Peer(number as u32));
             if number < self.scenario.honest.len() {
                 self.honest_keys.push(identity.public);
             }
             self.actors.push(Actor {
                 identity,
+                shard,
                 clock,
                 place,
                 state: State::Away,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use owm_p2p::Moment;
+use owm_p2p::{Moment, lacking::questions};
 use owm_proto::{PublicKey, wire::gossip::CapabilityBody, wire::gossip::MeetRequest};
 
 use super::Node;
@@ -70,7 +70,7 @@ impl Node {
             let peer = dice.pick(&neighbours).copied();
             out.extend(peer.map(|peer| (peer, Frame::Ask(self.ask_briefly(at).into()))));
         }
-        self.ask_for_lacking(at, &neighbours, dice, out);
+        self.ask_for_lacking(at, dice, out);
         self.catching
             .wanted
             .retain(|_, sequence| *sequence > newest);
@@ -88,33 +88,14 @@ impl Node {
     }
 
     /// For nodes that are known by their heartbeats only: themselves, or somebody about them.
-    fn ask_for_lacking(
-        &mut self,
-        at: Moment,
-        neighbours: &[Peer],
-        dice: &mut Dice,
-        out: &mut Outbox,
-    ) {
+    fn ask_for_lacking(&mut self, at: Moment, dice: &mut Dice, out: &mut Outbox) {
         let nodes = self.lacking.due(at, self.rules.directory());
         if nodes.is_empty() {
             return;
         }
-        let mut questions: Vec<(Peer, Vec<PublicKey>)> = Vec::new();
-        let mut others = Vec::new();
-        for node in nodes {
-            let itself = self.keys.iter().find(|(_, key)| **key == node);
-            match itself {
-                Some((peer, _)) if questions.len() < ASKED_PER_ROUND => {
-                    questions.push((*peer, vec![node]));
-                }
-                _ => others.push(node),
-            }
-        }
-        let is_near = |peer: &&Peer| self.router.is_near(**peer);
-        let near: Vec<Peer> = neighbours.iter().filter(is_near).copied().collect();
-        let asked = if near.is_empty() { neighbours } else { &near };
-        let about = dice.pick(asked).filter(|_| !others.is_empty());
-        questions.extend(about.map(|peer| (*peer, others)));
+        let shards = self.rules.topics().shards;
+        let peers: Vec<(Peer, PublicKey)> = self.keys.iter().map(|(p, key)| (*p, *key)).collect();
+        let questions = questions(nodes, shards, &peers, |n| dice.index(n));
         for (peer, nodes) in questions {
             let ask = MeetRequest {
                 wanted: nodes.iter().map(|node| node.0.to_vec()).collect(),

@@ -47,6 +47,7 @@ impl World {
             topics,
             meet_nodes: self.scenario.meet_nodes,
             seen_secs: self.scenario.seen_secs,
+            has_rules: self.scenario.has_rules(peer),
             at: self.actor(peer).clock.moment(now),
         };
         let session = self.dice.bytes();
@@ -248,9 +249,9 @@ impl World {
         store.sequences.insert(purpose.as_str(), sequence);
         self.truth.said(&envelope, purpose);
         let verdict = node.says(at, &envelope, &self.lore.memo);
-        actor.sent.accepted += 1;
+        actor.sent.flooded += actor.linked.len() as u64;
         let message = Self::message(topic, &envelope);
-        node.router.publish(&message, now, out);
+        node.tells((at, now), &message, out);
         self.queue.push(next, event);
         let what = format_args!("{} says {purpose} {sequence}: {verdict:?}", peer.0);
         self.trace.note(now, what);
@@ -270,7 +271,7 @@ impl World {
         let at = self.actor(publisher).clock.moment(now);
         let message = Self::message(Topic::Checkpoint, &newest.envelope);
         let actor = &mut self.actors[0];
-        actor.sent.accepted += 1;
+        actor.sent.flooded += actor.linked.len() as u64;
         if let Kind::Honest {
             node: Some(node),
             store,
@@ -278,7 +279,7 @@ impl World {
         } = &mut actor.kind
         {
             node.publishes(at, newest, store, &self.lore.memo);
-            node.router.publish(&message, now, out);
+            node.tells((at, now), &message, out);
         }
         self.send(publisher, out);
     }

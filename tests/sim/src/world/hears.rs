@@ -1,7 +1,7 @@
 //! What peers hear, and what is looked at when they do.
 
 use owm_p2p::gossip::{IgnoreReason, Verdict};
-use owm_proto::Purpose;
+use owm_proto::{Envelope, Purpose, wire::gossip::MeetRequest};
 
 use super::{Kind, State, World};
 use crate::{
@@ -65,6 +65,10 @@ impl World {
         let now = self.now();
         let from_key = self.actor(from).identity.public;
         let asked = self.lore.memo.asked();
+        let lent = match frame {
+            Frame::Ask(ask) => self.lent(to, ask),
+            _ => None,
+        };
         let actor = &mut self.actors[to.0 as usize];
         let at = actor.clock.moment(now);
         let Kind::Honest {
@@ -78,7 +82,7 @@ impl World {
         let sender = (from, &from_key);
         let outcome = match frame {
             Frame::Publish(message) => node.hears((at, now), sender, message, &self.lore.memo, out),
-            Frame::Ask(ask) => node.asked(at, sender, ask, &self.lore.memo, out),
+            Frame::Ask(ask) => node.asked(at, sender, (ask, lent), &self.lore.memo, out),
             Frame::Answer(answer) => node.answered(at, &from_key, answer, store, &self.lore.memo),
             frame => {
                 if let Frame::Want(ids) = frame {
@@ -103,6 +107,18 @@ impl World {
             self.heard_split(to, message, &outcome);
         }
         self.learnt(to, from, &outcome);
+    }
+
+    /// What a peer without rules answers: what one of its shard knows who has them.
+    fn lent(&self, to: Peer, ask: &MeetRequest) -> Option<Vec<Envelope>> {
+        if self.scenario.has_rules(to) || !self.is_honest(to) {
+            return None;
+        }
+        let near = &self.shards[self.shard(to) as usize];
+        let mut lenders = near.iter().filter(|peer| self.scenario.has_rules(**peer));
+        let lender = self.actor(*lenders.next()?);
+        let at = lender.clock.moment(self.now());
+        Some(lender.node()?.introductions(at, ask))
     }
 
     /// One of two things said under one sequence has been judged: whoever holds the other must see it.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use owm_p2p::gossip::Topic;
-use owm_proto::{gossip::shard_of, wire::gossip::MeetRequest};
+use owm_p2p::{SwarmConfig, gossip::Topic};
+use owm_proto::wire::gossip::MeetRequest;
 
 use super::{DEAD_SECS, DIAL_MS, Event, Kind, Link, State, World};
 use crate::{
@@ -12,10 +12,17 @@ use crate::{
     scenario::Deed,
 };
 
-/// Connections that a peer wants to have.
-const WANTED: usize = 8;
-/// Connections that a peer has at most; a coordinator has room for more.
-const LINKS_MAX: usize = 40;
+/// Connections that a peer has at most, times those wanted.
+const LINKS_MAX_TIMES: usize = 5;
+/// Connections above which it lets spare ones go, times those wanted (`service::tending`).
+const SPARE_TIMES: usize = 2;
+/// Connections that a coordinator takes, and above which it lets spare ones go (`assemble`, `service::tending`).
+const COORDINATOR_LINKS: (usize, usize) = {
+    let most = SwarmConfig::CONNECTIONS_MAX as usize;
+    (most - most / 4, most * 5 / 8)
+};
+/// Connections that a liar wants to have.
+const LIAR_WANTED: usize = 8;
 /// Peers of each topic that a peer wants to be connected with.
 const TOPIC_PEERS: usize = 4;
 /// Of a hundred looks for connections, so many dial somebody although there are enough: what Kademlia's
@@ -89,26 +96,28 @@ impl World {
                 Deed::Eclipse => vec![Peer(1)],
                 _ => self.peers().filter(|other| *other != peer).collect(),
             };
-            let wanted = WANTED.saturating_sub(linked.len());
+            let wanted = LIAR_WANTED.saturating_sub(linked.len());
             return self.dice.some(&everybody, wanted.min(3));
         }
         let lonely: Vec<Topic> = self.lonely_topics(peer);
         let mut found = Vec::new();
         if let Some(topic) = self.dice.pick(&lonely).copied() {
             // What a provider record of the shard leads to.
-            let providers: Vec<Peer> = self
-                .peers()
-                .filter(|other| *other != peer && !linked.contains(other))
-                .filter(|other| {
-                    self.is_awake(*other) && self.subscriptions(*other).contains(&topic)
-                })
-                .collect();
+            let free = |other: &Peer| *other != peer && !linked.contains(other);
+            let providers = self.listeners(topic).into_iter().filter(free);
+            let providers: Vec<Peer> = providers.filter(|other| self.is_awake(*other)).collect();
             found = self.dice.some(&providers, 2);
         }
-        if linked.len() < WANTED || self.dice.chance(WANDER_PERMILLE) {
-            let book = &self.actor(peer).book;
-            let free = book.iter().copied().filter(|other| !linked.contains(other));
-            let free: Vec<Peer> = free.filter(|other| *other != peer).collect();
+        if self.lacks_links(peer) || self.dice.chance(WANDER_PERMILLE) {
+            let free = |other: &Peer| *other != peer && !linked.contains(other);
+            let free: Vec<Peer> = if self.scenario.has_rules(peer) {
+                let book = self.actor(peer).book.iter().copied();
+                book.filter(free).collect()
+            } else {
+                // It would have heard of all of them.
+                let near = self.shards[self.shard(peer) as usize].iter().copied();
+                near.filter(free).collect()
+            };
             found.extend(self.dice.some(&free, 2));
         }
         found
@@ -117,10 +126,38 @@ impl World {
     /// Topics of a peer with too few connected listeners.
     fn lonely_topics(&self, peer: Peer) -> Vec<Topic> {
         let linked = &self.actor(peer).linked;
-        let others: Vec<BTreeSet<Topic>> = linked.iter().map(|p| self.subscriptions(*p)).collect();
-        let listeners = |topic: &Topic| others.iter().filter(|of| of.contains(topic)).count();
+        let listens = |other: &Peer, topic: &Topic| {
+            let shard = self.shard(*other);
+            match topic {
+                Topic::Checkpoint => true,
+                Topic::Heartbeat(of) | Topic::Capability(of) => *other == Peer(0) || *of == shard,
+            }
+        };
+        let listeners = |topic: &Topic| linked.iter().filter(|p| listens(p, topic)).count();
         let own = self.subscriptions(peer).into_iter();
         own.filter(|topic| listeners(topic) < TOPIC_PEERS).collect()
+    }
+
+    /// Who subscribes to a topic, by number.
+    fn listeners(&self, topic: Topic) -> Vec<Peer> {
+        match topic {
+            Topic::Checkpoint => self.peers().collect(),
+            Topic::Heartbeat(shard) | Topic::Capability(shard) => {
+                let near = self.shards[shard as usize].iter().copied();
+                let others = near.filter(|peer| *peer != Peer(0));
+                std::iter::once(Peer(0)).chain(others).collect()
+            }
+        }
+    }
+
+    /// Whether a peer has too few connections, or too few that it has dialled itself (`bootstrap::plan`).
+    fn lacks_links(&self, peer: Peer) -> bool {
+        let (linked, wanted) = (&self.actor(peer).linked, self.scenario.links_wanted);
+        let dialled = |other: &&Peer| {
+            let link = self.links.get(&Self::pair(peer, **other));
+            link.is_some_and(|link| link.dialler == peer)
+        };
+        linked.len() < wanted || linked.iter().filter(dialled).count() < wanted / 2
     }
 
     /// What a peer subscribes to.
@@ -138,11 +175,22 @@ impl World {
             return;
         };
         let linked = &self.actor(peer).linked;
-        if peer == Peer(0) || linked.len() <= LINKS_MAX / 2 {
+        let enough = if peer == Peer(0) {
+            COORDINATOR_LINKS.1
+        } else {
+            SPARE_TIMES * self.scenario.links_wanted
+        };
+        if linked.len() <= enough {
             return;
         }
         let needed: BTreeSet<Peer> = node.meshes();
-        let free: Vec<Peer> = linked.difference(&needed).copied().collect();
+        // Whom it has dialled itself it wants.
+        let is_inbound = |other: &&Peer| {
+            let link = self.links.get(&Self::pair(peer, **other));
+            link.is_some_and(|link| link.dialler != peer)
+        };
+        let free = linked.difference(&needed).filter(is_inbound);
+        let free: Vec<Peer> = free.copied().collect();
         if let Some(other) = self.dice.pick(&free).copied() {
             self.unlink(peer, other);
         }
@@ -157,7 +205,14 @@ impl World {
         if dialler == to || !both_awake || !joined || self.links.contains_key(&key) {
             return;
         }
-        let full = |peer: Peer| peer != Peer(0) && self.actor(peer).linked.len() >= LINKS_MAX;
+        let full = |peer: Peer| {
+            let most = if peer == Peer(0) {
+                COORDINATOR_LINKS.0
+            } else {
+                LINKS_MAX_TIMES * self.scenario.links_wanted
+            };
+            self.actor(peer).linked.len() >= most
+        };
         if full(to) || full(dialler) || self.refuses(dialler, to) || self.refuses(to, dialler) {
             return;
         }
@@ -171,16 +226,22 @@ impl World {
             let other_key = self.actor(other).identity.public;
             let outbound = one == dialler;
             let actor = self.actor_mut(one);
+            let at = actor.clock.moment(now);
             actor.linked.insert(other);
             match &mut actor.kind {
                 Kind::Honest {
                     node: Some(node), ..
                 } => {
-                    node.connected(other, other_key, topics, outbound);
+                    node.connected(at, (other, other_key), (topics, outbound), out);
                 }
-                Kind::Liar(liar) => liar.router.connected(other, topics, outbound),
+                Kind::Liar(liar) => {
+                    let standing = Self::LIARS_AMONG_THEMSELVES;
+                    liar.router
+                        .connected(other, (topics, outbound), standing, out);
+                }
                 Kind::Honest { node: None, .. } => {}
             }
+            self.send(one, out);
         }
         let ask = self.ask_of(dialler);
         out.push((to, Frame::Ask(ask.into())));
@@ -245,7 +306,8 @@ impl World {
     pub(super) fn cut(&mut self, _number: usize) {
         let now = self.now();
         let across = |(a, b): &&(Peer, Peer)| !self.scenario.links.joined(*a, *b, now);
-        let dead: Vec<(Peer, Peer)> = self.links.keys().filter(across).copied().collect();
+        let mut dead: Vec<(Peer, Peer)> = self.links.keys().filter(across).copied().collect();
+        dead.sort_unstable();
         for (a, b) in dead {
             self.unlink(a, b);
         }
@@ -265,7 +327,7 @@ impl World {
 
     /// The shard of a peer.
     pub(super) fn shard(&self, peer: Peer) -> u32 {
-        shard_of(&self.actor(peer).identity.public, self.lore.topics.shards)
+        self.actor(peer).shard
     }
 
     /// Whether a peer is there at all.

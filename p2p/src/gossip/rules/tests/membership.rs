@@ -5,7 +5,7 @@ use crate::{
     gossip::limits::STRANGER_CAPABILITY_BYTES_MAX,
     membership::{
         LAPSED_MAX, RENEWAL_TIME,
-        Standing::{Lapsed, Stranger},
+        Standing::{Lapsed, Member, Stranger},
     },
 };
 
@@ -95,6 +95,40 @@ fn without_a_coordinator_a_membership_lapses_gently() {
     let said = net.capability(2, &with_membership(&renewed, late, 1));
     assert_eq!(net.learn(late, &said), Verdict::Accept);
     assert_eq!(standing(&net, late), Stranger);
+}
+
+#[test]
+fn a_statement_dated_ahead_counts_when_its_time_has_come_and_takes_no_lapsed_membership_away() {
+    let mut net = Net::new(1);
+    let week = 7 * 24 * 3_600;
+    let ended = at(week);
+    let membership = net.membership(1, INSTANCE, at(0));
+    let said = net.capability(1, &with_membership(&membership, ended, 1));
+    assert_eq!(net.learn(ended, &said), Verdict::Accept);
+    // A month ahead, by a coordinator whose clock is wrong or whose key is stolen.
+    let ahead = at(5 * week);
+    let early = net.membership(2, INSTANCE, ahead);
+    let said = net.capability(2, &with_membership(&early, ended, 1));
+    assert_eq!(net.learn(ended, &said), Verdict::Accept, "of a stranger");
+    let standing = |net: &Net, n, now: Moment| {
+        let directory = net.rules.directory();
+        directory.standing(&key(n).public(), now.wall)
+    };
+    assert_eq!(standing(&net, 2, ended), Stranger);
+    assert_eq!(standing(&net, 2, ahead), Member(Tier::T2));
+    assert_eq!(
+        standing(&net, 1, ended),
+        Lapsed(Tier::T2),
+        "nobody was there"
+    );
+    let near = net.membership(3, INSTANCE, at(week + 100));
+    let said = net.capability(3, &with_membership(&near, ended, 1));
+    assert_eq!(net.learn(ended, &said), Verdict::Accept);
+    assert_eq!(
+        standing(&net, 3, ended),
+        Member(Tier::T2),
+        "as far as clocks may differ"
+    );
 }
 
 #[test]
