@@ -1,6 +1,7 @@
 //! Real peers in one process, over TCP and QUIC on loopback. Waits for conditions; nothing sleeps.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod answers;
 mod bounded;
 mod crowd;
 mod documents;

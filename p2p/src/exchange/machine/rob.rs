@@ -10,6 +10,10 @@ use super::{Machine, RequestId, fill::Pick, party::PartyIx};
 /// Work is taken away from who would need so many times longer.
 const STEAL_FACTOR: u32 = 3;
 
+/// What its source has not come to yet, because it was asked for other things before, is taken away if that is so
+/// many fourths of the time faster: nothing is lost by it, and who is equally fast shares the work to its end.
+const WAITING_FOURTHS: u32 = 5;
+
 /// A piece that must come from one source is begun anew with another only if that is so much faster.
 const RESTART_FACTOR: u32 = 10;
 
@@ -27,6 +31,8 @@ struct Victim {
     wait: Duration,
     rest: u64,
     is_single: bool,
+    /// Its source has other requests before it.
+    is_waiting: bool,
 }
 
 impl Machine {
@@ -39,12 +45,14 @@ impl Machine {
         let mine = thief.eta(now, victim.rest, guess) + rtt;
         let request = &self.requests[&victim.id];
         let (file_ix, piece) = (request.file, request.piece);
-        let factor = if victim.is_single {
-            RESTART_FACTOR
+        let worth = if victim.is_single {
+            mine * RESTART_FACTOR
+        } else if victim.is_waiting {
+            mine * WAITING_FOURTHS / 4
         } else {
-            STEAL_FACTOR
+            mine * STEAL_FACTOR
         };
-        if victim.wait > mine * factor + WAIT_MIN {
+        if victim.wait > worth + WAIT_MIN {
             if victim.is_single {
                 let file = self.files.get(&file_ix)?;
                 for asked in file.active[&piece].asked.clone() {
@@ -95,7 +103,7 @@ impl Machine {
         let mut worst: Option<Victim> = None;
         for other in self.parties.iter().filter(|p| !p.requests.is_empty()) {
             let mut queued = 0;
-            for id in &other.requests {
+            for (place, id) in other.requests.iter().enumerate() {
                 let request = &self.requests[id];
                 let rest = request.end - request.at;
                 queued += rest;
@@ -114,6 +122,7 @@ impl Machine {
                         wait,
                         rest: if active.is_single { active.len() } else { rest },
                         is_single: active.is_single,
+                        is_waiting: place > 0,
                     });
                 }
             }

@@ -3,4 +3,5 @@
 
 mod blame;
 mod flow;
+mod pace;
 mod shell;

@@ -1,0 +1,117 @@
+//! How much a source is trusted with: little while it is slow or has just stood still, all again once it delivers;
+//! and who makes way for whom at the limit and at the end.
+
+use std::ops::Range;
+
+use super::{super::*, shell::*};
+
+#[test]
+fn a_slow_source_that_holds_all_that_may_be_asked_for_makes_way_for_one_that_waits() {
+    let tuning = Tuning {
+        outstanding_total_max: 64 << 10,
+        ..Tuning::default()
+    };
+    let mut shell = Shell::new(tuning);
+    let file = shell.want(4 * PIECE, 0);
+    shell.offer(source(1), file);
+    shell.offer(source(2), file);
+    assert_eq!(shell.asked_of(source(2)), 0, "there is no room");
+    let start = shell.now;
+    while !shell.is_complete(file) && shell.now < start + Duration::from_mins(1) {
+        if let Some(id) = shell.next_of(source(1)) {
+            shell.give(id, 1, false);
+        }
+        shell.deliver(&[(source(2), 20_000)], &[], Duration::from_secs(1));
+    }
+    assert!(shell.is_complete(file));
+    assert_eq!(shell.rests(source(1))[..1], [RestReason::Slow]);
+    assert!(shell.now.saturating_sub(start) < Duration::from_secs(15));
+}
+
+#[test]
+fn who_stood_still_begins_with_little_and_has_its_whole_window_again_once_it_delivers() {
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(64 * PIECE, 0);
+    shell.offer(source(1), file);
+    assert_eq!(shell.asked_of(source(1)), 1 << 20);
+    shell.pass(Duration::from_millis(5_200));
+    assert_eq!(shell.rests(source(1)), [RestReason::Stalled]);
+    shell.pass(Duration::from_millis(1_200));
+    assert_eq!(shell.asked_of(source(1)), 64 << 10, "once more, for little");
+    shell.deliver(&[(source(1), 50_000)], &[], Duration::from_secs(1));
+    let asked = shell.asked_of(source(1));
+    assert!(asked >= 3 << 18, "{asked}");
+}
+
+#[test]
+fn a_slow_source_holds_up_no_more_than_it_brings_in_two_seconds() {
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(64 * PIECE, 0);
+    shell.offer(source(1), file);
+    // 50 kB/s: what it was asked for before anything was known is worked off first.
+    shell.deliver(&[(source(1), 500)], &[], Duration::from_secs(30));
+    let asked = shell.asked_of(source(1));
+    assert!((1..=128 << 10).contains(&asked), "{asked}");
+}
+
+#[test]
+fn who_is_busy_again_and_again_is_asked_less_often_but_within_seconds() {
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(4 * PIECE, 0);
+    shell.offer(source(1), file);
+    let mut starts = Vec::new();
+    for _ in 0..6 {
+        while shell.next_of(source(1)).is_none() {
+            shell.pass(100 * MS);
+        }
+        starts.push(shell.now);
+        let request = shell.next_of(source(1)).unwrap();
+        shell.sent.remove(&request);
+        let how = Ended::Busy {
+            retry_after: Duration::ZERO,
+        };
+        shell.tell(Event::Ended { request, how });
+    }
+    let rests: Vec<u64> = starts
+        .windows(2)
+        .map(|w| w[1].saturating_sub(w[0]).as_secs())
+        .collect();
+    assert_eq!(rests, [1, 2, 4, 4, 4]);
+}
+
+/// Whether bytes were asked of one source while another was asked for them.
+fn was_doubled(seen: &[Effect]) -> bool {
+    let mut open: Vec<(RequestId, Range<u64>)> = Vec::new();
+    seen.iter().any(|effect| match effect {
+        Effect::Request { request, range, .. } => {
+            let overlaps =
+                |(_, other): &(_, Range<u64>)| range.start < other.end && other.start < range.end;
+            let doubled = open.iter().any(overlaps);
+            open.push((*request, range.clone()));
+            doubled
+        }
+        Effect::Cancel { request, .. } => {
+            open.retain(|(id, _)| id != request);
+            false
+        }
+        _ => false,
+    })
+}
+
+#[test]
+fn the_last_bytes_of_a_source_that_is_a_little_slower_are_asked_of_another_too() {
+    let doubled = (20..40).filter(|pieces| {
+        let mut shell = Shell::new(Tuning::default());
+        let file = shell.want(pieces * PIECE, 0);
+        for n in [1, 2] {
+            shell.offer(source(n), file);
+        }
+        // 2.5 MB/s and 1 MB/s: too near each other for one to take the other's work away.
+        let rates = [(source(1), 25_000), (source(2), 10_000)];
+        shell.deliver(&rates, &[], Duration::from_mins(2));
+        assert!(shell.is_complete(file));
+        was_doubled(&shell.seen)
+    });
+    let doubled = doubled.count();
+    assert!(doubled >= 5, "{doubled}");
+}
