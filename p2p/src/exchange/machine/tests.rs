@@ -4,3 +4,4 @@
 mod blame;
 mod flow;
 mod shell;
+mod trickle;
