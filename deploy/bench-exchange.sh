@@ -1,10 +1,25 @@
 #!/usr/bin/env bash
 # One file fetched over loopback: our exchange beside nginx + curl, libtorrent, rqbit and iroh-blobs, in turns, data in
-# memory. Fetches what is compared with by package name into the cache; what can't be had is left out with a line.
-# Wants an idle machine. OWM_BENCH_MIB (2048), OWM_BENCH_ROUNDS (3), OWM_BENCH_SOURCES (1,8), OWM_BENCH_PINNED=1.
+# memory; prints a table of medians. Builds and fetches what is compared with by package name into the cache, the first
+# time; what can't be had is left out with a line. Wants an idle machine.
+#
+#   deploy/bench-exchange.sh [--rounds 3] [--size 2048 (MiB)] [--sources 1,8] [--pinned] [--minutes 60] [--only-build]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/env.sh
+rounds=3 size=2048 sources=1,8 pinned='' minutes=60 only_build=''
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --rounds) rounds=$2; shift ;;
+        --size) size=$2; shift ;;
+        --sources) sources=$2; shift ;;
+        --minutes) minutes=$2; shift ;;
+        --pinned) pinned=--pinned ;;
+        --only-build) only_build=1 ;;
+        *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    esac
+    shift
+done
 work="$OWM_CACHE/bench-exchange"
 mkdir -p "$work"
 missing() { echo "bench: $1 can't be had here and is left out${2:+: see $2}"; }
@@ -15,14 +30,14 @@ if command -v nginx >/dev/null && command -v curl >/dev/null; then
 else
     missing "nginx with curl (Debian: apt-get install --no-install-recommends nginx-light curl)"
 fi
-if [ ! -x "$work/venv/bin/python" ] || ! "$work/venv/bin/python" -c 'import libtorrent' 2>/dev/null; then
-    python3 -m venv "$work/venv" && "$work/venv/bin/pip" install --quiet libtorrent >"$work/pip.log" 2>&1 || true
-fi
 python="$work/venv/bin/python"
+if ! "$python" -c 'import libtorrent' 2>/dev/null; then
+    { python3 -m venv "$work/venv" && "$work/venv/bin/pip" install --quiet libtorrent; } >"$work/pip.log" 2>&1 || true
+fi
 if "$python" -c 'import libtorrent' 2>/dev/null; then
     kinds+=("libtorrent=libtorrent:$python")
-    if [ -x "$work/rqbit/bin/rqbit" ] || cargo install --quiet --root "$work/rqbit" --no-default-features \
-        --features rust-tls rqbit >"$work/rqbit.log" 2>&1; then
+    if [ -x "$work/rqbit/bin/rqbit" ] || CARGO_TARGET_DIR="$work/rqbit-build" cargo install --quiet --locked \
+        --version 9.1.0 --root "$work/rqbit" --no-default-features --features rust-tls rqbit >"$work/rqbit.log" 2>&1; then
         export OWM_RQBIT="$work/rqbit/bin/rqbit"
         kinds+=("rqbit=rqbit:$python")
     else
@@ -41,9 +56,16 @@ fi
 cargo build --quiet --locked --profile bench-net -p owm-bench
 bench="$CARGO_TARGET_DIR/bench-net/owm-bench --exchange-variants"
 kinds+=("raw stream + SHA-256=owm:$bench raw" "owm (TCP)=owm:$bench tcp" "owm (QUIC)=owm:$bench quic")
+[ -z "$only_build" ] || exit 0
 
 data=$(mktemp -d /dev/shm/owm-bench-XXXXXX)
 trap 'rm -rf "$data"' EXIT
-head -c "${OWM_BENCH_MIB:-2048}M" /dev/urandom >"$data/model.bin"
-"$python" tests/bench-exchange/compare.py --file "$data/model.bin" --work "$data/work" \
-    --rounds "${OWM_BENCH_ROUNDS:-3}" --sources "${OWM_BENCH_SOURCES:-1,8}" ${OWM_BENCH_PINNED:+--pinned} "${kinds[@]}"
+# The file, a fetched copy, and what a client keeps beside it while it fetches.
+free=$(df --output=avail -BM /dev/shm | tail -n 1 | tr -dc 0-9)
+if [ "$free" -lt $((3 * size)) ]; then
+    echo "bench: /dev/shm has $free MiB free and $((3 * size)) are needed; give a smaller --size" >&2
+    exit 1
+fi
+head -c "${size}M" /dev/urandom >"$data/model.bin"
+"$python" tests/bench-exchange/compare.py --file "$data/model.bin" --work "$data/work" --rounds "$rounds" \
+    --sources "$sources" --minutes "$minutes" $pinned "${kinds[@]}"

@@ -78,7 +78,7 @@ fn fetches_what_is_missing() {
             check.update(&bytes);
         }
         assert!(check.finish());
-        partial.proved(piece);
+        partial.proved(piece).unwrap();
     }
     partial.finish().unwrap();
 }

@@ -1,21 +1,26 @@
 """What fetching one file over loopback costs with other software, beside ours in the same rounds. Called by
 deploy/bench-exchange.sh, which installs what it can:
 
-    compare.py --file FILE --work FOLDER --rounds 3 --sources 1,8 [--pinned] NAME=KIND[:PROGRAM] ...
+    compare.py --file FILE --work FOLDER --rounds 3 --sources 1,8 --minutes 60 [--pinned] NAME=KIND[:PROGRAM] ...
 
 KIND: nginx (nginx and curl; nothing encrypted or verified), libtorrent (v2, plain), rqbit (v1, plain), iroh
 (iroh-blobs, encrypted), owm (`owm-bench`'s own processes; `raw`, `tcp`, `quic`). CPU seconds count all processes
 of both sides from the moment when the sources are ready (their hashing is not counted) to the verified file;
 MB/s from when the fetching side is connected or, where that can't be told, from its start. FILE and FOLDER
-belong into memory (/dev/shm). The fetched file is compared with FILE outside what is measured."""
+belong into memory (/dev/shm). The fetched file is compared with FILE outside what is measured.
+
+Each round measures everything once, in another order. A measurement that takes longer than `limit` says is ended and
+named; after so many minutes no other is begun, and the table is of what was measured until then."""
 
 import argparse
 import filecmp
 import json
 import os
 import pathlib
+import select
 import shlex
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -24,6 +29,8 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 TICK = os.sysconf("SC_CLK_TCK")
+# Slower than this is not waited for; a busy machine is allowed for.
+MB_PER_SECOND_MIN = 25
 
 
 def free_port() -> int:
@@ -53,21 +60,44 @@ def used(pid: int) -> tuple[float, float]:
     return cpu, rss
 
 
+def limit(file: str) -> float:
+    """Seconds that one step of a measurement may take."""
+    return 30 + os.path.getsize(file) / 1e6 / MB_PER_SECOND_MIN
+
+
 class Process:
     """One side: starts, says a line when it is ready, is measured from there on."""
 
-    def __init__(self, command: list[str], core: int | None, ready: bool = True) -> None:
+    def __init__(self, command: list[str], core: int | None, patience: float) -> None:
         if core is not None:
             command = ["taskset", "-c", str(core), *command]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.said = self.line() if ready else ""
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.patience = patience
+        self.heard = b""
+        self.said = self.line()
         self.before = used(self.process.pid)[0]
 
     def line(self) -> str:
-        line = self.process.stdout.readline().strip()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
-        return line
+        while b"\n" not in self.heard:
+            if not select.select([self.process.stdout], [], [], self.patience)[0]:
+                self.kill()
+                raise RuntimeError(f"{self.process.args} has said nothing for {self.patience:.0f} s")
+            more = os.read(self.process.stdout.fileno(), 4096)
+            if not more:
+                raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
+            self.heard += more
+        line, _, self.heard = self.heard.partition(b"\n")
+        return line.decode().strip()
+
+    def kill(self) -> None:
+        """With all that it has started."""
+        if self.process.poll() is None:
+            for one in reversed(children(self.process.pid)):
+                try:
+                    os.kill(one, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.process.wait()
 
     def end(self) -> tuple[float, float]:
         cpu, rss = used(self.process.pid)
@@ -75,7 +105,7 @@ class Process:
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
         return cpu - self.before, rss
 
 
@@ -102,16 +132,22 @@ def measure_foreign(kind: Kind, file: str, work: pathlib.Path, sources: int, pin
     try:
         for n in range(sources):
             (work / f"source{n}").mkdir(parents=True)
-            running.append(Process(kind.source(file, work / f"source{n}"), 0 if pinned else None))
+            running.append(Process(kind.source(file, work / f"source{n}"), 0 if pinned else None, limit(file)))
         out = work / "out"
         out.mkdir()
-        fetcher = Process(kind.fetcher(out, [r.said for r in running]), 1 if pinned else None)
+        fetcher = Process(kind.fetcher(out, [r.said for r in running]), 1 if pinned else None, limit(file))
         running.append(fetcher)
         seconds, *largest = map(float, fetcher.line().split())
         ends = [one.end() for one in running]
     finally:
         for one in running:
-            one.process.kill()
+            one.kill()
+    if not (out / "file").exists():
+        with open(out / "file", "wb") as whole:
+            for n in range(sources):
+                with open(out / f"part{n}", "rb") as part:
+                    shutil.copyfileobj(part, whole)
+                (out / f"part{n}").unlink()
     if not filecmp.cmp(file, out / "file", shallow=False):
         raise RuntimeError(f"{kind.kind} fetched another file")
     size = os.path.getsize(file)
@@ -129,7 +165,9 @@ def measure_owm(kind: Kind, file: str, sources: int, pinned: bool) -> dict:
     mib = os.path.getsize(file) >> 20
     command = f"{kind.program} --exchange-mib {mib} --exchange-rounds 1 --exchange-sources {sources}"
     command += f" --exchange-pinned {'true' if pinned else 'false'} exchange"
-    said = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
+    # It makes its file first.
+    patience = 2 * limit(file)
+    said = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True, timeout=patience).stdout
     line = next(line for line in said.splitlines() if line.startswith("{") and '"exchange"' in line)
     return json.loads(line)["is"]
 
@@ -145,6 +183,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sources", default="1,8")
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--pinned", action="store_true", help="sources on core 0, the fetching side on core 1")
     parser.add_argument("kinds", nargs="+")
     args = parser.parse_args()
@@ -153,31 +192,43 @@ def main() -> None:
         name, _, how = given.partition("=")
         kind, _, program = how.partition(":")
         kinds[name] = Kind(kind, program)
-    print(f"## One file of {os.path.getsize(args.file) >> 20} MiB, loopback, medians [least-most] of {args.rounds} rounds")
-    print("\n| software | sources | pinned | MB/s | CPU s per GiB, both sides | RSS of the fetching side, MB |")
-    print("|---|---|---|---|---|---|", flush=True)
-    for sources in map(int, args.sources.split(",")):
-        runs: dict[str, list[dict]] = {name: [] for name in kinds}
-        for turn in range(args.rounds):
-            names = list(kinds)
-            names = names[turn % len(names) :] + names[: turn % len(names)]
+    done = measure_all(args, kinds)
+    print(f"## One file of {os.path.getsize(args.file) >> 20} MiB, loopback, medians [least-most]")
+    print("\n| software | sources | pinned | rounds | MB/s | CPU s per GiB, both sides | RSS of the fetching side, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for (sources, name), runs in sorted(done.items(), key=lambda item: (item[0][0], list(kinds).index(item[0][1]))):
+        cells = [
+            spread([one[key] for one in runs], digits)
+            for key, digits in (("mb_per_second", 0), ("cpu_seconds_per_gib", 2), ("fetcher_rss_mb", 0))
+        ]
+        print(f"| {name} | {sources} | {'yes' if args.pinned else 'no'} | {len(runs)} | {' | '.join(cells)} |")
+
+
+def measure_all(args: argparse.Namespace, kinds: dict[str, Kind]) -> dict[tuple[int, str], list[dict]]:
+    ends = time.monotonic() + 60 * args.minutes
+    done: dict[tuple[int, str], list[dict]] = {}
+    for turn in range(args.rounds):
+        names = list(kinds)
+        names = names[turn % len(names) :] + names[: turn % len(names)]
+        for sources in map(int, args.sources.split(",")):
             for name in names:
-                kind = kinds[name]
+                if time.monotonic() > ends:
+                    print(f"bench: {args.minutes:.0f} minutes are over in round {turn + 1}", file=sys.stderr)
+                    return done
+                kind, begun = kinds[name], time.monotonic()
                 try:
                     if kind.kind == "owm":
-                        runs[name].append(measure_owm(kind, args.file, sources, args.pinned))
+                        one = measure_owm(kind, args.file, sources, args.pinned)
                     else:
-                        runs[name].append(measure_foreign(kind, args.file, args.work / name, sources, args.pinned))
-                except (RuntimeError, OSError, subprocess.SubprocessError, StopIteration) as error:
+                        one = measure_foreign(kind, args.file, args.work / kind.kind, sources, args.pinned)
+                except (RuntimeError, OSError, ValueError, subprocess.SubprocessError, StopIteration) as error:
                     print(f"bench: {name} with {sources} sources failed: {error}", file=sys.stderr)
-        for name, done in runs.items():
-            if not done:
-                continue
-            cells = [
-                spread([one[key] for one in done], digits)
-                for key, digits in (("mb_per_second", 0), ("cpu_seconds_per_gib", 2), ("fetcher_rss_mb", 0))
-            ]
-            print(f"| {name} | {sources} | {'yes' if args.pinned else 'no'} | {' | '.join(cells)} |", flush=True)
+                    continue
+                done.setdefault((sources, name), []).append(one)
+                took = time.monotonic() - begun
+                said = f"bench: round {turn + 1}, {name}, {sources} sources: {one['mb_per_second']:.0f} MB/s, "
+                print(said + f"{one['cpu_seconds_per_gib']:.2f} CPU s per GiB ({took:.0f} s)", file=sys.stderr, flush=True)
+    return done
 
 
 if __name__ == "__main__":

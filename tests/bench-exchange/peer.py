@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -48,8 +47,10 @@ class Nginx:
     def serve(self, file: pathlib.Path, work: pathlib.Path) -> None:
         port = free_port()
         config = work / "nginx.conf"
+        # The folder is ours alone, and so is the worker.
+        user = "user root;" if os.geteuid() == 0 else ""
         config.write_text(
-            f"daemon off; worker_processes 1; pid {work}/pid; error_log {work}/error.log;\n"
+            f"{user} daemon off; worker_processes 1; pid {work}/pid; error_log {work}/error.log;\n"
             "events {}\n"
             f"http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{port}; root {file.parent}; }} }}\n"
         )
@@ -81,15 +82,8 @@ class Nginx:
         for _, process in parts:
             if process.wait() != 0:
                 raise SystemExit("curl failed")
-        took = time.monotonic() - begun
-        if len(parts) > 1:
-            # Putting them together is not measured as time: a real client writes to offsets at once.
-            with open(out / "file", "wb") as whole:
-                for part, _ in parts:
-                    with open(part, "rb") as piece:
-                        shutil.copyfileobj(piece, whole)
-                    part.unlink()
-        return took
+        # Parts are put together by who compares them: a real client writes to offsets at once.
+        return time.monotonic() - begun
 
 
 class Libtorrent:

@@ -11,12 +11,13 @@
 
 mod core;
 mod fetch;
+mod ladder;
 mod link;
+mod places;
 mod proving;
 mod web;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -30,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::core::Core;
 pub use self::{
     fetch::{Fetch, FetchError, FileProgress, Progress},
+    places::{LINKS_MAX, WAITING_MAX},
     web::WebSeed,
 };
 use super::{
@@ -70,7 +72,8 @@ pub struct Banned {
 /// Where a fetch may find its files.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Peers that may have them; more can be named later ([`Fetch::add_peers`]).
+    /// Peers that may have them; more can be named later ([`Fetch::add_peers`]). However many are named,
+    /// [`LINKS_MAX`] are spoken with at a time and [`WAITING_MAX`] more remembered.
     pub peers: Vec<PeerId>,
     /// Asked where peers lack something or are too slow.
     pub web: Option<Arc<dyn WebSeed>>,
@@ -187,6 +190,3 @@ impl Shared {
         }
     }
 }
-
-/// Links by peer.
-type Links = BTreeMap<PeerId, link::Orders>;

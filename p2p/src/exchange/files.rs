@@ -1,6 +1,6 @@
 //! What the exchange needs of the disk, as two small traits: a file that is served ([`Served`]) and one that is
 //! being fetched ([`Growing`]). [`super::store::Store`] is one of them, [`memory`] another for tests.
-//! All calls may block.
+//! All calls may block unless they say otherwise, and so may dropping the last handle of a file.
 
 pub mod memory;
 mod stored;
@@ -20,6 +20,9 @@ pub enum FileError {
     /// It is not the file any more that was proven; verify it again.
     #[error("the file was changed on disk since it was proven; run `owm-node models verify`")]
     Changed,
+    /// Somebody else fetches the same file into the same place and has proven them meanwhile.
+    #[error("these bytes are proven already")]
+    Taken,
     /// The disk.
     #[error(transparent)]
     Store(StoreError),
@@ -60,11 +63,16 @@ pub trait Growing: Send + Sync + fmt::Debug {
     /// When the disk fails.
     fn read_back(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError>;
 
-    /// A piece has been proven: it may be served, and need not be fetched again after a restart.
+    /// A piece has been proven: it may be served, and need not be fetched again after a restart. Does not block.
+    /// `false`: somebody else has written there too, and only [`Growing::settle`] can say what lies there.
+    fn proved(&self, piece: u32) -> bool;
+
+    /// Looks at the piece on the disk, when all writes to it have ended: it is proven, or (`false`) wrong and to be
+    /// fetched again. Nobody who wrote it is to blame.
     ///
     /// # Errors
     /// When the disk fails.
-    fn proved(&self, piece: u32) -> Result<(), FileError>;
+    fn settle(&self, piece: u32) -> Result<bool, FileError>;
 
     /// All pieces are proven: the file gets its final name.
     ///

@@ -19,6 +19,7 @@ mod room;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod writers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -222,7 +223,7 @@ impl Store {
     /// The file while it grows in this process: its proved pieces may be read.
     pub fn partial(&self, sha256: &Sha256) -> Option<Partial> {
         let growing = self.lock().growing.get(sha256)?.upgrade()?;
-        (!growing.is_finished()).then_some(Partial(growing))
+        (!growing.is_finished()).then(|| Partial::of(growing))
     }
 
     /// Begins a file, or goes on with it. Pieces that the log names are checked against the ladder; what
@@ -249,7 +250,7 @@ impl Store {
         let weak = Arc::downgrade(&growing);
         self.lock().growing.insert(sha256, weak);
         self.tell();
-        Ok(Partial(growing))
+        Ok(Partial::of(growing))
     }
 
     /// Takes a small whole file (a ladder) that is in memory.
@@ -265,9 +266,13 @@ impl Store {
         let partial = self.begin(Arc::new(ladder))?;
         // All there, if an earlier call was ended between its log and its last step.
         if !partial.pieces().is_full() {
-            partial.write(0, bytes)?;
+            match partial.write(0, bytes) {
+                // Somebody else has just put it, or is about to.
+                Ok(()) | Err(StoreError::NotWritable { .. }) => {}
+                Err(error) => return Err(error),
+            }
             if !partial.is_empty() {
-                partial.proved(0);
+                partial.proved(0)?;
             }
         }
         partial.finish()

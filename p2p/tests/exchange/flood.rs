@@ -54,7 +54,7 @@ async fn ten_thousand_open_requests_hold_little_memory_and_nobody_up() {
     let fetcher = Peer::start(100, Over::Tcp).await;
     let peers = vec![fetcher.knows(source.id, &source.address).await];
     fetcher.fetch(ladder.spec(), peers).await.unwrap();
-    assert_eq!(fetcher.has(ladder.spec()), Some(bytes.clone()));
+    assert!(fetcher.has(ladder.spec()) == Some(bytes.clone()));
     let counts = source.exchange.served();
     assert!(counts.turned_away > 0, "{counts:?}");
     assert!(counts.streams <= STREAMS_PER_PEER + 1, "{counts:?}");

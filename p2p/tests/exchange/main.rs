@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod caps;
+mod crowd;
 mod flood;
 mod honest;
 mod hostile;
+mod links;
 mod sharing;
+mod stored;
+mod web;
 mod world;

@@ -1,7 +1,10 @@
 //! Peers that serve and fetch, peers that misbehave by a script, and a file.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -17,8 +20,11 @@ use owm_p2p::{
         Exchange, ExchangeConfig, PieceSet, Sources,
         behaviour::{Behaviour, protocol},
         driver::{Banned, FetchError},
-        files::memory::{MemoryFile, MemoryShelf},
-        serve::Audience,
+        files::{
+            Shelf, Target,
+            memory::{MemoryFile, MemoryShelf},
+        },
+        serve::{Audience, ServedCounts},
         wire::{ANSWER_BYTES, Answer, Ask, Have, REQUEST_BYTES, Request, Status},
     },
 };
@@ -63,20 +69,24 @@ pub(crate) fn network() -> NetworkId {
 
 /// A file of so many bytes with pieces of 256 KiB, and its bytes.
 pub(crate) fn file(size: usize, salt: u8) -> (Arc<Ladder>, Vec<u8>) {
+    file_of(PieceLen::MIN, size, salt)
+}
+
+pub(crate) fn file_of(pieces: PieceLen, size: usize, salt: u8) -> (Arc<Ladder>, Vec<u8>) {
     let bytes: Vec<u8> = (0..size)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ salt)
         .collect();
-    let mut builder = LadderBuilder::new(PieceLen::MIN);
+    let mut builder = LadderBuilder::new(pieces);
     builder.update(&bytes);
     (Arc::new(builder.finish().unwrap()), bytes)
 }
 
-/// A peer of ours.
-pub(crate) struct Peer {
+/// A peer of ours, with its files in memory or in a store.
+pub(crate) struct Peer<S = MemoryShelf> {
     pub(crate) id: PeerId,
     pub(crate) address: Multiaddr,
     pub(crate) exchange: Exchange,
-    pub(crate) shelf: MemoryShelf,
+    pub(crate) shelf: S,
     pub(crate) bans: mpsc::Receiver<Banned>,
     dials: Dials,
 }
@@ -87,10 +97,36 @@ impl Peer {
     }
 
     pub(crate) async fn with(n: u8, over: Over, config: ExchangeConfig) -> Self {
+        Self::over(n, over, config, MemoryShelf::default()).await
+    }
+
+    /// Holds all of a file and serves it to everybody.
+    pub(crate) fn seeds(&self, ladder: &Arc<Ladder>, bytes: &[u8]) -> Arc<MemoryFile> {
+        self.holds(ladder, bytes, PieceSet::all(ladder.pieces()))
+    }
+
+    pub(crate) fn holds(
+        &self,
+        ladder: &Arc<Ladder>,
+        bytes: &[u8],
+        pieces: PieceSet,
+    ) -> Arc<MemoryFile> {
+        let file = self.shelf.put(ladder, bytes.to_vec(), pieces);
+        self.exchange.share(ladder.spec(), &Audience::Everyone);
+        file
+    }
+
+    pub(crate) fn has(&self, file: &FileSpec) -> Option<Vec<u8>> {
+        self.shelf.get(&file.sha256())?.complete()
+    }
+}
+
+impl<S: Shelf + Target + Clone + 'static> Peer<S> {
+    /// Starts one over these files.
+    pub(crate) async fn over(n: u8, over: Over, config: ExchangeConfig, shelf: S) -> Self {
         let behaviour = Behaviour::new(&network());
         let streams = behaviour.streams();
         let (id, address, dials) = swarm(n, over, behaviour).await;
-        let shelf = MemoryShelf::default();
         let (banned, bans) = mpsc::channel(16);
         let config = ExchangeConfig {
             seed: [n; 32],
@@ -116,22 +152,6 @@ impl Peer {
             bans,
             dials,
         }
-    }
-
-    /// Holds all of a file and serves it to everybody.
-    pub(crate) fn seeds(&self, ladder: &Arc<Ladder>, bytes: &[u8]) -> Arc<MemoryFile> {
-        self.holds(ladder, bytes, PieceSet::all(ladder.pieces()))
-    }
-
-    pub(crate) fn holds(
-        &self,
-        ladder: &Arc<Ladder>,
-        bytes: &[u8],
-        pieces: PieceSet,
-    ) -> Arc<MemoryFile> {
-        let file = self.shelf.put(ladder, bytes.to_vec(), pieces);
-        self.exchange.share(ladder.spec(), &Audience::Everyone);
-        file
     }
 
     /// Connects to another one.
@@ -161,10 +181,16 @@ impl Peer {
         let done = tokio::time::timeout(PATIENCE, fetch.done()).await;
         done.unwrap_or_else(|_| panic!("not fetched in time: {:?}", fetch.progress().borrow()))
     }
+}
 
-    pub(crate) fn has(&self, file: &FileSpec) -> Option<Vec<u8>> {
-        self.shelf.get(&file.sha256())?.complete()
-    }
+/// Waits for a counter of a server.
+pub(crate) async fn seen(peer: &Peer, what: &str, enough: impl Fn(&ServedCounts) -> bool) {
+    let seen = tokio::time::timeout(PATIENCE, async {
+        while !enough(&peer.exchange.served()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(seen.await.is_ok(), "{what}: {:?}", peer.exchange.served());
 }
 
 /// Who is to be connected to, and who wants to hear of it.
@@ -246,16 +272,31 @@ pub(crate) enum Script {
     IsBusy,
     /// Its answers are longer than what was asked for.
     Overflows,
+    /// Its ladder is another one.
+    ForgesLadder,
+    /// It never answers who asks for the ladder.
+    KeepsLadder,
 }
 
 /// A peer that keeps to a script.
 pub(crate) struct Scripted {
     pub(crate) id: PeerId,
     pub(crate) address: Multiaddr,
+    actor: Arc<Actor>,
     _dials: Dials,
 }
 
 impl Scripted {
+    /// Requests for the ladder so far.
+    pub(crate) fn ladders(&self) -> usize {
+        self.actor.ladders.load(Ordering::Relaxed)
+    }
+
+    /// Requests for bytes of the file so far.
+    pub(crate) fn answered(&self) -> usize {
+        self.actor.answered.load(Ordering::Relaxed)
+    }
+
     pub(crate) async fn start(n: u8, ladder: &Arc<Ladder>, bytes: &[u8], script: Script) -> Self {
         let behaviour = libp2p_stream::Behaviour::new();
         let mut control = behaviour.new_control();
@@ -265,17 +306,20 @@ impl Scripted {
             ladder: Arc::clone(ladder),
             bytes: bytes.to_vec(),
             script,
-            answered: std::sync::atomic::AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+            ladders: AtomicUsize::new(0),
         });
+        let playing = Arc::clone(&actor);
         tokio::spawn(async move {
             while let Some((_, stream)) = incoming.next().await {
-                let actor = Arc::clone(&actor);
+                let actor = Arc::clone(&playing);
                 tokio::spawn(async move { actor.play(stream).await });
             }
         });
         Self {
             id,
             address,
+            actor,
             _dials: dials,
         }
     }
@@ -285,7 +329,8 @@ struct Actor {
     ladder: Arc<Ladder>,
     bytes: Vec<u8>,
     script: Script,
-    answered: std::sync::atomic::AtomicUsize,
+    answered: AtomicUsize,
+    ladders: AtomicUsize,
 }
 
 impl Actor {
@@ -298,13 +343,17 @@ impl Actor {
             if let Ask::Range { .. } = request.ask
                 && request.file == self.ladder.spec().sha256()
             {
-                let before = self
-                    .answered
-                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let before = self.answered.fetch_add(1, Ordering::Relaxed);
                 match self.script {
                     Script::FallsSilentAfter(n) if before >= n => std::future::pending().await,
                     Script::VanishesAfter(n) if before >= n => return Ok(()),
                     _ => {}
+                }
+            }
+            if Some(request.file) == self.ladder.spec().ladder_sha256() {
+                self.ladders.fetch_add(1, Ordering::Relaxed);
+                if matches!(self.script, Script::KeepsLadder) {
+                    std::future::pending::<()>().await;
                 }
             }
             let mut length = body.len() as u32;
@@ -338,7 +387,9 @@ impl Actor {
             Ask::Range { offset, length } => {
                 let range = offset as usize..offset as usize + length as usize;
                 if request.file != self.ladder.spec().sha256() {
-                    return (Status::Ok, ladder[range].to_vec());
+                    let mut bytes = ladder[range].to_vec();
+                    bytes[0] ^= u8::from(matches!(self.script, Script::ForgesLadder));
+                    return (Status::Ok, bytes);
                 }
                 match self.script {
                     Script::Boasts => return (Status::Missing, Vec::new()),

@@ -11,7 +11,7 @@ use owm_p2p::{
     Handle, PeerId, SwarmView,
     exchange::{
         Exchange, ExchangeConfig, Fetch, Sources,
-        driver::{Banned, Progress, WebSeed},
+        driver::{Banned, LINKS_MAX, Progress, WAITING_MAX, WebSeed},
         machine::Source,
         serve::Audience,
     },
@@ -63,20 +63,17 @@ pub struct PeerFiles {
 }
 
 impl PeerFiles {
-    /// Peers that may have one of these files: those that say so first, then all that are connected.
+    /// Peers that may have one of these files: those that say so first, then all that are connected; no more than
+    /// the exchange would listen to.
     pub fn peers(&self, files: &BTreeSet<Sha256>) -> Vec<PeerId> {
         let view = self.view.borrow();
         let holds = |held: &[Sha256]| held.iter().any(|sha256| files.contains(sha256));
         let says = view.nodes.iter().filter(|node| holds(&node.holds));
         let says = says.filter_map(|node| peer_id(&node.key));
         let connected = view.peers.iter().filter_map(|peer| peer_id(&peer.key));
-        let mut peers: Vec<PeerId> = Vec::new();
-        for peer in says.chain(connected) {
-            if peer != view.peer && !peers.contains(&peer) {
-                peers.push(peer);
-            }
-        }
-        peers
+        let mut known = BTreeSet::from([view.peer]);
+        let others = says.chain(connected).filter(|peer| known.insert(*peer));
+        others.take(LINKS_MAX + WAITING_MAX).collect()
     }
 
     /// Fetches them from these peers, and from the web where peers lack something or are too slow. What is proved

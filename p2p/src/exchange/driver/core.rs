@@ -11,10 +11,16 @@ use std::{
     time::Duration,
 };
 
+use libp2p::PeerId;
 use owm_proto::{Ladder, PieceCheck, Sha256};
 use tokio::sync::watch;
 
-use super::{Banned, Links, Shared, link::Order, web};
+use super::{
+    Banned, Shared,
+    link::{self, Order},
+    places::Places,
+    web,
+};
 use crate::exchange::{
     files::{FileError, Growing},
     machine::{Accept, Effect, Ended, Event, Machine, RequestId, Source},
@@ -58,11 +64,22 @@ pub(super) struct Piece {
     pub(super) is_due: bool,
 }
 
+impl Piece {
+    /// What is hashed, and what is still to be read back to prove all of it; `None`: a thread hashes just now.
+    pub(super) fn rest(self, ladder: &Ladder, number: u32) -> Option<(PieceCheck, Range<u64>)> {
+        let range = ladder.range(number);
+        if self.is_stale || self.is_tangled {
+            return Some((ladder.check(number), range));
+        }
+        Some((self.check?, self.hashed..range.end))
+    }
+}
+
 /// See the module.
 pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) wanted: BTreeMap<Sha256, Wanted>,
-    pub(super) links: Links,
+    pub(super) links: Places<link::Orders>,
     pub(super) web: Option<web::Orders>,
     /// Fetches that are open: with the last one the links go.
     pub(super) fetches: usize,
@@ -95,7 +112,7 @@ impl Core {
         Self {
             machine,
             wanted: BTreeMap::new(),
-            links: BTreeMap::new(),
+            links: Places::new(),
             web: None,
             fetches: 0,
             armed: Duration::ZERO,
@@ -115,6 +132,13 @@ impl Core {
 
     pub(super) fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// Asks everybody what they have of a file.
+    pub(super) fn ask_all(&self, ladder: &Arc<Ladder>) {
+        for (_, orders) in self.links.iter() {
+            orders.give(Order::Have(Arc::clone(ladder)));
+        }
     }
 
     /// Another one who wants this file; it is opened by the first.
@@ -178,7 +202,7 @@ impl Core {
     }
 
     /// A portion has been written; whether its piece's check was waiting for that.
-    fn written(&mut self, portion: Portion) -> bool {
+    fn written(&mut self, portion: &mut Portion) -> bool {
         // Wanted again since by somebody else: another file handle, another count.
         let wanted = self.wanted.get_mut(&portion.file);
         let wanted = wanted.filter(|wanted| Arc::ptr_eq(&wanted.growing, &portion.growing));
@@ -191,10 +215,19 @@ impl Core {
             piece.writing.swap_remove(at);
         }
         if portion.check.is_some() {
-            piece.check = portion.check;
+            piece.check = portion.check.take();
             piece.hashed = end;
         }
         piece.is_due && piece.writing.is_empty()
+    }
+}
+
+/// Lets go of a file without blocking: the last handle of one syncs what is proved.
+fn put_away(growing: Arc<dyn Growing>) {
+    let is_last = Arc::strong_count(&growing) == 1;
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) if is_last => drop(runtime.spawn_blocking(move || drop(growing))),
+        _ => drop(growing),
     }
 }
 
@@ -234,9 +267,7 @@ impl Shared {
         core.wanted.insert(file, wanted);
         let file = Arc::clone(ladder);
         core.machine.handle(now, Event::Start { file, have });
-        for orders in core.links.values() {
-            orders.give(Order::Have(Arc::clone(ladder)));
-        }
+        core.ask_all(ladder);
         if core.web.is_some() {
             core.machine.handle(now, web::offer(ladder));
         }
@@ -252,11 +283,16 @@ impl Shared {
             return;
         };
         wanted.users -= 1;
+        let mut gone = None;
         if wanted.users == 0 {
-            core.wanted.remove(file);
+            gone = core.wanted.remove(file);
             core.machine.handle(now, Event::Stop { file: *file });
         }
         self.carry_out(&mut core);
+        drop(core);
+        if let Some(gone) = gone {
+            put_away(gone.growing);
+        }
     }
 
     /// With the last fetch all conversations end.
@@ -266,11 +302,48 @@ impl Shared {
         core.fetches -= 1;
         if core.fetches == 0 {
             core.web = None;
-            for peer in std::mem::take(&mut core.links).into_keys() {
+            for peer in core.links.clear() {
                 let source = Source::Peer(peer);
                 core.machine.handle(now, Event::Gone { source });
             }
         }
+        self.carry_out(&mut core);
+    }
+
+    /// Begins conversations as long as there are places and peers in line.
+    pub(super) fn fill_places(self: &Arc<Self>, core: &mut Core) {
+        while let Some((peer, turns)) = core.links.next() {
+            let orders = link::start(self, peer, turns);
+            for wanted in core.wanted.values() {
+                orders.give(Order::Have(Arc::clone(&wanted.ladder)));
+            }
+            core.links.hold(peer, turns, orders);
+        }
+    }
+
+    /// A peer that is of no use at present leaves its place to who waits for one, if somebody does.
+    pub(super) fn give_place(self: &Arc<Self>, core: &mut Core, peer: PeerId) {
+        if core.links.give_up(&peer).is_some() {
+            let source = Source::Peer(peer);
+            core.machine.handle(self.now(), Event::Gone { source });
+            self.fill_places(core);
+        }
+    }
+
+    /// [`Self::give_place`], and what follows from it.
+    pub(super) fn pass_over(self: &Arc<Self>, peer: PeerId) {
+        let mut core = self.core();
+        self.give_place(&mut core, peer);
+        self.carry_out(&mut core);
+    }
+
+    /// Nothing is wanted of this peer any more.
+    pub(super) fn leave(self: &Arc<Self>, peer: PeerId) {
+        let mut core = self.core();
+        drop(core.links.cut_off(peer));
+        let source = Source::Peer(peer);
+        core.machine.handle(self.now(), Event::Gone { source });
+        self.fill_places(&mut core);
         self.carry_out(&mut core);
     }
 
@@ -295,21 +368,31 @@ impl Shared {
             }
             (portions, failed, bytes)
         };
-        let Ok((portions, failed, bytes)) = self.blocking(work).await else {
+        let Ok((mut portions, failed, bytes)) = self.blocking(work).await else {
             return Vec::new();
         };
         let mut core = self.core();
         if let Some(error) = failed {
-            let files: Vec<Sha256> = portions.iter().map(|portion| portion.file).collect();
-            self.fail(&mut core, &files, error);
+            let mut files: Vec<Sha256> = portions.iter().map(|portion| portion.file).collect();
+            files.dedup();
+            if matches!(error, FileError::Taken) {
+                files
+                    .iter()
+                    .for_each(|file| self.begin_again(&mut core, *file));
+            } else {
+                self.fail(&mut core, &files, error);
+            }
         }
-        for portion in portions {
-            let (file, piece) = (portion.file, portion.piece);
+        for portion in &mut portions {
             if core.written(portion) {
-                self.check(&mut core, file, piece);
+                self.check(&mut core, portion.file, portion.piece);
             }
         }
         self.carry_out(&mut core);
+        drop(core);
+        for portion in portions {
+            put_away(portion.growing);
+        }
         bytes
     }
 
@@ -354,7 +437,8 @@ impl Shared {
                 } => self.digest(core, file, piece, ranges),
                 Effect::Ban { peer, file, piece } => {
                     tracing::warn!(%peer, %file, piece, "it gave wrong bytes and is cut off");
-                    core.links.remove(&peer);
+                    drop(core.links.cut_off(peer));
+                    self.fill_places(core);
                     let banned = Banned { peer, file, piece };
                     // Nobody listens, or nobody reads: it is asked for nothing any more in any case.
                     if let Some(bans) = &self.bans {
@@ -367,6 +451,7 @@ impl Shared {
                         && let Some(orders) = core.links.get(&peer)
                     {
                         orders.give(Order::Reset);
+                        self.give_place(core, peer);
                     }
                 }
                 Effect::Complete { file } => self.complete(core, file),
@@ -374,9 +459,7 @@ impl Shared {
                     let Some(wanted) = core.wanted.get(&file) else {
                         continue;
                     };
-                    for orders in core.links.values() {
-                        orders.give(Order::Have(Arc::clone(&wanted.ladder)));
-                    }
+                    core.ask_all(&Arc::clone(&wanted.ladder));
                 }
             }
         }
@@ -414,3 +497,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

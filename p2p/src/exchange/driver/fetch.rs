@@ -2,34 +2,20 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{StreamExt as _, stream};
 use libp2p::PeerId;
 use owm_proto::{FileSpec, Ladder, Sha256, ladder::LadderError};
 use tokio::{
-    sync::{oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    sync::watch,
+    time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    Shared, Sources, WebSeed,
-    core::Outcome,
-    link::{self, Order},
-    web,
-};
+use super::{Shared, Sources, WebSeed, core::Outcome, ladder, web};
 use crate::exchange::{files::FileError, machine::SourceRate};
 
 /// Progress is told so often.
 const TELL_EVERY: Duration = Duration::from_millis(250);
-
-/// Who has not sent a ladder within this time is passed over.
-const LADDER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Sources that are asked for a ladder at once.
-const LADDER_SOURCES: usize = 3;
-
-/// Nobody had the ladder: asked again after so long.
-const LADDER_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a fetch ended without its files. Slow, lying and missing sources don't end it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -273,41 +259,8 @@ impl Task {
         if let Ok(Some(ladder)) = kept {
             return Ok(ladder);
         }
-        loop {
-            let asked = stream::iter(self.ladder_sources(spec)).buffer_unordered(LADDER_SOURCES);
-            let mut asked = std::pin::pin!(asked);
-            while let Some(bytes) = asked.next().await {
-                match bytes.map(|bytes| Ladder::parse(spec, bytes)) {
-                    Some(Ok(ladder)) => return Ok(ladder),
-                    Some(Err(wrong @ LadderError::WrongEnd { .. })) => return Err(manifest(wrong)),
-                    Some(Err(error)) => tracing::debug!("a ladder is not taken: {error}"),
-                    None => {}
-                }
-            }
-            sleep(LADDER_AGAIN).await;
-        }
-    }
-
-    /// Questions to everybody, the web seed last.
-    fn ladder_sources(&self, spec: FileSpec) -> Vec<BoxFuture<'static, Option<Vec<u8>>>> {
-        let mut questions: Vec<BoxFuture<'static, Option<Vec<u8>>>> = Vec::new();
-        let core = self.shared.core();
-        for orders in core.links.values() {
-            let (answer, answered) = oneshot::channel();
-            orders.give(Order::Ladder(spec, answer));
-            questions.push(Box::pin(async move {
-                let answered = timeout(LADDER_TIMEOUT, answered).await;
-                answered.ok()?.ok()
-            }));
-        }
-        if let Some(seed) = &self.web {
-            let asked = seed.ladder(&spec);
-            questions.push(Box::pin(async move {
-                let answered = timeout(LADDER_TIMEOUT, asked).await;
-                answered.ok()?.ok()
-            }));
-        }
-        questions
+        let got = ladder::get(&self.shared, spec, self.web.as_ref()).await;
+        got.map_err(manifest)
     }
 }
 
@@ -316,17 +269,11 @@ impl Shared {
         self.core().fetches += 1;
     }
 
-    /// The conversation with a peer, begun if there is none.
+    /// A peer that may be of use: spoken with now, or when there is a place.
     fn link(self: &Arc<Self>, peer: PeerId) {
         let mut core = self.core();
-        if core.links.contains_key(&peer) {
-            return;
-        }
-        let orders = link::start(self, peer);
-        for wanted in core.wanted.values() {
-            orders.give(Order::Have(Arc::clone(&wanted.ladder)));
-        }
-        core.links.insert(peer, orders);
+        core.links.hint(peer);
+        self.fill_places(&mut core);
     }
 
     fn link_web(self: &Arc<Self>, seed: &Arc<dyn WebSeed>) {

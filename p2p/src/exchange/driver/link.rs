@@ -48,7 +48,7 @@ const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 pub(super) enum Order {
     /// Which pieces of it are there, now and until it is complete.
     Have(Arc<Ladder>),
-    /// The file's ladder, as it comes.
+    /// The file's ladder; no bytes if it has none, no answer if it can't be asked.
     Ladder(FileSpec, oneshot::Sender<Vec<u8>>),
     /// Bytes.
     Range {
@@ -108,8 +108,8 @@ enum Hangup {
     Silent,
 }
 
-/// Starts the conversation; it ends when the orders are dropped.
-pub(super) fn start(shared: &Arc<Shared>, peer: PeerId) -> Orders {
+/// Starts the conversation, a peer's next after so many; it ends when the orders are dropped.
+pub(super) fn start(shared: &Arc<Shared>, peer: PeerId, turns: u32) -> Orders {
     let (orders, taken) = mpsc::channel(WAITING);
     let link = Link {
         shared: Arc::clone(shared),
@@ -119,6 +119,9 @@ pub(super) fn start(shared: &Arc<Shared>, peer: PeerId) -> Orders {
         next_id: 0,
         lacking: BTreeMap::new(),
         again: every(ASK_AGAIN),
+        is_of_use: false,
+        // Not dialled more often for having lost its place in between.
+        first_wait: (REOPEN.0 * 2_u32.saturating_pow(turns)).min(REOPEN.1),
     };
     let stop = shared.stop.clone();
     shared.tasks.spawn(async move {
@@ -140,11 +143,15 @@ struct Link {
     /// Files that it has not said it has all of.
     lacking: BTreeMap<Sha256, Arc<Ladder>>,
     again: Interval,
+    /// It has said that it has something that is wanted.
+    is_of_use: bool,
+    /// Not reached: tried again after so long at first.
+    first_wait: Duration,
 }
 
 impl Link {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut wait = REOPEN.0;
+        let mut wait = self.first_wait;
         let mut out = Vec::new();
         loop {
             tokio::select! {
@@ -159,7 +166,7 @@ impl Link {
             }
             match self.shared.streams.open(self.peer).await {
                 Ok(stream) => {
-                    wait = REOPEN.0;
+                    wait = self.first_wait;
                     let hangup = self.talk(stream, &mut orders, &mut out).await;
                     tracing::debug!(peer = %self.peer, "a stream ended: {hangup}");
                     self.hung_up(&hangup);
@@ -172,6 +179,8 @@ impl Link {
                     if !self.rest(&mut orders, until).await {
                         return;
                     }
+                    // Others may be of more use.
+                    self.shared.pass_over(self.peer);
                 }
             }
             out.clear();
@@ -198,6 +207,7 @@ impl Link {
         let source = Source::Peer(self.peer);
         self.shared.handle(Event::Gone { source });
         // The machine has forgotten what it has.
+        self.is_of_use = false;
         let core = self.shared.core();
         let wanted = core.wanted.iter();
         self.lacking = wanted
@@ -284,6 +294,9 @@ impl Link {
                 .retain(|file, _| core.wanted.contains_key(file));
             self.lacking.values().cloned().collect()
         };
+        if !self.is_of_use && !self.lacking.is_empty() {
+            self.shared.pass_over(self.peer);
+        }
         let is_asked = self
             .asked
             .iter()
@@ -404,10 +417,10 @@ impl Link {
             Some(bytes) => parts.bytes.extend(bytes),
             None => parts.is_whole = false,
         }
-        if is_last
-            && let Some(parts) = self.parts.pop_front()
-            && parts.is_whole
-        {
+        if is_last && let Some(mut parts) = self.parts.pop_front() {
+            if !parts.is_whole {
+                parts.bytes.clear();
+            }
             // If nobody waits any more, it is lost.
             let _ = parts.answer.send(parts.bytes);
         }
@@ -452,6 +465,7 @@ impl Link {
 
     fn offered(&mut self, ladder: &Arc<Ladder>, pieces: Option<PieceSet>) {
         let file = ladder.spec().sha256();
+        self.is_of_use |= pieces.as_ref().is_none_or(|pieces| pieces.count() > 0);
         if pieces.is_none() {
             self.lacking.remove(&file);
         } else {

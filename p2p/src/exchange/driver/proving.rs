@@ -8,7 +8,6 @@ use owm_proto::{PieceCheck, Sha256, hash::Hasher};
 use super::{
     Shared,
     core::{Core, Outcome},
-    link::Order,
     web,
 };
 use crate::exchange::{
@@ -31,22 +30,17 @@ impl Shared {
         if !piece.writing.is_empty() {
             return;
         }
-        let range = wanted.ladder.range(number);
         let growing = Arc::clone(&wanted.growing);
-        let (mut hashed, mut check) = (piece.hashed, piece.check.take());
-        if piece.is_stale || piece.is_tangled {
-            (hashed, check) = (range.start, Some(wanted.ladder.check(number)));
-        }
         let is_tangled = piece.is_tangled;
-        wanted.pieces.remove(&number);
-        let Some(check) = check else { return };
-        if hashed == range.end {
+        let piece = wanted.pieces.remove(&number);
+        let rest = piece.and_then(|piece| piece.rest(&wanted.ladder, number));
+        let Some((check, rest)) = rest else { return };
+        if rest.is_empty() {
             self.checked(core, file, number, check.finish());
             return;
         }
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
-            let rest = hashed..range.end;
             let read = shared.blocking(move || read_back(&*growing, rest, check));
             let Ok(read) = read.await else { return };
             let mut core = shared.core();
@@ -65,12 +59,17 @@ impl Shared {
         });
     }
 
-    /// Nobody is to blame, and nobody knows which bytes are wrong: what is not proved is asked for once more.
-    fn begin_again(self: &Arc<Self>, core: &mut Core, file: Sha256) {
+    /// Nobody is to blame, and nobody knows which bytes are wrong, or somebody else has proved some: what is not proved
+    /// is asked for once more.
+    pub(super) fn begin_again(self: &Arc<Self>, core: &mut Core, file: Sha256) {
         let Some(wanted) = core.wanted.get_mut(&file) else {
             return;
         };
-        wanted.pieces.clear();
+        // What is still being written may land behind what comes anew: such pieces are proved from the disk.
+        wanted.pieces.retain(|_, piece| {
+            (piece.is_stale, piece.is_due) = (true, false);
+            !piece.writing.is_empty()
+        });
         let (ladder, have) = (Arc::clone(&wanted.ladder), wanted.growing.proven());
         let now = self.now();
         core.machine.handle(now, Event::Stop { file });
@@ -79,9 +78,7 @@ impl Shared {
             have,
         };
         core.machine.handle(now, start);
-        for orders in core.links.values() {
-            orders.give(Order::Have(Arc::clone(&ladder)));
-        }
+        core.ask_all(&ladder);
         if core.web.is_some() {
             core.machine.handle(now, web::offer(&ladder));
         }
@@ -94,12 +91,12 @@ impl Shared {
         piece: u32,
         is_right: bool,
     ) {
-        if is_right && let Some(wanted) = core.wanted.get(&file) {
-            let kept = wanted.growing.proved(piece);
-            if let Err(error) = kept {
-                self.fail(core, &[file], error);
-                return;
-            }
+        if is_right
+            && let Some(wanted) = core.wanted.get(&file)
+            && !wanted.growing.proved(piece)
+        {
+            self.settle(&wanted.growing, file, piece);
+            return;
         }
         let checked = Event::Checked {
             file,
@@ -107,6 +104,30 @@ impl Shared {
             is_right,
         };
         core.machine.handle(self.now(), checked);
+    }
+
+    /// Somebody else fetches the same file into the same place: what lies there is looked at.
+    fn settle(self: &Arc<Self>, growing: &Arc<dyn Growing>, file: Sha256, piece: u32) {
+        let (shared, growing) = (Arc::clone(self), Arc::clone(growing));
+        self.tasks.spawn(async move {
+            let settled = shared.blocking(move || growing.settle(piece)).await;
+            let Ok(settled) = settled else { return };
+            let mut core = shared.core();
+            match settled {
+                Ok(true) => {
+                    let is_right = true;
+                    let checked = Event::Checked {
+                        file,
+                        piece,
+                        is_right,
+                    };
+                    core.machine.handle(shared.now(), checked);
+                }
+                Ok(false) => shared.begin_again(&mut core, file),
+                Err(error) => shared.fail(&mut core, &[file], error),
+            }
+            shared.carry_out(&mut core);
+        });
     }
 
     pub(super) fn digest(

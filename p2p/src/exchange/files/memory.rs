@@ -67,6 +67,18 @@ impl MemoryFile {
     }
 }
 
+fn file(ladder: &Arc<Ladder>, bytes: Vec<u8>, proven: PieceSet) -> Arc<MemoryFile> {
+    let inner = Inner {
+        bytes,
+        proven,
+        changed: false,
+    };
+    Arc::new(MemoryFile {
+        ladder: Arc::clone(ladder),
+        inner: Mutex::new(inner),
+    })
+}
+
 impl MemoryShelf {
     fn all(&self) -> MutexGuard<'_, BTreeMap<Sha256, Arc<MemoryFile>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,15 +86,7 @@ impl MemoryShelf {
 
     /// Puts a file there, of which the `proven` pieces are served.
     pub fn put(&self, ladder: &Arc<Ladder>, bytes: Vec<u8>, proven: PieceSet) -> Arc<MemoryFile> {
-        let inner = Inner {
-            bytes,
-            proven,
-            changed: false,
-        };
-        let file = Arc::new(MemoryFile {
-            ladder: Arc::clone(ladder),
-            inner: Mutex::new(inner),
-        });
+        let file = file(ladder, bytes, proven);
         self.all().insert(ladder.spec().sha256(), Arc::clone(&file));
         self.put_ladder(ladder);
         file
@@ -131,13 +135,16 @@ impl Target for MemoryShelf {
     }
 
     fn begin(&self, ladder: &Arc<Ladder>) -> Result<Option<Arc<dyn Growing>>, FileError> {
-        if let Some(kept) = self.get(&ladder.spec().sha256()) {
-            let is_complete = kept.inner().proven.is_full();
-            return Ok(if is_complete { None } else { Some(kept) });
-        }
-        let bytes = vec![0; ladder.spec().size() as usize];
-        let none = PieceSet::none(ladder.pieces());
-        Ok(Some(self.put(ladder, bytes, none)))
+        let (spec, none) = (ladder.spec(), PieceSet::none(ladder.pieces()));
+        let kept = {
+            let mut all = self.all();
+            let kept = all.entry(spec.sha256());
+            let file = kept.or_insert_with(|| file(ladder, vec![0; spec.size() as usize], none));
+            Arc::clone(file)
+        };
+        self.put_ladder(ladder);
+        let is_complete = kept.inner().proven.is_full();
+        Ok(if is_complete { None } else { Some(kept) })
     }
 }
 
@@ -174,9 +181,13 @@ impl Growing for MemoryFile {
         self.copy(offset, into, false)
     }
 
-    fn proved(&self, piece: u32) -> Result<(), FileError> {
+    fn proved(&self, piece: u32) -> bool {
         self.inner().proven.add(piece);
-        Ok(())
+        true
+    }
+
+    fn settle(&self, piece: u32) -> Result<bool, FileError> {
+        Ok(self.proved(piece))
     }
 
     fn finish(&self) -> Result<(), FileError> {

@@ -16,6 +16,7 @@ impl From<StoreError> for FileError {
         match error {
             StoreError::Changed { .. } => Self::Changed,
             StoreError::NotProved { .. } => Self::Unproven,
+            StoreError::NotWritable { .. } => Self::Taken,
             other => Self::Store(other),
         }
     }
@@ -68,9 +69,12 @@ impl Growing for Partial {
         Ok(Self::read(self, offset, into)?)
     }
 
-    fn proved(&self, piece: u32) -> Result<(), FileError> {
-        Self::proved(self, piece);
-        Ok(())
+    fn proved(&self, piece: u32) -> bool {
+        self.try_proved(piece)
+    }
+
+    fn settle(&self, piece: u32) -> Result<bool, FileError> {
+        Ok(Self::settle(self, piece)?)
     }
 
     fn finish(&self) -> Result<(), FileError> {

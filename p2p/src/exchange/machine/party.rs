@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use super::{RequestId, RestReason, Source, Tuning, file::FileIx, rate::Rate};
+use super::{
+    RequestId, RestReason, Source, Tuning,
+    file::FileIx,
+    rate::Rate,
+    tick::{TRICKLE_BYTES, TRICKLE_WINDOW},
+};
 use crate::exchange::PieceSet;
 
 /// A source's number; never given twice, so that bytes keep the name of who gave them.
@@ -42,6 +47,8 @@ pub(super) struct Party {
     pub(super) last_byte: Duration,
     /// Since when it has had something to deliver without pause.
     pub(super) busy_since: Duration,
+    /// What came since when, to tell a trickle.
+    window: (Duration, u64),
     pub(super) rest: Option<(Duration, RestReason)>,
     pub(super) strikes: u32,
     pub(super) busies: u32,
@@ -65,6 +72,7 @@ impl Party {
             bytes: 0,
             last_byte: Duration::ZERO,
             busy_since: Duration::ZERO,
+            window: (Duration::ZERO, 0),
             rest: None,
             strikes: 0,
             busies: 0,
@@ -142,6 +150,7 @@ impl Party {
             self.probe = Some((id, now));
             self.last_byte = now;
             self.busy_since = now;
+            self.window = (now, 0);
         }
         self.requests.push(id);
         self.outstanding += bytes;
@@ -153,10 +162,21 @@ impl Party {
         }
         self.outstanding -= bytes;
         self.last_byte = now;
+        self.window.1 += bytes;
         self.rate.add(now, bytes);
         if is_new {
             self.bytes += bytes;
         }
+    }
+
+    /// Whether it has brought next to nothing although there was something to bring; looked at once a window.
+    pub(super) fn trickles(&mut self, now: Duration) -> bool {
+        let (since, bytes) = self.window;
+        if now.saturating_sub(since) < TRICKLE_WINDOW {
+            return false;
+        }
+        self.window = (now, 0);
+        bytes < TRICKLE_BYTES
     }
 
     /// All bytes of a request came.

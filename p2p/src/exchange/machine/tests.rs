@@ -5,3 +5,4 @@ mod blame;
 mod flow;
 mod pace;
 mod shell;
+mod trickle;

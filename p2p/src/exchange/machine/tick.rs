@@ -24,6 +24,12 @@ const SLOW_FACTOR: u64 = 20;
 /// How long a slow source is left alone.
 const SLOW_REST: Duration = Duration::from_mins(1);
 
+/// Over so long a source with requests must bring [`TRICKLE_BYTES`], whether others do better or not.
+pub(super) const TRICKLE_WINDOW: Duration = Duration::from_secs(20);
+
+/// 1 KiB a second: a byte now and then is no source but a way to keep a fetch waiting for ever.
+pub(super) const TRICKLE_BYTES: u64 = 20 << 10;
+
 /// The machine's own time: the shell's without its pauses.
 #[derive(Debug, Default)]
 pub(super) struct Steady {
@@ -102,6 +108,11 @@ impl Machine {
             self.strike(now, ix, RestReason::Stalled);
             return;
         }
+        if party.trickles(now) {
+            self.rest(now, ix, RestReason::Slow, SLOW_REST);
+            return;
+        }
+        let party = self.parties.get(ix);
         let rate = party.rate.at(now).unwrap_or(0);
         let had_time = now.saturating_sub(party.busy_since) >= SLOW_AFTER;
         if had_time && rate < SLOW_BYTES_PER_S && self.has_faster(now, ix, rate * SLOW_FACTOR) {

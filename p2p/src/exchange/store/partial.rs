@@ -1,6 +1,7 @@
 //! A file that grows: bytes written anywhere, pieces declared proved, the log behind them, and the step to a
 //! whole file. The exchange's driver and web downloads write it, the server reads what is proved.
-//! Must stay true: nothing is written over a proved piece; after a failed sync nothing more is logged.
+//! Must stay true: nothing is written over a proved piece, also not by a write that began before; after a failed sync
+//! nothing more is logged.
 
 use std::{
     fs::{self, File},
@@ -8,7 +9,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt as _,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use owm_proto::{FileSpec, Ladder, Sha256};
@@ -18,15 +19,17 @@ use super::{
     log::{PieceLog, Read},
     record::{self, Record, Stamp},
     remove, sync_folder,
+    writers::Writers,
 };
 use crate::exchange::PieceSet;
 
 /// Bytes read at once when a piece is checked again.
 const CHECK_BYTES: u64 = 1 << 20;
 
-/// A growing file; clones are the same file. When the last one is dropped, what is proved is synced.
+/// A growing file; clones are the same file and the same writer. When the last one is dropped, what is proved is
+/// synced, which blocks.
 #[derive(Clone, Debug)]
-pub struct Partial(pub(super) Arc<Growing>);
+pub struct Partial(Arc<Growing>, u64);
 
 #[derive(Debug)]
 pub(super) struct Growing {
@@ -37,6 +40,8 @@ pub(super) struct Growing {
     /// Taken before `state`.
     log: Mutex<PieceLog>,
     state: Mutex<State>,
+    /// Writes have ended.
+    written: Condvar,
 }
 
 #[derive(Debug)]
@@ -44,11 +49,24 @@ struct State {
     proved: PieceSet,
     /// Proved, not synced.
     pending: Vec<u32>,
+    writers: Writers,
+    /// Writers so far.
+    handles: u64,
     failed: bool,
     finished: bool,
 }
 
 impl Partial {
+    /// One more writer of the file.
+    pub(super) fn of(growing: Arc<Growing>) -> Self {
+        let handle = {
+            let mut state = growing.state();
+            state.handles += 1;
+            state.handles
+        };
+        Self(growing, handle)
+    }
+
     /// What it is to become.
     pub fn ladder(&self) -> &Arc<Ladder> {
         &self.0.ladder
@@ -84,21 +102,22 @@ impl Partial {
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let range = offset..offset.saturating_add(bytes.len() as u64);
         let growing = &self.0;
-        let allowed = range.end <= self.len() && {
-            let state = growing.state();
-            growing.usable(&state)?;
-            let mut touched = growing.touched(&range);
-            !state.finished && touched.all(|piece| !state.proved.has(piece))
+        growing.store.0.syncer.wait_for_disk();
+        let pieces = if range.end <= self.len() {
+            growing.begin_write(self.1, growing.touched(&range))?
+        } else {
+            None
         };
-        if !allowed {
+        let Some(pieces) = pieces else {
             return Err(StoreError::NotWritable {
                 sha256: growing.sha256(),
                 offset,
                 len: bytes.len() as u64,
             });
-        }
-        growing.store.0.syncer.wait_for_disk();
+        };
         let written = growing.file.write_all_at(bytes, offset);
+        growing.state().writers.end(pieces);
+        growing.written.notify_all();
         written.map_err(|source| growing.no_room(source))
     }
 
@@ -130,20 +149,62 @@ impl Partial {
         checked.map_err(|source| StoreError::io(&self.0.path, source))
     }
 
-    /// The caller has checked this piece against the ladder and nobody writes to it any more. It may be
-    /// read by others from now on, and is logged with the next sync, which happens by itself.
-    pub fn proved(&self, piece: u32) {
-        let bytes = {
+    /// The caller has checked this piece against the ladder. It may be read by others from now on, and is logged with
+    /// the next sync, which happens by itself. If somebody else has written there too, it is looked at on the disk
+    /// first; whether it is right.
+    pub fn proved(&self, piece: u32) -> Result<bool, StoreError> {
+        if self.try_proved(piece) {
+            return Ok(true);
+        }
+        self.settle(piece)
+    }
+
+    /// [`Self::proved`] without blocking; `false`: only [`Self::settle`] can say.
+    pub(in crate::exchange) fn try_proved(&self, piece: u32) -> bool {
+        {
             let mut state = self.0.state();
+            if !state.writers.is_sole(self.1, piece) {
+                return state.proved.has(piece);
+            }
+            state.writers.forget(piece);
             if !state.proved.add(piece) {
-                return;
+                return true;
             }
             state.pending.push(piece);
-            self.0.range(piece)
-        };
-        let syncer = &self.0.store.0.syncer;
-        syncer.wake(&self.0, bytes.end - bytes.start);
-        self.0.store.tell();
+        }
+        self.0.has_proved(piece);
+        true
+    }
+
+    /// Waits for all writes to a piece and looks what is there: it is proved or, if wrong, to be written anew.
+    pub(in crate::exchange) fn settle(&self, piece: u32) -> Result<bool, StoreError> {
+        let growing = &self.0;
+        {
+            let is_closed = |state: &mut State| state.writers.is_closed(piece);
+            let state = growing.written.wait_while(growing.state(), is_closed);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            if state.proved.has(piece) {
+                return Ok(true);
+            }
+            state.writers.close(piece);
+            let is_written = |state: &mut State| state.writers.is_written(piece);
+            drop(growing.written.wait_while(state, is_written));
+        }
+        let is_right = self.check(piece);
+        let has_proved = matches!(is_right, Ok(true));
+        {
+            let mut state = growing.state();
+            state.writers.forget(piece);
+            if has_proved {
+                state.proved.add(piece);
+                state.pending.push(piece);
+            }
+        }
+        growing.written.notify_all();
+        if has_proved {
+            growing.has_proved(piece);
+        }
+        is_right
     }
 
     /// Syncs and logs what is proved, now.
@@ -197,9 +258,12 @@ impl Growing {
             state: Mutex::new(State {
                 proved: PieceSet::none(pieces),
                 pending: Vec::new(),
+                writers: Writers::default(),
+                handles: 0,
                 failed: false,
                 finished: false,
             }),
+            written: Condvar::new(),
         };
         let proved = growing.still_right(&said).map_err(failed)?;
         if said != Read::Pieces(proved.clone()) {
@@ -241,6 +305,23 @@ impl Growing {
             at += length as u64;
         }
         Ok(check.finish())
+    }
+
+    /// A write to these pieces begins; `None`: they are not to be written.
+    fn begin_write(
+        &self,
+        handle: u64,
+        pieces: Range<u32>,
+    ) -> Result<Option<Range<u32>>, StoreError> {
+        let mut state = self.state();
+        self.usable(&state)?;
+        let is_open = !state.finished && pieces.clone().all(|piece| !state.proved.has(piece));
+        Ok((is_open && state.writers.begin(handle, pieces.clone())).then_some(pieces))
+    }
+
+    fn has_proved(self: &Arc<Self>, piece: u32) {
+        self.store.0.syncer.wake(self, self.bytes(piece));
+        self.store.tell();
     }
 
     /// First the bytes, then the log.

@@ -4,6 +4,7 @@
 mod damage;
 mod disk;
 mod room;
+mod together;
 
 use std::{
     fs,
@@ -101,7 +102,7 @@ impl Sample {
         let at = self.ladder.range(piece).start;
         partial.write(at, self.piece(piece)).unwrap();
         assert!(partial.check(piece).unwrap());
-        partial.proved(piece);
+        assert!(partial.proved(piece).unwrap());
     }
 
     fn fetch_missing(&self, partial: &Partial) -> Vec<u32> {
@@ -350,7 +351,7 @@ fn a_small_file_whose_last_step_was_not_reached_is_put_again() {
     let partial = place.store.begin(Arc::new(Ladder::none(spec).unwrap()));
     let partial = partial.unwrap();
     partial.write(0, &bytes).unwrap();
-    partial.proved(0);
+    assert!(partial.proved(0).unwrap());
     partial.sync().unwrap();
     drop(partial);
     let file = place.store.put(spec, &bytes).unwrap();

@@ -83,7 +83,7 @@ pub(crate) fn prepare(dir: &Path, size: u64) -> Result<Named> {
         partial.write(n << 20, &chunk(n))?;
     }
     for piece in 0..partial.ladder().pieces() {
-        partial.proved(piece);
+        partial.proved(piece)?;
     }
     partial.finish()?;
     Ok(named)

@@ -193,7 +193,8 @@ impl Run {
                         let file = file.name.clone();
                         return Err(DownloadError::WrongPiece { file, piece });
                     }
-                    self.partial.proved(piece);
+                    let proved = self.partial.proved(piece);
+                    proved.map_err(ShelfError::from)?;
                 }
             }
         }
@@ -259,7 +260,7 @@ mod tests {
         let range = ladder.range(1);
         let piece = &body[range.start as usize..range.end as usize];
         partial.write(range.start, piece).unwrap();
-        partial.proved(1);
+        partial.proved(1).unwrap();
         drop((partial, store));
         let text = attempt.fetch().await.unwrap_err().to_string();
         assert!(text.contains("piece 0"), "{text}");

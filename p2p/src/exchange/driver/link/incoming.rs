@@ -55,8 +55,10 @@ impl Incoming {
     /// A buffer to read into again.
     pub(super) fn reuse(&mut self, buffer: Vec<u8>) {
         self.portion = buffer;
-        let next = self.left.map_or(0, |left| left.min(self.portion_max));
-        self.portion.resize(next, 0);
+        // Its length stays until the next body is known: to fill it with zeros each time is a pass over a MiB.
+        if let Some(left) = self.left {
+            self.portion.resize(left.min(self.portion_max), 0);
+        }
     }
 
     /// Reads until there is a head or a full portion, or a part of one for so long; of a body that is wanted whole,
