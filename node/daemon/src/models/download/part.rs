@@ -99,7 +99,9 @@ impl Part {
                     found,
                 });
             }
-            self.partial.proved(0);
+            // Not so if somebody else wrote there meanwhile: then it is not finished either, and tried again.
+            let proved = self.partial.proved(0);
+            proved.map_err(|error| no_room(error, self.partial.written(), file))?;
         }
         let finished = self.partial.finish();
         finished
