@@ -1,6 +1,7 @@
 //! A process that fetches into the store is killed with SIGKILL at seeded moments, again and again, until the
 //! file is whole: the bytes are right, and little was fetched twice. The process is this test, started again.
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
+#![expect(clippy::print_stdout, reason = "the counts are a result")]
 
 use std::{
     fs::{self, File},
@@ -93,8 +94,8 @@ fn start(folder: &Path, seed: u64) -> Child {
         .unwrap()
 }
 
-/// One fetch of a published file, killed up to [`KILLS_MAX`] times.
-fn fetch_with_kills(folder: &Path, name: Sha256, seed: u64) {
+/// One fetch of a published file, killed up to [`KILLS_MAX`] times: the kills, and the bytes fetched twice.
+fn fetch_with_kills(folder: &Path, name: Sha256, seed: u64) -> (u64, u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     drop(fs::remove_dir_all(folder.join("store")));
     drop(fs::remove_file(folder.join("fetched")));
@@ -140,14 +141,21 @@ fn fetch_with_kills(folder: &Path, name: Sha256, seed: u64) {
         name,
         "seed {seed}"
     );
+    (kills, twice)
 }
 
 fn kill_seeds(seeds: u64) {
     let folder = tempfile::tempdir().unwrap();
     let name = publish(folder.path());
+    let (mut kills, mut twice, mut most) = (0, 0, 0);
     for seed in 0..seeds {
-        fetch_with_kills(folder.path(), name, seed);
+        let (killed, again) = fetch_with_kills(folder.path(), name, seed);
+        (kills, twice) = (kills + killed, twice + again);
+        most = most.max(again.checked_div(killed).unwrap_or(0));
     }
+    println!(
+        "{seeds} fetches of {SIZE} bytes, {kills} kills, {twice} bytes fetched twice, at most {most} a kill in one fetch"
+    );
 }
 
 #[test]

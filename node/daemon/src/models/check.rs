@@ -83,15 +83,21 @@ pub fn plan(
         let files = files_of(&signed.manifest, &ids);
         plan.extend(files.into_iter().map(|file| expected(signed, file)));
     }
+    // A ladder is needed for sharing only, and is fetched again when its file is: it counts to no version.
+    let ladder = |file: &ManifestFile| {
+        Some(Expected {
+            sha256: file.ladder_sha256?,
+            name: Some(format!("(the ladder of {})", file.name)),
+            version: None,
+            size: None,
+        })
+    };
     let listed: BTreeMap<Sha256, Expected> = others
         .iter()
         .chain(newest)
         .flat_map(|signed| {
-            signed
-                .manifest
-                .files
-                .iter()
-                .map(|file| expected(signed, file))
+            let files = signed.manifest.files.iter();
+            files.flat_map(move |file| ladder(file).into_iter().chain([expected(signed, file)]))
         })
         .map(|file| (file.sha256, file))
         .collect();

@@ -154,6 +154,7 @@ fn line(checked: &Checked) -> String {
     let Checked { file, state } = checked;
     let name = match (&file.name, &file.version) {
         (Some(name), Some(version)) => format!("{version} {name}"),
+        (Some(name), None) => name.clone(),
         _ => "(of no known version)".to_owned(),
     };
     let sha256 = file.sha256;

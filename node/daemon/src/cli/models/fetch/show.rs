@@ -154,8 +154,9 @@ fn lines(fetched: &Fetched, picture: &FetchPicture) -> Vec<String> {
     )];
     let (peers, count, web) = picture.given();
     if peers + web > 0 {
+        let each = if count == 1 { "peer" } else { "peers" };
         lines.push(format!(
-            "fetched: {peers} bytes from {count} peers, {web} bytes from the web seed"
+            "fetched: {peers} bytes from {count} {each}, {web} bytes from the web seed"
         ));
     }
     let mut sources: Vec<_> = picture
