@@ -40,8 +40,10 @@ test-long: ## as test, with the tests marked as long
 bench: setup build ## questions to the real model, then load on a coordinator, then gossip; see docs/benchmarks.md
 	@deploy/bench.sh
 
-sim: ## what a node of a shard of 100 and of 1,250 costs, simulated; see docs/scale.md
-	@for n in 100 1250; do $(CARGO) run --quiet --locked --profile bench-net -p owm-sim -- scale --nodes $$n; done
+sim: ## what a node of a network of 100 and of 10,000 costs, simulated (minutes); see docs/scale.md
+	@$(CARGO) run --quiet --locked --profile bench-net -p owm-sim -- scale --nodes 100 --seconds 600
+	@$(CARGO) run --quiet --locked --profile bench-net -p owm-sim -- scale --nodes 10000 --shards 8 \
+		--rules-one-of 25 --warm 60 --seconds 20
 
 fuzz: ## each fuzz target for a minute (SECONDS=…); see tests/fuzz
 	@deploy/fuzz.sh $(SECONDS)

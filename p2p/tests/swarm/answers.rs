@@ -56,7 +56,7 @@ async fn lie(
                 if request.nodes_max == 0
                     && let Some(answered) = answered.take()
                 {
-                    answer.capabilities = surplus.clone();
+                    answer.capabilities.clone_from(&surplus);
                     answered.send(answers).unwrap();
                 }
                 swarm

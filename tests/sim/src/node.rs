@@ -3,6 +3,7 @@
 
 mod catching;
 mod learnt;
+mod meeting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,24 +14,13 @@ use std::{
 use owm_p2p::{
     Documents, Lacking, Moment,
     gossip::{Heard, Judged, Limits, Notice, Rules, Topic, Verdict},
-    meet,
     news::NewestCheckpoint,
     peer::{
         Action, Scores,
         score::{Consequence, GOSSIP_BELOW, GRAYLIST_BELOW, PUBLISH_BELOW},
     },
 };
-use owm_proto::{
-    Envelope, PublicKey, Purpose, Sha256, SignatureCheck, SignerRule, UnixMillis,
-    genesis::DelegatedRole,
-    gossip::Checkpoint,
-    manifest::Manifest,
-    statement::Statement as _,
-    wire::{
-        coordinator::SignedEnvelope,
-        gossip::{MeetRequest, MeetResponse},
-    },
-};
+use owm_proto::{Envelope, PublicKey, Purpose, SignatureCheck};
 
 use crate::{
     dice::Dice,
@@ -42,9 +32,6 @@ use crate::{
 };
 
 pub use learnt::Learnt;
-
-/// Bytes of them.
-const MEET_BYTES: usize = 1 << 20;
 
 /// What a node starts with.
 #[derive(Debug)]
@@ -105,6 +92,8 @@ pub struct Outcome {
     pub learnt: Vec<Learnt>,
     /// Its sender is to be cut off for so long.
     pub cut_off: Option<Duration>,
+    /// Somebody's own announcement goes to all who listen: it may not be in a mesh yet.
+    pub introduces: bool,
     /// Keys seen to have said two things under one sequence.
     pub contradictions: Vec<(PublicKey, Purpose, u64)>,
 }
@@ -211,143 +200,6 @@ impl Node {
         if let Consequence::CutOff(span) = self.scores.note(at, from, action) {
             outcome.cut_off = Some(span);
         }
-    }
-
-    /// What it asks on a new connection.
-    pub fn ask(&self, at: Moment) -> MeetRequest {
-        MeetRequest {
-            checkpoint_sequence: self.newest_sequence(),
-            documents: false,
-            nodes_max: self.meet_nodes,
-            software_version: "0.1.0".into(),
-            now_ms: at.wall.0 / 1_000 * 1_000,
-            capability: self.own_capability.as_ref().map(Into::into),
-            checkpoint: self.newest.as_ref().map(|newest| (&newest.envelope).into()),
-            statements_sha256: Vec::new(),
-            wanted: Vec::new(),
-        }
-    }
-
-    /// Capabilities for who asks.
-    pub fn introductions(&self, at: Moment, ask: &MeetRequest) -> Vec<Envelope> {
-        let count = ask.nodes_max.min(self.meet_nodes) as usize;
-        self.rules
-            .introductions(at, &meet::wanted(ask), count, MEET_BYTES)
-    }
-
-    /// Somebody asks: what it says of itself is judged, then it is answered. `lent`: what another knows, if it
-    /// runs no rules itself.
-    pub fn asked(
-        &mut self,
-        at: Moment,
-        (peer, key): (Peer, &PublicKey),
-        (ask, lent): (&MeetRequest, Option<Vec<Envelope>>),
-        memo: &Memo,
-        out: &mut Outbox,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
-        let has_rules = self.has_rules;
-        let said = [&ask.capability, &ask.checkpoint].into_iter().flatten();
-        for envelope in said.filter(|_| has_rules) {
-            self.told(at, key, envelope, memo, &mut outcome);
-        }
-        if self.announced_sequence() > self.newest_sequence() {
-            out.push((peer, Frame::Ask(self.ask(at).into())));
-        }
-        let newer = self.newest.as_ref();
-        let newer = newer.filter(|n| n.checkpoint.sequence > ask.checkpoint_sequence);
-        let known = lent.unwrap_or_else(|| self.introductions(at, ask));
-        let answer = MeetResponse {
-            checkpoint: newer.map(|newest| (&newest.envelope).into()),
-            manifest: newer.map(|newest| (&newest.manifest_envelope).into()),
-            capabilities: known.iter().map(Into::into).collect(),
-            software_version: "0.1.0".into(),
-            now_ms: at.wall.0 / 1_000 * 1_000,
-            ..MeetResponse::default()
-        };
-        out.push((peer, Frame::Answer(answer.into())));
-        outcome
-    }
-
-    /// An answer: each part is judged by itself, up to the first that is a lie.
-    pub fn answered(
-        &mut self,
-        at: Moment,
-        from: &PublicKey,
-        answer: &MeetResponse,
-        store: &mut Store,
-        memo: &Memo,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
-        if !self.has_rules {
-            return outcome;
-        }
-        let checkpoint = answer.checkpoint.iter();
-        for envelope in checkpoint.chain(&answer.capabilities) {
-            if !self.told(at, from, envelope, memo, &mut outcome) {
-                return outcome;
-            }
-        }
-        if let (Some(checkpoint), Some(manifest)) = (&answer.checkpoint, &answer.manifest)
-            && let Some(newest) = self.verified(checkpoint, manifest, at.wall, memo)
-            && newest.checkpoint.sequence > self.newest_sequence()
-            && self.rules.judge_whole(at, from, &newest.envelope, memo)
-        {
-            store.newest = Some(newest.clone());
-            self.newest = Some(newest);
-        }
-        outcome
-    }
-
-    /// Whether something told was no lie.
-    fn told(
-        &mut self,
-        at: Moment,
-        from: &PublicKey,
-        envelope: &SignedEnvelope,
-        memo: &Memo,
-        outcome: &mut Outcome,
-    ) -> bool {
-        let Ok(envelope) = Envelope::try_from(envelope.clone()) else {
-            self.book(at, from, Action::BadMeet, outcome);
-            return false;
-        };
-        let mut judged = self.rules.judge_told(at, from, envelope, memo);
-        let lie = matches!(judged.verdict, Verdict::Reject(_));
-        if lie {
-            judged.action = Some(Action::BadMeet);
-        }
-        self.settle(at, from, judged, outcome);
-        !lie
-    }
-
-    /// A checkpoint and the manifest that it names, both by a release key.
-    fn verified(
-        &self,
-        checkpoint: &SignedEnvelope,
-        manifest: &SignedEnvelope,
-        now: UnixMillis,
-        memo: &Memo,
-    ) -> Option<NewestCheckpoint> {
-        let [envelope, manifest_envelope] =
-            [checkpoint, manifest].map(|envelope| Envelope::try_from(envelope.clone()).ok());
-        let (envelope, manifest_envelope) = (envelope?, manifest_envelope?);
-        let keys = self.documents.trust().keys(DelegatedRole::Release, now);
-        let network = self.documents.trust().id();
-        let rule = SignerRule::OneOf(&keys);
-        let checkpoint = Checkpoint::open_by(&envelope, &network, rule, memo).ok()?;
-        let manifest = manifest_envelope.verify_by(Purpose::Manifest, &network, rule, memo);
-        let manifest = manifest.ok()?.payload;
-        if Sha256::of(manifest) != checkpoint.manifest_sha256 {
-            return None;
-        }
-        let manifest = Manifest::from_bytes(manifest).ok()?;
-        Some(NewestCheckpoint {
-            checkpoint,
-            envelope,
-            manifest,
-            manifest_envelope,
-        })
     }
 
     /// Something of its own goes out; says whether the rules let it.

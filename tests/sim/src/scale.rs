@@ -135,7 +135,8 @@ pub fn judgement(count: u32, elapsed: impl Fn() -> Duration) -> Judgement {
         .collect();
     let judged = |check: &dyn SignatureCheck| {
         let limits = Limits {
-            strangers_max: count as usize,
+            // One peer brings no more than half of them.
+            strangers_max: 2 * count as usize,
             ..Limits::default()
         };
         let me = identity(count + 1).public;

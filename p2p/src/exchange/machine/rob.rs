@@ -10,10 +10,6 @@ use super::{Machine, RequestId, fill::Pick, party::PartyIx};
 /// Work is taken away from who would need so many times longer.
 const STEAL_FACTOR: u32 = 3;
 
-/// What its source has not come to yet, because it was asked for other things before, is taken away if that is so
-/// many fourths of the time faster: nothing is lost by it, and who is equally fast shares the work to its end.
-const WAITING_FOURTHS: u32 = 5;
-
 /// A piece that must come from one source is begun anew with another only if that is so much faster.
 const RESTART_FACTOR: u32 = 10;
 
@@ -31,8 +27,6 @@ struct Victim {
     wait: Duration,
     rest: u64,
     is_single: bool,
-    /// Its source has other requests before it.
-    is_waiting: bool,
 }
 
 impl Machine {
@@ -45,14 +39,12 @@ impl Machine {
         let mine = thief.eta(now, victim.rest, guess) + rtt;
         let request = &self.requests[&victim.id];
         let (file_ix, piece) = (request.file, request.piece);
-        let worth = if victim.is_single {
-            mine * RESTART_FACTOR
-        } else if victim.is_waiting {
-            mine * WAITING_FOURTHS / 4
+        let factor = if victim.is_single {
+            RESTART_FACTOR
         } else {
-            mine * STEAL_FACTOR
+            STEAL_FACTOR
         };
-        if victim.wait > worth + WAIT_MIN {
+        if victim.wait > mine * factor + WAIT_MIN {
             if victim.is_single {
                 let file = self.files.get(&file_ix)?;
                 for asked in file.active[&piece].asked.clone() {
@@ -103,7 +95,7 @@ impl Machine {
         let mut worst: Option<Victim> = None;
         for other in self.parties.iter().filter(|p| !p.requests.is_empty()) {
             let mut queued = 0;
-            for (place, id) in other.requests.iter().enumerate() {
+            for id in &other.requests {
                 let request = &self.requests[id];
                 let rest = request.end - request.at;
                 queued += rest;
@@ -122,7 +114,6 @@ impl Machine {
                         wait,
                         rest: if active.is_single { active.len() } else { rest },
                         is_single: active.is_single,
-                        is_waiting: place > 0,
                     });
                 }
             }

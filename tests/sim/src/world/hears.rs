@@ -82,7 +82,7 @@ impl World {
         let sender = (from, &from_key);
         let outcome = match frame {
             Frame::Publish(message) => node.hears((at, now), sender, message, &self.lore.memo, out),
-            Frame::Ask(ask) => node.asked(at, sender, (ask, lent), &self.lore.memo, out),
+            Frame::Ask(ask) => node.asked((at, now), sender, (ask, lent), &self.lore.memo, out),
             Frame::Answer(answer) => node.answered(at, &from_key, answer, store, &self.lore.memo),
             frame => {
                 if let Frame::Want(ids) = frame {
@@ -93,6 +93,7 @@ impl World {
                 return;
             }
         };
+        actor.sent.flooded += u64::from(outcome.introduces) * actor.linked.len() as u64;
         actor.cost.judged += u64::from(outcome.verdict.is_some());
         actor.sent.accepted += u64::from(outcome.verdict == Some(Verdict::Accept));
         actor.cost.signatures += self.lore.memo.asked() - asked;

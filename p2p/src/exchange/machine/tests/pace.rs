@@ -1,7 +1,5 @@
 //! How much a source is trusted with: little while it is slow or has just stood still, all again once it delivers;
-//! and who makes way for whom at the limit and at the end.
-
-use std::ops::Range;
+//! and who makes way for whom at the limit.
 
 use super::{super::*, shell::*};
 
@@ -77,41 +75,4 @@ fn who_is_busy_again_and_again_is_asked_less_often_but_within_seconds() {
         .map(|w| w[1].saturating_sub(w[0]).as_secs())
         .collect();
     assert_eq!(rests, [1, 2, 4, 4, 4]);
-}
-
-/// Whether bytes were asked of one source while another was asked for them.
-fn was_doubled(seen: &[Effect]) -> bool {
-    let mut open: Vec<(RequestId, Range<u64>)> = Vec::new();
-    seen.iter().any(|effect| match effect {
-        Effect::Request { request, range, .. } => {
-            let overlaps =
-                |(_, other): &(_, Range<u64>)| range.start < other.end && other.start < range.end;
-            let doubled = open.iter().any(overlaps);
-            open.push((*request, range.clone()));
-            doubled
-        }
-        Effect::Cancel { request, .. } => {
-            open.retain(|(id, _)| id != request);
-            false
-        }
-        _ => false,
-    })
-}
-
-#[test]
-fn the_last_bytes_of_a_source_that_is_a_little_slower_are_asked_of_another_too() {
-    let doubled = (20..40).filter(|pieces| {
-        let mut shell = Shell::new(Tuning::default());
-        let file = shell.want(pieces * PIECE, 0);
-        for n in [1, 2] {
-            shell.offer(source(n), file);
-        }
-        // 2.5 MB/s and 1 MB/s: too near each other for one to take the other's work away.
-        let rates = [(source(1), 25_000), (source(2), 10_000)];
-        shell.deliver(&rates, &[], Duration::from_mins(2));
-        assert!(shell.is_complete(file));
-        was_doubled(&shell.seen)
-    });
-    let doubled = doubled.count();
-    assert!(doubled >= 5, "{doubled}");
 }
