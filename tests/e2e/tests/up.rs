@@ -35,7 +35,7 @@ async fn said(up: &mut Process, what: &str) -> String {
 
 /// What a node of the network in `dir` says of the swarm.
 async fn swarm(dir: &Path, node: &str) -> Value {
-    let config = dir.join(node).join("owm.toml");
+    let config = dir.join("nodes").join(node).join("owm.toml");
     let args = ["status", "--json", "--config", config.to_str().unwrap()];
     let program = paths::program("owm-node").unwrap();
     let said = process::output("owm-node", &program, &args).await;
