@@ -80,7 +80,7 @@ impl Bringer<'_> {
             if self.is_done(files) {
                 return Ok(());
             }
-            let asked = self.from_peers(files, hears).await;
+            let asked = self.ask_peers(files, hears).await;
             if self.is_done(files) {
                 return Ok(());
             }
@@ -93,7 +93,7 @@ impl Bringer<'_> {
                     Ok(()) => BringError::Nobody,
                 });
             }
-            match self.from_web(files, hears).await {
+            match self.ask_web(files, hears).await {
                 Err(DownloadError::GivesWay) if !self.stop.is_cancelled() => {
                     tracing::info!("a peer may have the files; going on with it");
                 }
@@ -113,7 +113,7 @@ impl Bringer<'_> {
         missing.filter_map(|file| peers::spec(file)).collect()
     }
 
-    async fn from_peers(
+    async fn ask_peers(
         &mut self,
         files: &[&ManifestFile],
         hears: Hears<'_>,
@@ -153,7 +153,7 @@ impl Bringer<'_> {
     }
 
     /// From the web seeds alone; gives way to a peer that nobody has asked yet.
-    async fn from_web(
+    async fn ask_web(
         &mut self,
         files: &[&ManifestFile],
         hears: Hears<'_>,

@@ -99,17 +99,13 @@ pub(super) async fn fetch(
     let seen = fetch.progress();
     let (mut got, mut moved) = (0, tokio::time::Instant::now());
     loop {
-        match tokio::time::timeout(LOOK_EVERY, fetch.done()).await {
-            Ok(done) => {
-                progress(&seen.borrow());
-                return Ok(done?);
-            }
-            Err(_) => {
-                let more = peers.peers(&names);
-                asked.extend(&more);
-                fetch.add_peers(more);
-            }
+        if let Ok(done) = tokio::time::timeout(LOOK_EVERY, fetch.done()).await {
+            progress(&seen.borrow());
+            return Ok(done?);
         }
+        let more = peers.peers(&names);
+        asked.extend(&more);
+        fetch.add_peers(more);
         let now = Arc::clone(&seen.borrow());
         progress(&now);
         // What is under way counts: a piece is long on a slow line.
