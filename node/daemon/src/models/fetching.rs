@@ -296,6 +296,12 @@ fn may_help(error: &BringError) -> bool {
                 | DownloadError::WrongHash { .. }
                 | DownloadError::WrongPiece { .. }
                 | DownloadError::TooLong { .. }
+                // Somebody else writes to the same file.
+                | DownloadError::Shelf(ShelfError::Store(
+                    StoreError::NotWritable { .. }
+                        | StoreError::NotProved { .. }
+                        | StoreError::Busy { .. }
+                ))
         ),
         // Those have been waited for long enough, and the disk does not change by itself.
         BringError::Peers(_) | BringError::Nobody => false,

@@ -19,7 +19,7 @@ use super::{
     Banned, Shared,
     link::{self, Order},
     places::Places,
-    web,
+    proving, web,
 };
 use crate::exchange::{
     files::{FileError, Growing},
@@ -222,15 +222,6 @@ impl Core {
     }
 }
 
-/// Lets go of a file without blocking: the last handle of one syncs what is proved.
-fn put_away(growing: Arc<dyn Growing>) {
-    let is_last = Arc::strong_count(&growing) == 1;
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) if is_last => drop(runtime.spawn_blocking(move || drop(growing))),
-        _ => drop(growing),
-    }
-}
-
 impl Shared {
     pub(super) fn tick(self: &Arc<Self>) {
         self.handle(Event::Tick);
@@ -250,8 +241,7 @@ impl Shared {
         growing: Arc<dyn Growing>,
     ) -> watch::Receiver<Outcome> {
         let file = ladder.spec().sha256();
-        let now = self.now();
-        let have = growing.proven();
+        let (now, have) = (self.now(), growing.proven());
         let mut core = self.core();
         if let Some(outcome) = core.join(&file) {
             return outcome;
@@ -291,7 +281,7 @@ impl Shared {
         self.carry_out(&mut core);
         drop(core);
         if let Some(gone) = gone {
-            put_away(gone.growing);
+            proving::put_away(gone.growing);
         }
     }
 
@@ -391,7 +381,7 @@ impl Shared {
         self.carry_out(&mut core);
         drop(core);
         for portion in portions {
-            put_away(portion.growing);
+            proving::put_away(portion.growing);
         }
         bytes
     }

@@ -211,3 +211,13 @@ fn in_parts(
     }
     Ok(())
 }
+
+/// Lets go of a file without blocking: the last handle of one syncs what is proved.
+pub(super) fn put_away(growing: Arc<dyn Growing>) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) if Arc::strong_count(&growing) == 1 => {
+            drop(runtime.spawn_blocking(move || drop(growing)))
+        }
+        _ => drop(growing),
+    }
+}

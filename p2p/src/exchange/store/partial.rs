@@ -195,8 +195,8 @@ impl Partial {
         {
             let mut state = growing.state();
             state.writers.forget(piece);
-            if has_proved {
-                state.proved.add(piece);
+            // Named twice, the log would count as torn from there on.
+            if has_proved && state.proved.add(piece) {
                 state.pending.push(piece);
             }
         }

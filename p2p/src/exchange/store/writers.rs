@@ -46,9 +46,11 @@ impl Writers {
     }
 
     /// Whether only this one has written the piece, and writes no more: then what it has proved is what lies there.
+    /// Not so if nobody is known to have written it: it may have been found wrong on the disk since.
     pub(super) fn is_sole(&self, handle: u64, piece: u32) -> bool {
+        let is_alone = |one: &Writer| one.in_flight == 0 && !one.is_mixed && !one.is_closed;
         let writer = self.0.get(&piece);
-        writer.is_none_or(|one| one.in_flight == 0 && !one.is_mixed && one.handle == handle)
+        writer.is_some_and(|one| is_alone(one) && one.handle == handle)
     }
 
     /// Nobody begins to write the piece any more.
@@ -81,7 +83,7 @@ mod tests {
     #[test]
     fn only_what_one_alone_has_written_is_proved_by_it() {
         let mut writers = Writers::default();
-        assert!(writers.is_sole(1, 0), "what was there before");
+        assert!(!writers.is_sole(1, 0), "nobody is known to have written it");
         assert!(writers.begin(1, 0..2));
         assert!(!writers.is_sole(1, 0), "it still writes");
         writers.end(0..2);
@@ -90,6 +92,9 @@ mod tests {
         assert!(writers.begin(2, 1..2));
         writers.end(1..2);
         assert!(writers.is_sole(1, 0) && !writers.is_sole(1, 1));
+        writers.close(0);
+        assert!(!writers.is_sole(1, 0), "somebody looks at it");
+        writers.forget(0);
         writers.close(1);
         assert!(writers.is_closed(1));
         assert!(!writers.begin(1, 0..3), "one of them is closed");

@@ -3,7 +3,10 @@
 
 mod show;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use owm_proto::{NodeKey, UnixMillis, VersionId, invite::Invite};
@@ -86,7 +89,7 @@ async fn fetch(
 async fn of_daemon(home: &Home, id: u64, show: &mut Show) -> Result<FetchPicture, RunError> {
     let socket = home.control();
     let mut stopping = std::pin::pin!(tokio::signal::ctrl_c());
-    let mut is_stopping = false;
+    let mut asked_to_end: Option<Instant> = None;
     loop {
         let picture = control::fetch_so_far(&socket, id).await;
         let picture = picture.map_err(RunError::failed)?;
@@ -97,10 +100,16 @@ async fn of_daemon(home: &Home, id: u64, show: &mut Show) -> Result<FetchPicture
         if picture.ended.is_some() {
             return Ok(picture);
         }
+        if asked_to_end.is_some_and(|asked| asked.elapsed() > END_TIME) {
+            show.clear();
+            return Err(RunError::failed(
+                "stopped here; the running node goes on with it, since somebody else waits for it too",
+            ));
+        }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            _ = &mut stopping, if !is_stopping => {
-                is_stopping = true;
+            _ = &mut stopping, if asked_to_end.is_none() => {
+                asked_to_end = Some(Instant::now());
                 control::end_fetch(&socket, id).await.map_err(RunError::failed)?;
             }
         }
@@ -121,11 +130,14 @@ async fn alone(
         let getting = getter.get(version.as_ref(), &shows, &stop);
         let mut getting = std::pin::pin!(getting);
         let mut look = tokio::time::interval(LOOK_EVERY);
+        // One for all turns, and asked first: a signal that comes between two would be lost.
+        let mut stopping = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             tokio::select! {
+                biased;
+                _ = &mut stopping, if !stop.is_cancelled() => stop.cancel(),
                 got = &mut getting => break got,
                 _ = look.tick() => show.show(&shown.borrow_and_update()),
-                _ = tokio::signal::ctrl_c(), if !stop.is_cancelled() => stop.cancel(),
             }
         }
     };

@@ -46,10 +46,13 @@ async fn server(body: Vec<u8>, plan: Vec<Does>) -> Server {
     let log = Arc::clone(&asked);
     tokio::spawn(async move {
         let mut plan = plan.into_iter();
-        while let Ok((mut stream, _)) = listener.accept().await {
+        'next: while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
-                let byte = stream.read_u8().await.unwrap();
+                // A client that went away before it asked.
+                let Ok(byte) = stream.read_u8().await else {
+                    continue 'next;
+                };
                 head.push(byte);
             }
             let head = String::from_utf8(head).unwrap().to_ascii_lowercase();

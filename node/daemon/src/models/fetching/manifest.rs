@@ -158,7 +158,8 @@ impl Getter {
             None => self.ask_manifest(version, known).await,
         };
         let said = match said {
-            Err(NoManifest::Call(error @ CallError::Unreachable { .. })) => {
+            // It is away, or can't say (its database is): peers or this disk may.
+            Err(NoManifest::Call(error)) if !is_final(&error) => {
                 self.without_coordinator(version, known, error, shown)
                     .await?
             }
@@ -273,4 +274,13 @@ impl Getter {
 
 fn say(shown: &watch::Sender<FetchPicture>, text: &str) {
     shown.send_modify(|picture| text.clone_into(&mut picture.doing));
+}
+
+/// Whether what the coordinator says is its last word: there is no such version.
+fn is_final(error: &CallError) -> bool {
+    use tonic::Code;
+    let CallError::Refused { code, .. } = error else {
+        return false;
+    };
+    matches!(code, Code::NotFound | Code::InvalidArgument)
 }

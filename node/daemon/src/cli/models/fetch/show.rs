@@ -41,10 +41,12 @@ impl Show {
             self.say(remark);
         }
         self.remarks = picture.remarks.len();
-        if self.doing != picture.doing && !picture.doing.is_empty() {
-            self.say(&picture.doing);
+        // What is below its first line moves all the time: that is for the bar.
+        let doing = picture.doing.lines().next().unwrap_or_default();
+        if self.doing != doing && !doing.is_empty() {
+            self.say(doing);
         }
-        self.doing.clone_from(&picture.doing);
+        doing.clone_into(&mut self.doing);
         if self.output.json {
             let line = progress(picture).to_string();
             if picture.ended.is_none() && picture.version.is_some() && line != self.line {
