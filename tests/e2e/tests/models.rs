@@ -229,7 +229,9 @@ async fn stops_and_goes_on(node: &Node) {
     let growing = fs::read_dir(blobs(node)).unwrap();
     let growing = growing.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
-        name.to_str().unwrap().ends_with(".part")
+        Path::new(&name)
+            .extension()
+            .is_some_and(|end| end == "part")
     });
     assert!(growing.count() > 0, "what has come stays");
     node.set("exchange", "download_max", "1 GiB").unwrap();

@@ -366,9 +366,9 @@ impl Shared {
             let mut files: Vec<Sha256> = portions.iter().map(|portion| portion.file).collect();
             files.dedup();
             if matches!(error, FileError::Taken) {
-                files
-                    .iter()
-                    .for_each(|file| self.begin_again(&mut core, *file));
+                for file in files {
+                    self.begin_again(&mut core, file);
+                }
             } else {
                 self.fail(&mut core, &files, error);
             }

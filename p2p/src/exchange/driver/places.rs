@@ -129,7 +129,9 @@ mod tests {
     fn who_is_of_no_use_gives_way_and_everybody_has_a_turn() {
         let mut places = Places::new();
         let all: BTreeSet<PeerId> = (0..200).map(|_| PeerId::random()).collect();
-        all.iter().for_each(|peer| places.hint(*peer));
+        for peer in &all {
+            places.hint(*peer);
+        }
         let mut had = BTreeSet::new();
         for _ in 0..100 {
             had.extend(seat_all(&mut places));

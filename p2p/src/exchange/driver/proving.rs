@@ -216,7 +216,7 @@ fn in_parts(
 pub(super) fn put_away(growing: Arc<dyn Growing>) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) if Arc::strong_count(&growing) == 1 => {
-            drop(runtime.spawn_blocking(move || drop(growing)))
+            drop(runtime.spawn_blocking(move || drop(growing)));
         }
         _ => drop(growing),
     }

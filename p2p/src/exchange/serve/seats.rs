@@ -32,7 +32,7 @@ struct Seat {
 /// All streams.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
-    seats: BTreeMap<SeatId, Seat>,
+    taken: BTreeMap<SeatId, Seat>,
     next: u64,
     displaced: u64,
 }
@@ -47,7 +47,7 @@ impl Seats {
         let own = self.of(&peer);
         if own >= STREAMS_PER_PEER {
             self.displace(|seat| seat.is_idle && seat.peer == peer)?;
-        } else if self.seats.len() >= STREAMS_MAX {
+        } else if self.taken.len() >= STREAMS_MAX {
             let most = self.most();
             self.displace(|seat| seat.is_idle).or_else(|| {
                 // Who has none yet comes before who has several.
@@ -64,32 +64,32 @@ impl Seats {
             is_idle: true,
             leave: leave.clone(),
         };
-        self.seats.insert(id, seat);
+        self.taken.insert(id, seat);
         Some((id, leave))
     }
 
     /// It is free again. (One that had to leave is gone already.)
     pub(super) fn free(&mut self, id: SeatId) {
-        self.seats.remove(&id);
+        self.taken.remove(&id);
     }
 
     /// Whether it waits for a question or answers one.
     pub(super) fn set_idle(&mut self, id: SeatId, is_idle: bool) {
-        if let Some(seat) = self.seats.get_mut(&id) {
+        if let Some(seat) = self.taken.get_mut(&id) {
             seat.is_idle = is_idle;
         }
     }
 
     /// It has just taken bytes.
     pub(super) fn took(&mut self, id: SeatId, now: Duration) {
-        if let Some(seat) = self.seats.get_mut(&id) {
+        if let Some(seat) = self.taken.get_mut(&id) {
             seat.took = now;
         }
     }
 
     /// Streams that are served.
     pub(super) fn len(&self) -> usize {
-        self.seats.len()
+        self.taken.len()
     }
 
     /// Streams that had to leave for others.
@@ -98,14 +98,14 @@ impl Seats {
     }
 
     fn of(&self, peer: &PeerId) -> usize {
-        let own = self.seats.values().filter(|seat| seat.peer == *peer);
+        let own = self.taken.values().filter(|seat| seat.peer == *peer);
         own.count()
     }
 
     /// Who has most streams, and how many.
     fn most(&self) -> Option<(PeerId, usize)> {
         let mut counts = BTreeMap::<PeerId, usize>::new();
-        for seat in self.seats.values() {
+        for seat in self.taken.values() {
             *counts.entry(seat.peer).or_default() += 1;
         }
         counts.into_iter().max_by_key(|(_, count)| *count)
@@ -113,10 +113,10 @@ impl Seats {
 
     /// Sends away whoever of these has taken nothing for longest.
     fn displace(&mut self, among: impl Fn(&Seat) -> bool) -> Option<()> {
-        let among = self.seats.iter().filter(|(_, seat)| among(seat));
+        let among = self.taken.iter().filter(|(_, seat)| among(seat));
         let (id, _) = among.min_by_key(|(id, seat)| (seat.took, **id))?;
         let id = *id;
-        let seat = self.seats.remove(&id)?;
+        let seat = self.taken.remove(&id)?;
         seat.leave.cancel();
         self.displaced += 1;
         Some(())
@@ -181,7 +181,7 @@ mod tests {
         assert!(seats.enter(peer, at(10)).is_some(), "its oldest is idle");
         assert_eq!(left(&own), [0]);
         assert_eq!(seats.len(), STREAMS_PER_PEER);
-        for id in seats.seats.keys().copied().collect::<Vec<_>>() {
+        for id in seats.taken.keys().copied().collect::<Vec<_>>() {
             seats.set_idle(id, false);
         }
         assert!(seats.enter(peer, at(11)).is_none());

@@ -162,9 +162,10 @@ fn a_file_that_may_not_have_its_name_yet_keeps_all_its_pieces() {
     static ENDS: AtomicBool = AtomicBool::new(false);
     let (folder, sample) = (tempfile::tempdir().unwrap(), Sample::new(3 * PIECE, 1));
     let config = StoreConfig {
-        before_rename: Some(|| match ENDS.load(Ordering::SeqCst) {
-            true => Err(io::Error::other("the end")),
-            false => Ok(()),
+        before_rename: Some(|| {
+            let ends = ENDS.load(Ordering::SeqCst);
+            let why = ends.then(|| io::Error::other("the end"));
+            why.map_or(Ok(()), Err)
         }),
         spare: 0,
         ..StoreConfig::new(folder.path())
