@@ -6,6 +6,8 @@
 //! `privacy.rs` (where users' words may not stand), `node_death.rs` (nodes that die, double or go by a wrong
 //! clock), `operator.rs` (pause, drain, model files), `operate.rs` (metrics, dashboard, logs), `page.rs` (a
 //! stranger's browser, driven by [`browser`]), `openai_client.rs` (a stranger's client), `real_weights.rs`,
+//! `models.rs` (`owm-node models`), `survival.rs` (life without the coordinator), `up.rs`, `lan.rs`, `nat_nodes.rs` and
+//! `swarm_doc.rs` (real nodes behind routers, docs/swarm.md word by word),
 //! `crash.rs` (the crash harness, whose parts are in [`crash`]).
 //!
 //! They start real processes through `owm_devnet::Devnet` and talk to them as strangers would: over HTTP
@@ -14,5 +16,6 @@
 pub mod browser;
 pub mod crash;
 pub mod flood;
+pub mod invites;
 pub mod namespaces;
 pub mod peers;

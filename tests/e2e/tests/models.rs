@@ -14,7 +14,8 @@ use nix::{
     unistd::Pid,
 };
 use owm_devnet::{Devnet, Model, api::Api, node::Node, paths, process::POLL};
-use owm_proto::{Sha256, invite::Invite};
+use owm_e2e::invites::invite_with_peers;
+use owm_proto::Sha256;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -86,21 +87,6 @@ async fn network(nodes: u16) -> Devnet {
     let builder = Devnet::builder().nodes(nodes).model(Model::Tiny);
     let builder = builder.coordinator_setting("p2p", "capability", "2s");
     builder.start().await.unwrap()
-}
-
-/// An invite that names peers beside the coordinator.
-async fn invite_with_peers(net: &Devnet) -> String {
-    let coordinator = net.coordinator_ref();
-    let address = coordinator.p2p_address();
-    let own = address.rsplit_once(':').unwrap().1;
-    let mut invite = String::new();
-    until("an invite with other peers in it", async || {
-        invite = coordinator.invite().await.unwrap();
-        let parsed: Invite = invite.parse().unwrap();
-        parsed.peers.iter().any(|peer| !peer.contains(own))
-    })
-    .await;
-    invite
 }
 
 fn blobs(node: &Node) -> PathBuf {
@@ -219,6 +205,18 @@ async fn slow_fetch(node: &Node) -> tokio::process::Child {
     fetch
 }
 
+/// Fetches on at full speed: what had come is not fetched again.
+async fn goes_on(node: &Node) {
+    node.set("exchange", "download_max", "1 GiB").unwrap();
+    let fetched = models(node, &["fetch", "--json"]).await;
+    check(&fetched, 0, &[]);
+    let lines = lines(&fetched);
+    let done = lines.last().unwrap();
+    let came = number(done, "bytes_from_peers") + number(done, "bytes_from_web");
+    assert!(came < number(done, "bytes"), "it went on: {done}");
+    check(&models(node, &["verify"]).await, 0, &[]);
+}
+
 /// Stopped by Ctrl-C, and gone on with.
 async fn stops_and_goes_on(node: &Node) {
     let fetch = slow_fetch(node).await;
@@ -234,20 +232,13 @@ async fn stops_and_goes_on(node: &Node) {
             .is_some_and(|end| end == "part")
     });
     assert!(growing.count() > 0, "what has come stays");
-    node.set("exchange", "download_max", "1 GiB").unwrap();
-    let fetched = models(node, &["fetch", "--json"]).await;
-    check(&fetched, 0, &[]);
-    let lines = lines(&fetched);
-    let done = lines.last().unwrap();
-    let came = number(done, "bytes_from_peers") + number(done, "bytes_from_web");
-    assert!(came < number(done, "bytes"), "it went on: {done}");
-    check(&models(node, &["verify"]).await, 0, &[]);
+    goes_on(node).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn models_come_from_peers_while_the_coordinator_is_dead() {
     let mut net = network(2).await;
-    let invite = invite_with_peers(&net).await;
+    let invite = invite_with_peers(&net, LIMIT).await.unwrap();
     net.coordinator().kill().await.unwrap();
     let node = net.new_node(&invite).await.unwrap();
     fetches_alone(node).await;
@@ -359,14 +350,7 @@ async fn mounts_a_disk_that_fills_up_during_a_fetch_is_told_and_the_next_one_goe
     let ended = tokio::time::timeout(LIMIT, fetch.wait_with_output()).await;
     check(&ended.unwrap().unwrap(), 1, &["disk", "make room"]);
     fs::remove_file(filler).unwrap();
-    node.set("exchange", "download_max", "1 GiB").unwrap();
-    let fetched = models(node, &["fetch", "--json"]).await;
-    check(&fetched, 0, &[]);
-    let lines = lines(&fetched);
-    let done = lines.last().unwrap();
-    let came = number(done, "bytes_from_peers") + number(done, "bytes_from_web");
-    assert!(came < number(done, "bytes"), "it went on: {done}");
-    check(&models(node, &["verify"]).await, 0, &[]);
+    goes_on(node).await;
     shell(&format!("umount -l '{folder}'")).await;
     net.stop().await.unwrap();
 }

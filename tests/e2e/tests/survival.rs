@@ -15,7 +15,8 @@ use owm_devnet::{
     node::Node,
     process::POLL,
 };
-use owm_proto::{Sha256, invite::Invite};
+use owm_e2e::invites::invite_with_peers;
+use owm_proto::Sha256;
 use serde_json::{Value, json};
 
 /// Nodes of the network that loses its coordinator.
@@ -74,21 +75,6 @@ async fn files(node: &Node) -> BTreeSet<String> {
         .iter()
         .map(|file| file["sha256"].as_str().unwrap().to_owned());
     names.collect()
-}
-
-/// An invite that names peers beside the coordinator.
-async fn invite_with_peers(net: &Devnet) -> String {
-    let coordinator = net.coordinator_ref();
-    let address = coordinator.p2p_address();
-    let own = address.rsplit_once(':').unwrap().1;
-    let mut invite = String::new();
-    until("an invite with other peers in it", async || {
-        invite = coordinator.invite().await.unwrap();
-        let parsed: Invite = invite.parse().unwrap();
-        parsed.peers.iter().any(|peer| !peer.contains(own))
-    })
-    .await;
-    invite
 }
 
 /// Asks something that a node works on while the coordinator dies; the request's id, and the stream, which stays
@@ -183,7 +169,7 @@ async fn a_ninth_node_answers_while_the_coordinator_is_dead_and_what_was_finishe
     }
     let files = files(&net.nodes_ref()[0]).await;
     all_hold(&net, &files).await;
-    let invite = invite_with_peers(&net).await;
+    let invite = invite_with_peers(&net, LIMIT).await.unwrap();
     let api = net.api();
     let (request, _asker) = leave_a_question(&api).await;
     until("a node to work on it", async || {

@@ -10,7 +10,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use owm_devnet::{Devnet, Model, node::Node, ports::Port, process::POLL};
-use owm_e2e::flood;
+use owm_e2e::{flood, invites::invite_with_peers};
 use owm_proto::invite::Invite;
 use owm_service::clock::{Clock as _, SystemClock};
 use serde_json::Value;
@@ -97,25 +97,6 @@ async fn all_introduced(net: &Devnet, keys: &BTreeSet<String>) {
         })
         .await;
     }
-}
-
-/// An invite that names peers beside the coordinator.
-async fn invite_with_peers(net: &Devnet) -> String {
-    let coordinator = net.coordinator_ref();
-    let mut invite = String::new();
-    until("an invite with other peers in it", LIMIT, async || {
-        invite = coordinator.invite().await.unwrap();
-        let parsed: Invite = invite.parse().unwrap();
-        let own = port_of(&coordinator.p2p_address());
-        parsed.peers.iter().any(|peer| !peer.contains(&own))
-    })
-    .await;
-    invite
-}
-
-/// `4001` of `127.0.0.1:4001`.
-fn port_of(address: &str) -> String {
-    address.rsplit_once(':').unwrap().1.to_owned()
 }
 
 /// What the coordinator's `node list` says.
@@ -207,7 +188,7 @@ async fn a_ninth_node_joins_while_the_coordinator_is_dead() {
     let eight = keys(&net).await;
     all_know(&net, &eight).await;
     all_introduced(&net, &eight).await;
-    let invite = invite_with_peers(&net).await;
+    let invite = invite_with_peers(&net, LIMIT).await.unwrap();
     net.coordinator().kill().await.unwrap();
     let ninth = joins_without_a_coordinator(&mut net, &invite).await;
     learns_again(&mut net, &ninth).await;
