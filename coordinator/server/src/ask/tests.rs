@@ -258,7 +258,7 @@ async fn without_nodes_and_with_a_full_queue_a_question_is_turned_away(pool: PgP
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
 async fn a_lease_that_runs_out_moves_on(pool: PgPool) {
     // Long enough for the other node on a slow machine: one that loses a lease is not asked again.
-    let lease = owm_service::config::HumanDuration::from_secs(2);
+    let lease = owm_service::config::HumanDuration::from_secs(5);
     let app = app_with(pool, |config| config.scheduler.lease = lease).await;
     let _silent = app.node(1, 1, Script::Silence).await;
     let mut asked = app.ask(question(false)).await.unwrap();

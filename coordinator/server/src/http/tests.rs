@@ -9,7 +9,7 @@ use super::*;
 
 /// Never over in these tests.
 const LONG: Duration = Duration::from_hours(1);
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(500);
 
 const ROOMY: HttpLimits = HttpLimits {
     connections: GateLimits::new(64, 64),

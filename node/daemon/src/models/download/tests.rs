@@ -7,6 +7,7 @@ use owm_service::dialer::{Dialer, NetworkPolicy};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::watch,
 };
 
 use super::*;
@@ -36,6 +37,7 @@ pub(super) enum Does {
 struct Server {
     url: String,
     asked: Arc<Mutex<Vec<Option<u64>>>>,
+    requests: watch::Receiver<usize>,
 }
 
 /// Serves `body` as the plan says, request by request, then well.
@@ -44,6 +46,7 @@ async fn server(body: Vec<u8>, plan: Vec<Does>) -> Server {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&asked);
+    let (count, requests) = watch::channel(0);
     tokio::spawn(async move {
         let mut plan = plan.into_iter();
         'next: while let Ok((mut stream, _)) = listener.accept().await {
@@ -59,12 +62,17 @@ async fn server(body: Vec<u8>, plan: Vec<Does>) -> Server {
             let range = head.split("range: bytes=").nth(1);
             let start = range.map(|text| text.split('-').next().unwrap().parse::<u64>().unwrap());
             log.lock().unwrap().push(start);
+            count.send_modify(|count| *count += 1);
             let does = plan.next().unwrap_or(Does::Serve);
             // Stalled connections stay open beside the next one.
             tokio::spawn(answer(stream, body.clone(), start, does));
         }
     });
-    Server { url, asked }
+    Server {
+        url,
+        asked,
+        requests,
+    }
 }
 
 async fn answer(mut stream: tokio::net::TcpStream, body: Vec<u8>, start: Option<u64>, does: Does) {
@@ -107,6 +115,7 @@ pub(super) struct Try {
     pub(super) fetcher: Fetcher,
     pub(super) file: ManifestFile,
     pub(super) asked: Arc<Mutex<Vec<Option<u64>>>>,
+    requests: watch::Receiver<usize>,
     _folder: tempfile::TempDir,
 }
 
@@ -127,7 +136,8 @@ pub(super) async fn attempt_at(body: Vec<u8>, plan: Vec<Does>) -> Try {
         web_seed: format!("{}/", server.url),
         shelf: Shelf::new(folder.path().join("models"), None),
         limits: Limits {
-            stall: Duration::from_millis(200),
+            // A busy machine may stand still for a while; who waits for a stall shortens it.
+            stall: Duration::from_mins(10),
         },
         rate: Arc::new(Rate::new(None)),
         gives_way: CancellationToken::new(),
@@ -143,6 +153,7 @@ pub(super) async fn attempt_at(body: Vec<u8>, plan: Vec<Does>) -> Try {
         fetcher,
         file,
         asked: server.asked,
+        requests: server.requests,
         _folder: folder,
     }
 }
@@ -206,7 +217,9 @@ async fn a_download_that_broke_off_goes_on_from_its_last_byte() {
 #[tokio::test]
 async fn a_server_that_stalls_is_left_and_nothing_is_lost() {
     let attempt = attempt(vec![Does::StallAfter(1_000)]).await;
-    let error = attempt.fetch().await.unwrap_err();
+    let mut hasty = attempt.fetcher.clone();
+    hasty.limits.stall = Duration::from_secs(2);
+    let error = hasty.fetch(&attempt.file, &|_| {}).await.unwrap_err();
     assert!(
         matches!(error, DownloadError::Stalled { got: 1_000, .. }),
         "{error}"
@@ -258,10 +271,9 @@ async fn a_server_without_ranges_starts_over() {
 #[tokio::test]
 async fn a_download_gives_way_between_two_writes_and_loses_nothing() {
     let attempt = attempt(vec![Does::StallAfter(2 * WRITE_BYTES + 5)]).await;
+    // Only giving way ends it.
     let gives_way = attempt.fetcher.gives_way.clone();
     let mut patient = attempt.fetcher.clone();
-    // Only giving way ends it.
-    patient.limits.stall = Duration::from_mins(10);
     let progress = |got| {
         if got > 0 {
             gives_way.cancel();
@@ -283,7 +295,6 @@ async fn a_download_keeps_to_the_cap() {
     let rate = 8 << 20;
     let attempt = attempt(vec![]).await;
     let mut fetcher = attempt.fetcher.clone();
-    fetcher.limits.stall = Duration::from_mins(1);
     fetcher.rate = Arc::new(Rate::new(Some(rate)));
     let begun = std::time::Instant::now();
     fetcher.fetch(&attempt.file, &|_| {}).await.unwrap();
@@ -310,19 +321,11 @@ async fn a_file_without_a_ladder_is_the_stores_while_it_grows() {
     let idle = store.idle().unwrap();
     assert_eq!(idle.len(), 1, "its cleaning knows it: {idle:?}");
     // While somebody is at it, it stays.
-    let mut patient = attempt.fetcher.clone();
-    patient.limits.stall = Duration::from_mins(10);
-    let (begun, begins) = std::sync::mpsc::channel();
+    let fetcher = attempt.fetcher.clone();
     let file = attempt.file.clone();
-    let fetching = tokio::spawn(async move {
-        let progress = |_| {
-            let _is_heard = begun.send(());
-        };
-        patient.fetch(&file, &progress).await
-    });
-    tokio::task::spawn_blocking(move || begins.recv().unwrap())
-        .await
-        .unwrap();
+    let fetching = tokio::spawn(async move { fetcher.fetch(&file, &|_| {}).await });
+    let mut requests = attempt.requests.clone();
+    requests.wait_for(|count| *count == 2).await.unwrap();
     assert_eq!(store.gc().unwrap(), []);
     fetching.abort();
     drop(fetching.await);
