@@ -52,6 +52,10 @@ pub(crate) struct GossipArgs {
     /// With `--gossip-rounds 0` it only prints them.
     #[arg(long)]
     gossip_saved: Option<PathBuf>,
+    /// Everybody is connected with everybody from the start, vanilla too: our peers get to know each other and end
+    /// up so in a small network, and who has more connections tells more peers at once.
+    #[arg(long)]
+    gossip_all_connected: bool,
     /// Seconds of load in each measurement.
     #[arg(long, default_value_t = 5)]
     gossip_seconds: u32,
@@ -92,7 +96,10 @@ pub(crate) async fn run(args: &GossipArgs) -> Result<()> {
         let mut apart = Vec::new();
         for &peers in &args.gossip_peers {
             for variant in order {
-                let setup = Setup::new(variant, peers, round, args.gossip_seconds);
+                let setup = Setup {
+                    all_connected: args.gossip_all_connected,
+                    ..Setup::new(variant, peers, round, args.gossip_seconds)
+                };
                 apart.push(Apart::start(&setup)?);
             }
         }

@@ -27,6 +27,11 @@ pub(crate) fn dials(peers: usize, seed: u64) -> Vec<Vec<usize>> {
     dials
 }
 
+/// The graph in which each dials all that come after it.
+pub(crate) fn all(peers: usize) -> Vec<Vec<usize>> {
+    (0..peers).map(|peer| (peer + 1..peers).collect()).collect()
+}
+
 /// How many connections each peer then has.
 pub(crate) fn connections(dials: &[Vec<usize>]) -> Vec<usize> {
     let mut count: Vec<usize> = dials.iter().map(Vec::len).collect();
@@ -65,6 +70,7 @@ mod tests {
             );
             assert_eq!(connections.iter().sum::<usize>(), 2 * pairs.len());
         }
+        assert_eq!(connections(&all(8)), [7; 8]);
         assert_ne!(key_seed(1, 0), key_seed(1, 1));
     }
 }

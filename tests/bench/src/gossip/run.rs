@@ -69,6 +69,9 @@ pub(crate) struct Setup {
     pub(crate) peers: usize,
     /// Of the graph and the keys.
     pub(crate) seed: u64,
+    /// Everybody dials everybody, as our peers end up in a network this small whatever the graph.
+    #[serde(default)]
+    pub(crate) all_connected: bool,
     /// Over the whole network.
     pub(crate) messages_per_second: u32,
     pub(crate) messages: u64,
@@ -84,6 +87,7 @@ impl Setup {
             variant,
             peers,
             seed,
+            all_connected: false,
             messages_per_second: RATE,
             messages: u64::from(RATE * seconds),
             warm_up: WARM_UP,
@@ -243,7 +247,11 @@ impl Network {
             });
         }
         let network = Self { peers, clock };
-        let dials = graph::dials(setup.peers, setup.seed);
+        let dials = if setup.all_connected {
+            graph::all(setup.peers)
+        } else {
+            graph::dials(setup.peers, setup.seed)
+        };
         for (peer, others) in network.peers.iter().zip(&dials) {
             let address = |&other: &usize| network.peers[other].address.clone();
             let addresses = others.iter().map(address).collect();
