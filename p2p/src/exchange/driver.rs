@@ -15,6 +15,8 @@ mod ladder;
 mod link;
 mod places;
 mod proving;
+#[cfg(test)]
+mod testing;
 mod web;
 
 use std::{
