@@ -82,9 +82,10 @@ impl Partial {
         self.len() == 0
     }
 
-    /// Bytes up to the last one written. Says how far a download from the front has come.
+    /// Bytes from the front up to the first hole: how far a download from the front has come, also where others have
+    /// written further behind. To the block: what lies there is proved by its hash alone.
     pub fn written(&self) -> u64 {
-        self.0.file.metadata().map_or(0, |found| found.len())
+        super::room::first_hole(&self.0.file).unwrap_or(0)
     }
 
     /// The proved pieces.
