@@ -10,6 +10,7 @@ mod download;
 mod fetching;
 mod keeper;
 mod manifest;
+mod movement;
 mod peers;
 mod shelf;
 mod teller;

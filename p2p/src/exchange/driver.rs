@@ -15,6 +15,9 @@ mod ladder;
 mod link;
 mod places;
 mod proving;
+mod search;
+#[cfg(test)]
+mod testing;
 mod web;
 
 use std::{

@@ -67,6 +67,10 @@ pub trait Growing: Send + Sync + fmt::Debug {
     /// `false`: somebody else has written there too, and only [`Growing::settle`] can say what lies there.
     fn proved(&self, piece: u32) -> bool;
 
+    /// Whether what lies there of a piece that is not proved was all written through this handle. If not, it speaks
+    /// against nobody. Does not block.
+    fn is_sole(&self, piece: u32) -> bool;
+
     /// Looks at the piece on the disk, when all writes to it have ended: it is proven, or (`false`) wrong and to be
     /// fetched again. Nobody who wrote it is to blame.
     ///

@@ -35,11 +35,11 @@ use std::{
 };
 
 pub use event::{
-    Accept, Effect, Ended, Event, Progress, RequestId, RestReason, Source, SourceRate,
+    Accept, Effect, Ended, Event, Found, Progress, RequestId, RestReason, Source, SourceRate,
 };
 use file::{File, FileIx};
 use owm_proto::{Ladder, Sha256};
-use party::{Parties, PartyIx};
+use party::{Parties, Party, PartyIx};
 use piece::Asked;
 use tick::Steady;
 pub use tuning::Tuning;
@@ -135,11 +135,7 @@ impl Machine {
             } => self.on_gained(now, source, &file, piece),
             Event::Gone { source } => self.on_gone(source),
             Event::Ended { request, how } => self.on_ended(now, request, how),
-            Event::Checked {
-                file,
-                piece,
-                is_right,
-            } => self.on_checked(now, &file, piece, is_right),
+            Event::Checked { file, piece, found } => self.on_checked(now, &file, piece, found),
             Event::Digested {
                 file,
                 piece,
@@ -239,6 +235,21 @@ impl Machine {
             proved: file.proved.count(),
             proved_bytes: file.proved_bytes,
             sources: sources.count() as u32,
+        })
+    }
+
+    /// Whether a source may have something that is missing: it says so, or has not said yet what it has of a file.
+    pub fn may_have(&self, source: Source) -> bool {
+        let party = self.parties.find(source).map(|ix| self.parties.get(ix));
+        let is_boaster =
+            |party: &Party| party.resting(self.clock.now()) == Some(RestReason::FalseClaims);
+        if party.is_some_and(is_boaster) {
+            return false;
+        }
+        let mut missing = self.files.values().filter(|file| !file.is_complete());
+        missing.any(|file| match party.and_then(|p| p.offers.get(&file.ix)) {
+            None | Some(None) => true,
+            Some(Some(pieces)) => pieces.iter().any(|piece| !file.proved.has(piece)),
         })
     }
 

@@ -79,23 +79,27 @@ async fn a_file_goes_from_stores_into_a_store_in_small_requests() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_piece_that_a_liar_had_a_part_in_is_fetched_again_and_only_the_liar_named() {
-    // One piece, and a short one behind it: whoever has time takes a part of the first.
     let (ladder, bytes) = large_pieces(MIB + 70_000, 22);
     let (mut fetcher, dir) = stored(100).await;
-    let (mut liars, mut peers) = (Vec::new(), Vec::new());
-    for (n, script) in [Script::LiesAbout(0), Script::LiesAbout(1), Script::Honest]
-        .into_iter()
-        .enumerate()
-    {
-        let actor = Scripted::start(n as u8, &ladder, &bytes, script).await;
-        peers.push(fetcher.knows(actor.id, &actor.address).await);
-        liars.push(actor);
-    }
-    fetcher.fetch(ladder.spec(), peers.clone()).await.unwrap();
+    let liar = Scripted::start(1, &ladder, &bytes, Script::LiesOnceAndFallsSilent).await;
+    let honest = Scripted::start(2, &ladder, &bytes, Script::Honest).await;
+    let sources = Sources {
+        peers: vec![fetcher.knows(liar.id, &liar.address).await],
+        web: None,
+    };
+    let mut fetch = fetcher.exchange.fetch(vec![*ladder.spec()], sources);
+    // It has given a part of a piece, and is silent.
+    let mut progress = fetch.progress();
+    let given = progress.wait_for(|now| now.sources.iter().any(|source| source.bytes >= 64 << 10));
+    let given = tokio::time::timeout(PATIENCE, given).await;
+    drop(given.unwrap().unwrap());
+    fetch.add_peers([fetcher.knows(honest.id, &honest.address).await]);
+    let done = tokio::time::timeout(PATIENCE, fetch.done()).await;
+    done.unwrap().unwrap();
     fetcher.check(&ladder, &bytes);
-    while let Ok(ban) = fetcher.bans.try_recv() {
-        assert_eq!(peers[ban.piece as usize], ban.peer);
-    }
+    let ban = fetcher.bans.try_recv().unwrap();
+    assert_eq!((ban.peer, ban.file), (liar.id, ladder.spec().sha256()));
+    assert!(fetcher.bans.try_recv().is_err(), "only one has lied");
     drop(dir);
 }
 

@@ -260,6 +260,8 @@ pub(crate) enum Script {
     Honest,
     /// One byte of this piece is wrong.
     LiesAbout(u32),
+    /// One byte of the first range is wrong; it answers no other one.
+    LiesOnceAndFallsSilent,
     /// A byte a second.
     Crawls,
     /// It answers so many ranges, then it is silent.
@@ -347,6 +349,7 @@ impl Actor {
                 match self.script {
                     Script::FallsSilentAfter(n) if before >= n => std::future::pending().await,
                     Script::VanishesAfter(n) if before >= n => return Ok(()),
+                    Script::LiesOnceAndFallsSilent if before >= 1 => std::future::pending().await,
                     _ => {}
                 }
             }
@@ -402,6 +405,7 @@ impl Actor {
                 {
                     bytes[0] ^= 1;
                 }
+                bytes[0] ^= u8::from(matches!(self.script, Script::LiesOnceAndFallsSilent));
                 (Status::Ok, bytes)
             }
         }

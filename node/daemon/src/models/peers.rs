@@ -14,13 +14,18 @@ use owm_p2p::{
 };
 use owm_proto::{FileSpec, Sha256, manifest::ManifestFile};
 use owm_service::dialer::HttpClient;
+use tokio::time::Instant;
 
+use super::movement::Movement;
 use crate::swarm::PeerFiles;
 
 /// Between two looks for more peers and at what has come.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a peer is waited for before the web seed is asked alone.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// Everybody has said that there is nothing, and the web seed brings nothing beside them: it is asked alone after so
+/// long, which does not wait for peers and tries the other web seeds.
+const NOBODY_LEFT: Duration = Duration::from_secs(5);
 /// A file of a manifest without pieces comes from one source and is proved at its end: not from peers above this.
 const UNPIECED_BYTES_MAX: u64 = 16 << 20;
 
@@ -29,12 +34,20 @@ const UNPIECED_BYTES_MAX: u64 = 16 << 20;
 pub(super) enum PeersError {
     /// Nothing moves.
     #[error(
-        "no peer has brought anything for {} s: {missing} bytes are missing, {peers} peers were asked; it goes on \
+        "peers have brought next to nothing for {} s: {missing} bytes are missing, {peers} peers were asked; it goes on \
          from there", after.as_secs()
     )]
     Stalled {
         /// How long.
         after: Duration,
+        /// Bytes to come.
+        missing: u64,
+        /// Who was asked.
+        peers: usize,
+    },
+    /// Nobody has it.
+    #[error("none of {peers} peers has the {missing} bytes that are missing")]
+    NobodyHas {
         /// Bytes to come.
         missing: u64,
         /// Who was asked.
@@ -95,9 +108,10 @@ pub(super) async fn fetch(
     let total: u64 = files.iter().map(FileSpec::size).sum();
     let first = peers.peers(&names);
     asked.extend(&first);
+    let has_web = web.is_some();
     let mut fetch = peers.fetch(files, first, web);
     let seen = fetch.progress();
-    let (mut got, mut moved) = (0, tokio::time::Instant::now());
+    let (mut got, mut movement) = (0, Movement::new(Instant::now()));
     loop {
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, fetch.done()).await {
             progress(&seen.borrow());
@@ -111,13 +125,28 @@ pub(super) async fn fetch(
         // What is under way counts: a piece is long on a slow line.
         let sum: u64 = now.sources.iter().map(|source| source.bytes).sum();
         let proved: u64 = now.files.iter().map(|file| file.proved_bytes).sum();
-        if sum + proved != got {
-            (got, moved) = (sum + proved, tokio::time::Instant::now());
-        } else if moved.elapsed() > patience {
-            return Err(PeersError::Stalled {
-                after: patience,
-                missing: total.saturating_sub(proved),
-                peers: now.sources.len(),
+        // A source that is forgotten takes its bytes along.
+        let came = (sum + proved).saturating_sub(got);
+        got = sum + proved;
+        let (missing, asked) = (total.saturating_sub(proved), asked.len());
+        let is_hopeless = now.hopes == 0 && has_web;
+        let patience = if is_hopeless {
+            patience.min(NOBODY_LEFT)
+        } else {
+            patience
+        };
+        if movement.stands_still(came, Instant::now(), patience) {
+            let after = patience;
+            return Err(if is_hopeless {
+                let peers = asked;
+                PeersError::NobodyHas { missing, peers }
+            } else {
+                let peers = now.sources.len();
+                PeersError::Stalled {
+                    after,
+                    missing,
+                    peers,
+                }
             });
         }
     }

@@ -36,15 +36,16 @@ impl<T: Send + 'static> Looking<T> {
         self.under_way = Some(tokio::task::spawn_blocking(look));
     }
 
-    /// Waits for the one under way, for ever if there is none. Cancelling it loses nothing.
-    pub(super) async fn seen(&mut self) -> T {
+    /// Waits for the one under way, for ever if there is none. Cancelling it loses nothing. The next one is due a while
+    /// after its end, by `clock`: a long look is not followed by another at once.
+    pub(super) async fn seen(&mut self, clock: impl Fn() -> Duration) -> T {
         loop {
             let Some(under_way) = &mut self.under_way else {
                 std::future::pending::<()>().await;
                 continue;
             };
             let seen = under_way.await;
-            self.under_way = None;
+            (self.under_way, self.at) = (None, Some(clock()));
             if let Ok(seen) = seen {
                 return seen;
             }
@@ -63,20 +64,40 @@ mod tests {
     async fn a_long_look_is_in_nobodys_way() {
         let (release, released) = mpsc::channel();
         let mut looking = Looking::new();
-        let now = LOOK_EVERY;
+        let (now, ended) = (LOOK_EVERY, 20 * LOOK_EVERY);
         assert!(looking.is_due(now));
         looking.begin(now, move || released.recv().unwrap());
         // The task goes on while the look waits.
         for turn in 0..100 {
             tokio::select! {
                 biased;
-                seen = looking.seen() => panic!("turn {turn}: seen {seen}"),
+                seen = looking.seen(|| ended) => panic!("turn {turn}: seen {seen}"),
                 () = std::future::ready(()) => {}
             }
         }
         assert!(!looking.is_due(now + 2 * LOOK_EVERY), "one at a time");
         release.send(7).unwrap();
-        assert_eq!(looking.seen().await, 7);
-        assert!(!looking.is_due(now) && looking.is_due(now + LOOK_EVERY));
+        assert_eq!(looking.seen(|| ended).await, 7);
+        let next = ended + LOOK_EVERY;
+        assert!(
+            !looking.is_due(next - Duration::from_millis(1)),
+            "it took long"
+        );
+        assert!(looking.is_due(next));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_panics_is_followed_by_the_next_one() {
+        let mut looking = Looking::<u8>::new();
+        looking.begin(LOOK_EVERY, || panic!("a defect"));
+        while !looking.is_due(3 * LOOK_EVERY) {
+            tokio::select! {
+                biased;
+                seen = looking.seen(|| 2 * LOOK_EVERY) => panic!("seen {seen}"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        looking.begin(3 * LOOK_EVERY, || 8);
+        assert_eq!(looking.seen(|| 4 * LOOK_EVERY).await, 8);
     }
 }

@@ -64,7 +64,9 @@ impl Runner {
                 _ = tick.tick() => self.tick().await,
                 Ok(()) = self.known.changed() => self.take_known().await,
                 Ok(()) = self.view.changed() => self.show(),
-                (holds, looked) = self.looking.seen() => self.take_shelf(holds, looked),
+                (holds, looked) = self.looking.seen(|| self.setup.clock.monotonic()) => {
+                    self.take_shelf(holds, looked);
+                }
                 item = news.recv() => if let Some(item) = item {
                     self.take(item).await;
                 } else {

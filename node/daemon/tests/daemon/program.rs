@@ -125,6 +125,31 @@ async fn models_are_fetched_verified_and_repaired_without_a_running_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn models_are_fetched_without_a_coordinator_that_answers_and_whose_key_was_taken_back() {
+    let mut fake = Fake::start().await;
+    let peer = Peer::serving(&fake, fake.revoked(), Some(fake.newest()));
+    fake.invite.peers = vec![peer.address().await.to_string()];
+    let (joined, output) = join(&fake.invite).await;
+    check(&output, 0, &["verified"]);
+    // It answers, and its key holds no longer.
+    fake.delegate(false);
+    let calls = fake.calls();
+    let output = joined.run(&["models", "fetch"]).await;
+    let words = ["owm-v0.1.0 is here", "not delegated", "it is not asked"];
+    check(&output, 0, &words);
+    assert_eq!(fake.calls(), calls, "nothing else is asked of it");
+    assert_eq!(states(&joined).await, (Some(0), vec!["ok".into(); 3]));
+    // Nobody else knows of another version.
+    let output = joined.run(&["models", "fetch", "owm-v0.3.0"]).await;
+    check(
+        &output,
+        1,
+        &["not delegated", "no peer has told", "owm-v0.3.0"],
+    );
+    drop(peer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_wrong_again_and_again_is_given_up_with_both_hashes() {
     let fake = Fake::start().await;
     let (joined, _) = join(&fake.invite).await;

@@ -19,7 +19,9 @@ use super::{
     Banned, Shared,
     link::{self, Order},
     places::Places,
-    proving, web,
+    proving,
+    search::Searches,
+    web,
 };
 use crate::exchange::{
     files::{FileError, Growing},
@@ -80,6 +82,7 @@ pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) wanted: BTreeMap<Sha256, Wanted>,
     pub(super) links: Places<link::Orders>,
+    pub(super) searches: Searches,
     pub(super) web: Option<web::Orders>,
     /// Fetches that are open: with the last one the links go.
     pub(super) fetches: usize,
@@ -113,6 +116,7 @@ impl Core {
             machine,
             wanted: BTreeMap::new(),
             links: Places::new(),
+            searches: Searches::default(),
             web: None,
             fetches: 0,
             armed: Duration::ZERO,

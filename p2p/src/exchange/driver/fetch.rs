@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Shared, Sources, WebSeed, core::Outcome, ladder, web};
+use super::{Shared, Sources, WebSeed, core::Outcome, ladder, search::Search, web};
 use crate::exchange::{files::FileError, machine::SourceRate};
 
 /// Progress is told so often.
@@ -61,6 +61,9 @@ pub struct Progress {
     pub files: Vec<FileProgress>,
     /// What every source has given and gives, to all fetches of this daemon.
     pub sources: Vec<SourceRate>,
+    /// Peers that may have something of what is missing, of all fetches of this daemon: they say so, or have not said
+    /// yet that they have nothing.
+    pub hopes: usize,
     /// How it ended.
     pub ended: Option<Result<(), FetchError>>,
 }
@@ -84,8 +87,11 @@ impl Fetch {
         self.progress.clone()
     }
 
-    /// More peers that may have the files.
+    /// More peers that may have the files. Nobody is spoken with any more once it has ended.
     pub fn add_peers(&self, peers: impl IntoIterator<Item = PeerId>) {
+        if self.progress.borrow().ended.is_some() {
+            return;
+        }
         for peer in peers {
             self.shared.link(peer);
         }
@@ -164,7 +170,8 @@ impl Task {
         let mut done: BTreeMap<Sha256, bool> =
             self.files.keys().map(|file| (*file, false)).collect();
         let mut wants = Vec::new();
-        let fetched = self.files.values().map(|file| self.fetch(*file));
+        let begin = |file: &FileSpec| self.fetch(*file, self.shared.search());
+        let fetched = self.files.values().map(begin);
         let mut fetched: stream::FuturesUnordered<_> = fetched.collect();
         let mut tell = interval(TELL_EVERY);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,16 +212,21 @@ impl Task {
         let progress = Progress {
             files: files.collect(),
             sources: core.machine().rates(),
+            hopes: core.hopes(),
             ended,
         };
         drop(core);
         self.tell.send_replace(Arc::new(progress));
     }
 
-    async fn fetch(&self, spec: FileSpec) -> Result<(Sha256, Option<Want>), FetchError> {
+    async fn fetch(
+        &self,
+        spec: FileSpec,
+        search: Search,
+    ) -> Result<(Sha256, Option<Want>), FetchError> {
         let file = spec.sha256();
         let disk = |reason| FetchError::Disk { file, reason };
-        let ladder = Arc::new(self.ladder(spec).await?);
+        let ladder = Arc::new(self.ladder(spec, &search).await?);
         let (target, for_target) = (Arc::clone(&self.shared.target), Arc::clone(&ladder));
         let kept = tokio::task::spawn_blocking(move || target.keep_ladder(&for_target)).await;
         let kept = kept.map_err(|_| FetchError::Stopped)?;
@@ -233,6 +245,7 @@ impl Task {
             }
         };
         let want = Want(Arc::clone(&self.shared), file);
+        drop(search);
         let ended = outcome.wait_for(|outcome| !matches!(outcome, Outcome::Open));
         let ended = match ended.await {
             Ok(outcome) => outcome.clone(),
@@ -246,7 +259,7 @@ impl Task {
 
     /// From the disk, from whoever has it, or (a short file) from nowhere. Only one that hashes to the signed
     /// manifest's value is taken.
-    async fn ladder(&self, spec: FileSpec) -> Result<Ladder, FetchError> {
+    async fn ladder(&self, spec: FileSpec, search: &Search) -> Result<Ladder, FetchError> {
         let manifest = |reason| FetchError::Manifest {
             file: spec.sha256(),
             reason,
@@ -259,19 +272,23 @@ impl Task {
         if let Ok(Some(ladder)) = kept {
             return Ok(ladder);
         }
-        let got = ladder::get(&self.shared, spec, self.web.as_ref()).await;
+        let got = ladder::get(&self.shared, spec, self.web.as_ref(), search).await;
         got.map_err(manifest)
     }
 }
 
 impl Shared {
-    fn open_fetch(&self) {
+    pub(super) fn open_fetch(&self) {
         self.core().fetches += 1;
     }
 
     /// A peer that may be of use: spoken with now, or when there is a place.
-    fn link(self: &Arc<Self>, peer: PeerId) {
+    pub(super) fn link(self: &Arc<Self>, peer: PeerId) {
         let mut core = self.core();
+        if core.fetches == 0 {
+            // Its last fetch has just ended; nobody would end the conversation.
+            return;
+        }
         core.links.hint(peer);
         self.fill_places(&mut core);
     }

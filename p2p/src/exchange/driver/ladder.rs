@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Shared, WebSeed, link::Order};
+use super::{Shared, WebSeed, link::Order, search::Search};
 
 /// Who has not sent it within this time is not the only one asked any more.
 const LADDER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +50,7 @@ pub(super) async fn get(
     shared: &Arc<Shared>,
     spec: FileSpec,
     web: Option<&Arc<dyn WebSeed>>,
+    search: &Search,
 ) -> Result<Ladder, LadderError> {
     let mut round = Round::default();
     let mut asked: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
@@ -70,7 +71,7 @@ pub(super) async fn get(
         };
         if let (Some(peer), Some([])) = (from, bytes.as_deref()) {
             // It has none: who waits for a place may have it.
-            shared.pass_over(peer);
+            search.lacks(peer);
             continue;
         }
         let Some(bytes) = bytes else { continue };

@@ -88,6 +88,11 @@ impl<T> Places<T> {
         std::mem::take(&mut self.held).into_keys()
     }
 
+    /// How many are in line.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(super) fn get(&self, peer: &PeerId) -> Option<&T> {
         self.held.get(peer).map(|(_, link)| link)
     }

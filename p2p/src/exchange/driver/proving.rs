@@ -12,7 +12,7 @@ use super::{
 };
 use crate::exchange::{
     files::{FileError, Growing},
-    machine::Event,
+    machine::{Event, Found},
 };
 
 /// Read back at once to be hashed.
@@ -36,31 +36,33 @@ impl Shared {
         let rest = piece.and_then(|piece| piece.rest(&wanted.ladder, number));
         let Some((check, rest)) = rest else { return };
         if rest.is_empty() {
-            self.checked(core, file, number, check.finish());
+            // Hashed as it came, whatever lies on the disk.
+            self.checked(core, file, number, check.finish().into());
             return;
         }
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
-            let read = shared.blocking(move || read_back(&*growing, rest, check));
+            let read = shared.blocking(move || {
+                let is_right = read_back(&*growing, rest, check)?.finish();
+                // Asked after the look: who has written since it began counts.
+                let is_mixed = || is_tangled || !growing.is_sole(number);
+                Ok(if !is_right && is_mixed() {
+                    Found::Mixed
+                } else {
+                    is_right.into()
+                })
+            });
             let Ok(read) = read.await else { return };
             let mut core = shared.core();
             match read {
-                Ok(check) => {
-                    let is_right = check.finish();
-                    if is_tangled && !is_right {
-                        shared.begin_again(&mut core, file);
-                    } else {
-                        shared.checked(&mut core, file, number, is_right);
-                    }
-                }
+                Ok(found) => shared.checked(&mut core, file, number, found),
                 Err(error) => shared.fail(&mut core, &[file], error),
             }
             shared.carry_out(&mut core);
         });
     }
 
-    /// Nobody is to blame, and nobody knows which bytes are wrong, or somebody else has proved some: what is not proved
-    /// is asked for once more.
+    /// Somebody else has proved some of it: what is not proved is asked for once more.
     pub(super) fn begin_again(self: &Arc<Self>, core: &mut Core, file: Sha256) {
         let Some(wanted) = core.wanted.get_mut(&file) else {
             return;
@@ -89,20 +91,16 @@ impl Shared {
         core: &mut Core,
         file: Sha256,
         piece: u32,
-        is_right: bool,
+        found: Found,
     ) {
-        if is_right
+        if found == Found::Right
             && let Some(wanted) = core.wanted.get(&file)
             && !wanted.growing.proved(piece)
         {
             self.settle(&wanted.growing, file, piece);
             return;
         }
-        let checked = Event::Checked {
-            file,
-            piece,
-            is_right,
-        };
+        let checked = Event::Checked { file, piece, found };
         core.machine.handle(self.now(), checked);
     }
 
@@ -114,16 +112,12 @@ impl Shared {
             let Ok(settled) = settled else { return };
             let mut core = shared.core();
             match settled {
-                Ok(true) => {
-                    let is_right = true;
-                    let checked = Event::Checked {
-                        file,
-                        piece,
-                        is_right,
-                    };
+                Ok(is_right) => {
+                    // What was hashed here was right.
+                    let found = if is_right { Found::Right } else { Found::Mixed };
+                    let checked = Event::Checked { file, piece, found };
                     core.machine.handle(shared.now(), checked);
                 }
-                Ok(false) => shared.begin_again(&mut core, file),
                 Err(error) => shared.fail(&mut core, &[file], error),
             }
             shared.carry_out(&mut core);
@@ -143,12 +137,7 @@ impl Shared {
         let growing = Arc::clone(&wanted.growing);
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
-            let work = move || -> Result<Vec<Sha256>, FileError> {
-                ranges
-                    .into_iter()
-                    .map(|range| digest(&*growing, range))
-                    .collect()
-            };
+            let work = move || evidence(&*growing, piece, ranges);
             let Ok(digests) = shared.blocking(work).await else {
                 return;
             };
@@ -190,6 +179,23 @@ fn read_back(
     Ok(check)
 }
 
+/// The ranges' digests; none if what lies there may be others'.
+fn evidence(
+    growing: &dyn Growing,
+    piece: u32,
+    ranges: Vec<Range<u64>>,
+) -> Result<Vec<Sha256>, FileError> {
+    // Nothing is written to it any more.
+    let is_proven = growing.proven().has(piece);
+    let digests = ranges.into_iter().map(|range| digest(growing, range));
+    let digests: Vec<Sha256> = digests.collect::<Result<_, _>>()?;
+    Ok(if is_proven || growing.is_sole(piece) {
+        digests
+    } else {
+        Vec::new()
+    })
+}
+
 fn digest(growing: &dyn Growing, range: Range<u64>) -> Result<Sha256, FileError> {
     let mut hash = Hasher::new();
     in_parts(growing, range, |bytes| hash.update(bytes))?;
@@ -221,3 +227,6 @@ pub(super) fn put_away(growing: Arc<dyn Growing>) {
         _ => drop(growing),
     }
 }
+
+#[cfg(test)]
+mod tests;

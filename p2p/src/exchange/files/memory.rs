@@ -186,6 +186,10 @@ impl Growing for MemoryFile {
         true
     }
 
+    fn is_sole(&self, _piece: u32) -> bool {
+        true
+    }
+
     fn settle(&self, piece: u32) -> Result<bool, FileError> {
         Ok(self.proved(piece))
     }

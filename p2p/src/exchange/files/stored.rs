@@ -73,6 +73,10 @@ impl Growing for Partial {
         self.try_proved(piece)
     }
 
+    fn is_sole(&self, piece: u32) -> bool {
+        Self::is_sole(self, piece)
+    }
+
     fn settle(&self, piece: u32) -> Result<bool, FileError> {
         Ok(Self::settle(self, piece)?)
     }

@@ -1,13 +1,14 @@
 //! Checked pieces, and who gave the wrong ones. One giver: it is he. Several: each span's hash is noted, the
 //! piece is fetched again from one source, and when it is right the spans that hash otherwise name the
-//! liars. So nobody is named whose bytes were right.
+//! liars. So nobody is named whose bytes were right. Where others write too (a download beside the exchange), what lies
+//! on the disk speaks against nobody.
 
 use std::time::Duration;
 
 use owm_proto::Sha256;
 
 use super::{
-    Effect, Machine, RestReason, Source,
+    Effect, Found, Machine, RestReason, Source,
     file::FileIx,
     party::PartyIx,
     piece::{Evidence, Span},
@@ -30,13 +31,7 @@ impl Machine {
         self.effects.push_back(Effect::Check { file, piece });
     }
 
-    pub(super) fn on_checked(
-        &mut self,
-        now: Duration,
-        sha256: &Sha256,
-        piece: u32,
-        is_right: bool,
-    ) {
+    pub(super) fn on_checked(&mut self, now: Duration, sha256: &Sha256, piece: u32, found: Found) {
         let Some(&file_ix) = self.by_hash.get(sha256) else {
             return;
         };
@@ -46,7 +41,7 @@ impl Machine {
         };
         let (len, givers) = (active.len(), active.givers());
         file.last_activity = now;
-        if is_right {
+        if found == Found::Right {
             file.active.remove(&piece);
             file.proved.add(piece);
             file.proved_bytes += len;
@@ -62,6 +57,9 @@ impl Machine {
                 self.effects.push_back(effect);
             }
             self.announce(file_ix);
+        } else if found == Found::Mixed {
+            file.begin_again(piece, true);
+            self.checking -= len;
         } else if let [giver] = givers[..] {
             let is_single = active.is_single;
             file.begin_again(piece, is_single);

@@ -74,8 +74,8 @@ pub enum Event {
         file: Sha256,
         /// Which piece.
         piece: u32,
-        /// Whether the bytes on the disk are the piece.
-        is_right: bool,
+        /// What the bytes on the disk are.
+        found: Found,
     },
     /// The answer to [`Effect::Digest`].
     Digested {
@@ -83,11 +83,28 @@ pub enum Event {
         file: Sha256,
         /// Which piece.
         piece: u32,
-        /// A SHA-256 for each of the ranges, in their order.
+        /// A SHA-256 for each of the ranges, in their order; none if others may have written there too.
         digests: Vec<Sha256>,
     },
     /// [`Machine::wake_at`] has come.
     Tick,
+}
+
+/// What a look at a piece has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is the piece.
+    Right,
+    /// It is not, and all its bytes are those that were accepted.
+    Wrong,
+    /// It is not, and others may have written there too: nobody is to blame. It is fetched again, from one source.
+    Mixed,
+}
+
+impl From<bool> for Found {
+    fn from(is_right: bool) -> Self {
+        if is_right { Self::Right } else { Self::Wrong }
+    }
 }
 
 /// How a request ended before its end.

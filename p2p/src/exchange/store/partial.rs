@@ -82,9 +82,10 @@ impl Partial {
         self.len() == 0
     }
 
-    /// Bytes up to the last one written. Says how far a download from the front has come.
+    /// Bytes from the front up to the first hole: how far a download from the front has come, also where others have
+    /// written further behind. To the block: what lies there is proved by its hash alone.
     pub fn written(&self) -> u64 {
-        self.0.file.metadata().map_or(0, |found| found.len())
+        super::room::first_hole(&self.0.file).unwrap_or(0)
     }
 
     /// The proved pieces.
@@ -176,6 +177,11 @@ impl Partial {
         true
     }
 
+    /// Whether what lies there of a piece was all written here, with nothing of others in between.
+    pub(in crate::exchange) fn is_sole(&self, piece: u32) -> bool {
+        self.0.state().writers.is_sole(self.1, piece)
+    }
+
     /// Waits for all writes to a piece and looks what is there: it is proved or, if wrong, to be written anew.
     pub(in crate::exchange) fn settle(&self, piece: u32) -> Result<bool, StoreError> {
         let growing = &self.0;
@@ -194,7 +200,11 @@ impl Partial {
         let has_proved = matches!(is_right, Ok(true));
         {
             let mut state = growing.state();
-            state.writers.forget(piece);
+            if has_proved {
+                state.writers.forget(piece);
+            } else {
+                state.writers.reopen(piece);
+            }
             // Named twice, the log would count as torn from there on.
             if has_proved && state.proved.add(piece) {
                 state.pending.push(piece);

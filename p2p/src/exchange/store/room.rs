@@ -274,6 +274,20 @@ fn taken(found: &Metadata) -> u64 {
     (found.blocks() * STAT_BLOCK_BYTES).min(found.len())
 }
 
+/// Where the first hole of a file begins, or its end. The file's own position moves.
+pub(super) fn first_hole(file: &File) -> io::Result<u64> {
+    use nix::unistd::{Whence, lseek};
+    let length = file.metadata()?.len();
+    match lseek(file, 0, Whence::SeekHole) {
+        Ok(hole) => Ok(u64::try_from(hole).unwrap_or(0).min(length)),
+        // It has no bytes.
+        Err(nix::errno::Errno::ENXIO) => Ok(0),
+        // A file system that knows of no holes.
+        Err(nix::errno::Errno::EINVAL) => Ok(length),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Bytes that this user may still write on the disk of `folder`.
 pub(super) fn free_bytes(folder: &Path) -> io::Result<u64> {
     let stat = nix::sys::statvfs::statvfs(folder)?;

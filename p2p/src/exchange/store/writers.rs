@@ -70,7 +70,13 @@ impl Writers {
             .is_some_and(|writer| writer.in_flight > 0)
     }
 
-    /// It is proved, or to be written anew.
+    /// It was looked at and is wrong: it may be written again, and nobody can say any more what of it is whose.
+    pub(super) fn reopen(&mut self, piece: u32) {
+        let writer = self.0.entry(piece).or_default();
+        (writer.is_closed, writer.is_mixed) = (false, true);
+    }
+
+    /// It is proved.
     pub(super) fn forget(&mut self, piece: u32) {
         self.0.remove(&piece);
     }
@@ -98,8 +104,14 @@ mod tests {
         writers.close(1);
         assert!(writers.is_closed(1));
         assert!(!writers.begin(1, 0..3), "one of them is closed");
-        writers.forget(1);
+        writers.reopen(1);
         assert!(writers.begin(2, 0..3));
         assert!(writers.is_written(2));
+        writers.end(0..3);
+        assert!(writers.is_sole(2, 2));
+        assert!(
+            !writers.is_sole(2, 1),
+            "what others wrote there may still lie there"
+        );
     }
 }

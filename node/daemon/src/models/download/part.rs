@@ -1,5 +1,6 @@
 //! A file without a ladder, from the front: one piece, that of the store which the exchange fills too, proved by the
 //! file's plain SHA-256 when all of it is there. `Fetcher` fills it.
+//! The exchange may have written into it anywhere; what is behind a hole is fetched again.
 //! Must stay true: what lies in it counts for nothing before its hash is right; a wrong one is thrown away.
 
 use std::sync::Arc;

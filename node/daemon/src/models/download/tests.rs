@@ -334,6 +334,26 @@ async fn a_file_without_a_ladder_is_the_stores_while_it_grows() {
 }
 
 #[tokio::test]
+async fn a_hole_that_peers_have_left_is_not_taken_for_a_download() {
+    let attempt = attempt(vec![]).await;
+    let (size, sha256) = (attempt.file.size, attempt.file.sha256);
+    let spec = owm_proto::FileSpec::new(sha256, size, None, None).unwrap();
+    let ladder = owm_proto::Ladder::none(spec).unwrap();
+    let store = attempt.fetcher.shelf.store().unwrap();
+    let partial = store.begin(Arc::new(ladder)).unwrap();
+    // What came of it came from its end, and from its beginning.
+    let front = 64 << 10;
+    partial.write(0, &body()[..front]).unwrap();
+    partial
+        .write(size - 5, &body()[size as usize - 5..])
+        .unwrap();
+    drop((partial, store));
+    attempt.fetch().await.unwrap();
+    attempt.check_done();
+    assert_eq!(*attempt.asked.lock().unwrap(), [Some(front as u64)]);
+}
+
+#[tokio::test]
 async fn a_file_the_server_does_not_have_is_named_with_its_address() {
     let attempt = attempt(vec![Does::Missing]).await;
     let error = attempt.fetch().await.unwrap_err();

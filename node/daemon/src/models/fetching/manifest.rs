@@ -29,23 +29,27 @@ const PEERS_TELL_MORE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum NoManifest {
     /// Nobody has told of the network.
-    #[error("the network is not known yet{}", asked_peers(*.peers))]
+    #[error("the network is not known yet: {}, and {away}", asked_peers(*.peers))]
     NoNetwork {
         /// Whether peers were asked.
         peers: bool,
+        /// In what way the coordinator is away.
+        away: &'static str,
         /// What the coordinator said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The coordinator is away, and nobody else knows.
     #[error(
-        "the coordinator does not answer, no peer has told of a version{}, and none lies here",
+        "{away}, no peer has told of a version{}, and none lies here",
         named.as_ref().map(|named| format!(" {named}")).unwrap_or_default()
     )]
     Unknown {
+        /// In what way.
+        away: &'static str,
         /// Which was wanted.
         named: Option<VersionId>,
-        /// What the coordinator said.
-        source: CallError,
+        /// What the coordinator said, or what its key is.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The coordinator says no.
     #[error(transparent)]
@@ -60,9 +64,35 @@ pub enum NoManifest {
 
 fn asked_peers(peers: bool) -> &'static str {
     if peers {
-        ": no peer has told of it, and the coordinator does not answer"
+        "no peer has told of it"
     } else {
-        ": the coordinator does not answer, and no peer is named in the invite or the configuration"
+        "no peer is named in the invite or the configuration"
+    }
+}
+
+/// Why the coordinator is not asked for more.
+pub(super) enum Away {
+    /// It does not answer.
+    Call(CallError),
+    /// It may answer; its key was taken back or has run out.
+    Key(NetworkError),
+}
+
+impl Away {
+    const fn words(&self) -> &'static str {
+        match self {
+            Self::Call(_) => "the coordinator does not answer",
+            Self::Key(_) => {
+                "the coordinator's key is not delegated by the network's root key, so it is not asked"
+            }
+        }
+    }
+
+    fn into_source(self) -> Box<dyn std::error::Error + Send + Sync> {
+        match self {
+            Self::Call(error) => Box::new(error),
+            Self::Key(error) => Box::new(error),
+        }
     }
 }
 
@@ -72,11 +102,17 @@ impl Getter {
     pub(super) async fn learn_network(
         &self,
         shown: &watch::Sender<FetchPicture>,
-    ) -> Result<(Vec<String>, Option<CallError>), NoManifest> {
-        let (said, away) = match self.ask_network().await {
-            Ok(web_seed) => (Some(web_seed), None),
-            Err(JoinError::Call(error)) => (None, Some(self.wait_for_network(error, shown).await?)),
+    ) -> Result<(Vec<String>, Option<Away>), NoManifest> {
+        let away = match self.ask_network().await {
+            Ok(web_seed) => Ok(web_seed),
+            Err(JoinError::Call(error)) => Err(Away::Call(error)),
+            // Others may know the network and its newest version as well.
+            Err(JoinError::Network(error @ NetworkError::NotDelegated)) => Err(Away::Key(error)),
             Err(JoinError::Network(error)) => return Err(error.into()),
+        };
+        let (said, away) = match away {
+            Ok(web_seed) => (Some(web_seed), None),
+            Err(away) => (None, Some(self.wait_for_network(away, shown).await?)),
         };
         let known = self.known();
         let of_network = known.as_ref().map(|known| known.network.web_seed.clone());
@@ -121,23 +157,24 @@ impl Getter {
 
     async fn wait_for_network(
         &self,
-        error: CallError,
+        away: Away,
         shown: &watch::Sender<FetchPicture>,
-    ) -> Result<CallError, NoManifest> {
+    ) -> Result<Away, NoManifest> {
         let mut following = self.book.follow();
         if following.borrow().is_some() {
-            return Ok(error);
+            return Ok(away);
         }
         if self.has_peers {
-            say(shown, "the coordinator does not answer; asking peers");
+            say(shown, &format!("{}; asking peers", away.words()));
             let told = following.wait_for(Option::is_some);
             if let Ok(Ok(_)) = tokio::time::timeout(PEERS_TELL, told).await {
-                return Ok(error);
+                return Ok(away);
             }
         }
         Err(NoManifest::NoNetwork {
             peers: self.has_peers,
-            source: Box::new(error),
+            away: away.words(),
+            source: away.into_source(),
         })
     }
 
@@ -145,7 +182,7 @@ impl Getter {
     pub(super) async fn manifest(
         &self,
         version: Option<&VersionId>,
-        away: Option<CallError>,
+        away: Option<Away>,
         shown: &watch::Sender<FetchPicture>,
     ) -> Result<SignedManifest, GetError> {
         // Who names a version may go back; the newest never does.
@@ -154,13 +191,18 @@ impl Getter {
             Some(_) => None,
         };
         let said = match away {
-            Some(error) => Err(NoManifest::Call(error)),
+            Some(Away::Call(error)) => Err(NoManifest::Call(error)),
+            Some(Away::Key(error)) => Err(NoManifest::Network(error)),
             None => self.ask_manifest(version, known).await,
         };
         let said = match said {
             // It is away, or can't say (its database is): peers or this disk may.
             Err(NoManifest::Call(error)) if !is_final(&error) => {
-                self.without_coordinator(version, known, error, shown)
+                self.without_coordinator(version, known, Away::Call(error), shown)
+                    .await?
+            }
+            Err(NoManifest::Network(error @ NetworkError::NotDelegated)) => {
+                self.without_coordinator(version, known, Away::Key(error), shown)
                     .await?
             }
             // It is behind the swarm, or behind what this node has had.
@@ -239,10 +281,22 @@ impl Getter {
         &self,
         version: Option<&VersionId>,
         known: Option<u64>,
-        error: CallError,
+        away: Away,
         shown: &watch::Sender<FetchPicture>,
     ) -> Result<SignedManifest, NoManifest> {
-        tracing::info!(error = %Chain(&error), "the coordinator does not answer");
+        match &away {
+            Away::Call(error) => {
+                tracing::info!(error = %Chain(error), "the coordinator does not answer");
+            }
+            Away::Key(error) => {
+                tracing::warn!(error = %Chain(error), "the coordinator is not asked");
+                let text = format!(
+                    "{}: going by what peers and this disk know; {error}",
+                    away.words()
+                );
+                shown.send_modify(|picture| picture.remarks.push(text));
+            }
+        }
         let find = || match version {
             Some(version) => self.named(version),
             None => self.heard(known),
@@ -254,10 +308,8 @@ impl Getter {
             None => PEERS_TELL,
         };
         if find().is_none() && self.has_peers {
-            say(
-                shown,
-                "the coordinator does not answer; asking peers which version is the newest",
-            );
+            let text = format!("{}; asking peers which version is the newest", away.words());
+            say(shown, &text);
             let told = async { while find().is_none() && heard.changed().await.is_ok() {} };
             // In time or not: the disk may know.
             drop(tokio::time::timeout(patience, told).await);
@@ -266,8 +318,9 @@ impl Getter {
             |a: &SignedManifest, b: &SignedManifest| a.manifest.sequence.cmp(&b.manifest.sequence);
         let found = find().into_iter().chain(here).max_by(newest);
         found.ok_or(NoManifest::Unknown {
+            away: away.words(),
             named: version.cloned(),
-            source: error,
+            source: away.into_source(),
         })
     }
 }

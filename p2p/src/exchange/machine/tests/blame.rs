@@ -118,6 +118,44 @@ fn a_piece_under_suspicion_comes_from_one_source_even_if_that_one_leaves() {
 }
 
 #[test]
+fn a_wrong_piece_that_others_have_written_into_blames_nobody_and_comes_again() {
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(PIECE, 0);
+    shell.is_mixed = true;
+    shell.offer(source(1), file);
+    let id = shell.next_of(source(1)).unwrap();
+    // As if it had been written over.
+    shell.give(id, PIECE, true);
+    assert!(!shell.is_mixed, "it was looked at");
+    assert_eq!(shell.banned(), []);
+    shell.deliver(&[(source(1), 300_000)], &[], Duration::from_mins(1));
+    assert!(shell.is_complete(file));
+    assert_eq!((shell.banned(), shell.fetched), (vec![], 2 * PIECE));
+    assert_eq!(shell.machine.outstanding(), 0);
+}
+
+#[test]
+fn who_lies_about_a_piece_that_comes_again_for_being_mixed_is_named() {
+    let (mut shell, file) = {
+        let mut shell = Shell::new(Tuning::default());
+        let file = shell.want(PIECE, 0);
+        shell.is_mixed = true;
+        (shell, file)
+    };
+    shell.offer(source(1), file);
+    shell.deliver(
+        &[(source(1), 300_000)],
+        &[source(1)],
+        Duration::from_secs(2),
+    );
+    assert_eq!(shell.banned(), [peer(1)]);
+    shell.offer(source(2), file);
+    shell.deliver(&[(source(2), 300_000)], &[], Duration::from_mins(1));
+    assert!(shell.is_complete(file));
+    assert_eq!(shell.banned(), [peer(1)]);
+}
+
+#[test]
 fn all_but_one_lying_ends_with_the_file_and_all_liars_named() {
     let mut shell = Shell::new(Tuning::default());
     let file = shell.want(40 * PIECE, 0);

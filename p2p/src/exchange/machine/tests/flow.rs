@@ -447,12 +447,8 @@ fn a_piece_that_waits_for_its_check_counts_towards_the_limit() {
     }
     assert_eq!((checks, machine.outstanding()), (4, 0), "then it waits");
     for piece in 0..32 {
-        let (file, is_right) = (sha256, true);
-        let checked = Event::Checked {
-            file,
-            piece,
-            is_right,
-        };
+        let (file, found) = (sha256, Found::Right);
+        let checked = Event::Checked { file, piece, found };
         machine.handle(now, checked);
     }
     assert_eq!(machine.outstanding(), 1 << 20, "and goes on");

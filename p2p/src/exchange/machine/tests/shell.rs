@@ -51,6 +51,8 @@ pub(super) struct Shell {
     pub(super) seen: Vec<Effect>,
     /// Bytes that came in, wanted or not.
     pub(super) fetched: u64,
+    /// Somebody else has written into the next piece that is wrong.
+    pub(super) is_mixed: bool,
 }
 
 impl Shell {
@@ -63,6 +65,7 @@ impl Shell {
             sent: BTreeMap::new(),
             seen: Vec::new(),
             fetched: 0,
+            is_mixed: false,
         }
     }
 
@@ -146,10 +149,14 @@ impl Shell {
                     let (ladder, _) = &self.truth[file];
                     let is_right =
                         ladder.check_whole(*piece, self.on_disk(file, ladder.range(*piece)));
+                    let found = match is_right {
+                        false if std::mem::take(&mut self.is_mixed) => Found::Mixed,
+                        is_right => Found::from(is_right),
+                    };
                     answer = Some(Event::Checked {
                         file: *file,
                         piece: *piece,
-                        is_right,
+                        found,
                     });
                 }
                 Effect::Digest {

@@ -46,7 +46,7 @@ impl World {
         self.tell(Event::Checked {
             file,
             piece,
-            is_right,
+            found: is_right.into(),
         });
         let (mut proved, mut pieces) = (0, 0);
         for wanted in self.files.values() {
