@@ -1,0 +1,1 @@
+//! Deltas on small files.

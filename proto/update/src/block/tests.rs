@@ -1,0 +1,1 @@
+//! A block in both directions: one form, everything else refused.
