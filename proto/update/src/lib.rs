@@ -25,3 +25,8 @@ pub use header::{BlockTable, HEADER_BYTES_MAX, Header, LoraEpoch, Mode, Origin, 
 pub use layout::Layout;
 pub use residue::Residue;
 pub use update::{Summary, Update};
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -62,23 +62,12 @@ impl Residue {
         sha256: Option<Sha256>,
     ) -> Result<Self, ResidueError> {
         let foreign = sha256.is_some();
-        let bad = values
-            .par_chunks_mut(BLOCK)
-            .enumerate()
-            .find_map_first(|(block, values)| {
-                let mut bad = false;
-                for value in values.iter_mut() {
-                    bad |= !value.is_finite() || (foreign && value.to_bits() == 1 << 31);
-                    // -0.0 + 0.0 is 0.0; nothing else changes.
-                    *value += 0.0;
-                }
-                bad.then_some(block * BLOCK)
-            });
-        if let Some(first) = bad {
-            let block = values[first..].iter();
-            let at = block.take_while(|value| value.is_finite()).count();
-            return Err(ResidueError::Value((first + at) as u64));
+        let refused = |value: &f32| !value.is_finite() || (foreign && value.to_bits() == 1 << 31);
+        if let Some(at) = values.par_iter().position_first(refused) {
+            return Err(ResidueError::Value(at as u64));
         }
+        // -0.0 + 0.0 is 0.0; nothing else changes.
+        values.par_iter_mut().for_each(|value| *value += 0.0);
         let mut residue = Self {
             network: training.network,
             sub_model: training.sub_model,
