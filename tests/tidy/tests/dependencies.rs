@@ -13,6 +13,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("owm-proto", &[]),
     ("owm-proto-codegen", &[]),
+    ("owm-update", &["owm-proto"]),
     ("owm-service", &["owm-proto"]),
     ("owm-migrations", &[]),
     ("owm-model", &[]),

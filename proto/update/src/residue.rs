@@ -1,0 +1,212 @@
+//! What an update did not carry, kept by its maker for the next round (spec §10.2): one per sub-model and mode,
+//! as canonical bytes with a SHA-256. The node writes them to its disk together with the commit; nobody else
+//! ever sees the values.
+
+use std::borrow::Cow;
+
+use owm_proto::{Sha256, SubModelId, genesis::NetworkId, hash::Hasher};
+use rayon::prelude::*;
+
+use crate::{
+    codec::BLOCK,
+    cursor::Cursor,
+    error::{HeaderError, ResidueError},
+    header::{HEADER_BYTES_MAX, Header, Mode, Subject, Training, VERSION},
+    update::Update,
+};
+
+/// The first four bytes of a residue.
+const MAGIC: [u8; 4] = *b"OWMR";
+
+/// Bytes before what it is of: magic, version, two reserved.
+const PREFIX_BYTES: usize = 8;
+
+/// A residue: finite values, no negative zero, of one network's sub-model in one mode (in LoRA mode: of one
+/// epoch).
+#[derive(Clone, PartialEq)]
+pub struct Residue {
+    network: NetworkId,
+    sub_model: SubModelId,
+    layout: Sha256,
+    mode: Mode,
+    values: Vec<f32>,
+    sha256: Sha256,
+}
+
+impl std::fmt::Debug for Residue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Residue")
+            .field("sub_model", &self.sub_model)
+            .field("elements", &self.values.len())
+            .field("sha256", &self.sha256)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Residue {
+    /// `values` as the residue of what `subject` is of.
+    pub fn new(subject: &Subject, values: Vec<f32>) -> Result<Self, ResidueError> {
+        let training = Training {
+            network: subject.network,
+            sub_model: subject.sub_model.clone(),
+            layout: subject.layout,
+            mode: subject.mode.clone(),
+            elements: values.len() as u64,
+        };
+        Self::checked(training, values, None)
+    }
+
+    fn checked(
+        training: Training,
+        mut values: Vec<f32>,
+        sha256: Option<Sha256>,
+    ) -> Result<Self, ResidueError> {
+        let foreign = sha256.is_some();
+        let refused = |value: &f32| !value.is_finite() || (foreign && value.to_bits() == 1 << 31);
+        if let Some(at) = values.par_iter().position_first(refused) {
+            return Err(ResidueError::Value(at as u64));
+        }
+        // -0.0 + 0.0 is 0.0; nothing else changes.
+        values.par_iter_mut().for_each(|value| *value += 0.0);
+        let mut residue = Self {
+            network: training.network,
+            sub_model: training.sub_model,
+            layout: training.layout,
+            mode: training.mode,
+            values,
+            sha256: sha256.unwrap_or(Sha256([0; 32])),
+        };
+        if sha256.is_none() {
+            let mut hasher = Hasher::default();
+            for part in residue.parts() {
+                hasher.update(&part);
+            }
+            residue.sha256 = hasher.finish();
+        }
+        Ok(residue)
+    }
+
+    /// Reads canonical bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ResidueError> {
+        let mut cursor = Cursor::new(bytes);
+        if cursor.array::<4>()? != MAGIC {
+            return Err(HeaderError::Magic("residue").into());
+        }
+        match (cursor.u16()?, cursor.u16()?) {
+            (VERSION, 0) => {}
+            (version, _) => return Err(HeaderError::Version(version).into()),
+        }
+        let training = Training::read(&mut cursor)?;
+        let values = cursor.rest();
+        let expected = training.elements * 4;
+        if values.len() as u64 != expected {
+            let got = values.len() as u64;
+            return Err(ResidueError::Length { expected, got });
+        }
+        let (values, _) = values.as_chunks::<4>();
+        let values = values
+            .par_iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        Self::checked(training, values, Some(Sha256::of(bytes)))
+    }
+
+    /// The canonical bytes in parts of at most 256 KiB, so that half a gigabyte need not be in memory twice.
+    pub fn parts(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
+        let mut header = Vec::with_capacity(256);
+        header.extend(MAGIC);
+        header.extend(VERSION.to_le_bytes());
+        header.extend([0; 2]);
+        debug_assert_eq!(header.len(), PREFIX_BYTES);
+        let elements = self.values.len() as u64;
+        Training::write(
+            &mut header,
+            (
+                &self.network,
+                &self.sub_model,
+                &self.layout,
+                &self.mode,
+                elements,
+            ),
+        );
+        debug_assert!(header.len() as u64 <= HEADER_BYTES_MAX);
+        let values = self.values.chunks(BLOCK).map(|values| {
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            Cow::Owned(bytes)
+        });
+        std::iter::once(Cow::Owned(header)).chain(values)
+    }
+
+    /// All canonical bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(256 + self.values.len() * 4);
+        for part in self.parts() {
+            bytes.extend_from_slice(&part);
+        }
+        bytes
+    }
+
+    /// Of the canonical bytes.
+    pub const fn sha256(&self) -> Sha256 {
+        self.sha256
+    }
+
+    /// The values, flat, in the order of the update's elements.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Whether it goes with what is trained now; at the end of a LoRA epoch, for example, it no longer does.
+    pub fn check(&self, subject: &Subject, elements: u64) -> Result<(), ResidueError> {
+        let other = |what| Err(ResidueError::Other(what));
+        if self.network != subject.network {
+            other("network")
+        } else if self.sub_model != subject.sub_model {
+            other("sub-model")
+        } else if self.layout != subject.layout {
+            other("tensor layout")
+        } else if self.mode != subject.mode {
+            other("mode or LoRA epoch")
+        } else if self.values.len() as u64 != elements {
+            other("size")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes back the step of an update that was rejected or never arrived: the residue that it left, plus
+    /// what it carried, is the whole clipped Δ again. If another update has been made meanwhile, this is
+    /// called on what that one has left; [`Residue::check_after`] tells.
+    pub fn put_back(mut self, update: &Update<'_>) -> Result<Self, crate::UpdateError> {
+        let header = update.header();
+        self.check(&header.subject, header.elements)?;
+        update.add_to(&mut self.values)?;
+        Ok(self.rehashed()?)
+    }
+
+    /// With the hash that the values have now.
+    fn rehashed(self) -> Result<Self, ResidueError> {
+        let training = Training {
+            network: self.network,
+            sub_model: self.sub_model,
+            layout: self.layout,
+            mode: self.mode,
+            elements: self.values.len() as u64,
+        };
+        Self::checked(training, self.values, None)
+    }
+
+    /// Whether it is the one that `header`'s update has left behind.
+    pub fn check_after(&self, header: &Header) -> Result<(), ResidueError> {
+        match header.residue_after {
+            Some(expected) if expected != self.sha256 => Err(ResidueError::NotAfter {
+                expected,
+                got: self.sha256,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
