@@ -9,6 +9,7 @@ mod decode;
 mod device;
 mod engine;
 mod error;
+mod evaluate;
 mod linear;
 mod llama;
 mod sampling;
@@ -16,6 +17,8 @@ mod text_stream;
 #[cfg(test)]
 mod tiny;
 mod tokenizer;
+mod tokens;
+mod train;
 
 pub use chat::{ChatMessage, ChatRole, Prompt};
 pub use config::{ConfigError, ModelConfig};
@@ -26,6 +29,12 @@ pub use engine::{
     Engine, EngineDescription, FinishReason, GenerateJob, Generation, LoadOptions, TokenEvent,
 };
 pub use error::{GenerateError, LoadError, PromptError};
+pub use evaluate::{Evaluation, evaluate};
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;
+pub use tokens::{separator, tokens_of};
+pub use train::{
+    AdamW, Base, Decay, Parameter, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
+    WrittenModel, low_rank_fixed,
+};
