@@ -10,6 +10,7 @@ mod device;
 mod engine;
 mod error;
 mod evaluate;
+mod fresh;
 mod linear;
 mod llama;
 mod sampling;
@@ -30,6 +31,7 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, PromptError};
 pub use evaluate::{Evaluation, evaluate};
+pub use fresh::write_fresh;
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;

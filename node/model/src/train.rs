@@ -29,6 +29,7 @@ mod windows;
 
 pub use adamw::AdamW;
 pub use base::Base;
+pub(crate) use base::Wanted;
 pub use error::TrainError;
 pub use low_rank::fixed as low_rank_fixed;
 pub use plan::{Decay, TrainMode, TrainPlan};

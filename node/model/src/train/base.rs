@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 
 use crate::{
     LoadError, ModelConfig, Tokenizer,
     checkpoint::{Directory, JSON_BYTES_MAX},
     engine::{CONFIG_BYTES_MAX, add_generation_config},
+    linear::Linear,
     llama::{Llama, Parts},
 };
 
@@ -66,7 +67,7 @@ impl Base {
         )?;
         let mut read = files.tensors()?;
         let order = read.names_in_order();
-        let mut wanted = Wanted(Vec::new());
+        let mut wanted = Wanted::default();
         // Asking for the parts of the tree checks that each is there once, in its shape.
         let Ok(_) = Llama::assemble(&config, &mut wanted);
         let mut found = BTreeMap::new();
@@ -122,30 +123,25 @@ impl Base {
 }
 
 /// Notes the names and shapes that the decoder's tree asks for.
-struct Wanted(Vec<(String, Vec<usize>)>);
+#[derive(Default)]
+pub(crate) struct Wanted(Vec<(String, Vec<usize>)>);
+
+impl Wanted {
+    pub(crate) fn into_shapes(self) -> Vec<(String, Vec<usize>)> {
+        self.0
+    }
+}
 
 impl Parts for Wanted {
     type Error = std::convert::Infallible;
 
-    fn matrix(
-        &mut self,
-        name: &str,
-        rows: usize,
-        columns: usize,
-    ) -> Result<crate::linear::Linear, Self::Error> {
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear, Self::Error> {
         self.0.push((name.to_owned(), vec![rows, columns]));
-        let device = burn::tensor::Device::flex();
-        Ok(crate::linear::Linear::new(
-            burn::tensor::Tensor::zeros([1, 1], &device),
-            None,
-        ))
+        Ok(Linear::new(Tensor::zeros([1, 1], &Device::flex()), None))
     }
 
-    fn vector(&mut self, name: &str, len: usize) -> Result<burn::tensor::Tensor<1>, Self::Error> {
+    fn vector(&mut self, name: &str, len: usize) -> Result<Tensor<1>, Self::Error> {
         self.0.push((name.to_owned(), vec![len]));
-        Ok(burn::tensor::Tensor::zeros(
-            [1],
-            &burn::tensor::Device::flex(),
-        ))
+        Ok(Tensor::zeros([1], &Device::flex()))
     }
 }
