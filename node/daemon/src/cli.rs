@@ -17,6 +17,8 @@ mod pause;
 mod start;
 mod status;
 mod top;
+#[cfg(feature = "burn")]
+mod train;
 mod verify_receipt;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -66,6 +68,9 @@ enum Command {
     Earnings(earnings::EarningsArgs),
     /// Asks the model on this node, here and now.
     Ask(ask::AskArgs),
+    /// Trains a model on a folder or a public corpus, here and now.
+    #[cfg(feature = "burn")]
+    Train(train::TrainArgs),
     /// Models on this node.
     Models(models::ModelsArgs),
     /// Prints the failpoints of this program, one a line: for the crash harness.
@@ -155,6 +160,8 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::VerifyReceipt(arguments) => verify_receipt::run(&arguments, output),
         Command::Earnings(arguments) => earnings::run(&arguments, output),
         Command::Ask(arguments) => ask::run(&arguments, output),
+        #[cfg(feature = "burn")]
+        Command::Train(arguments) => train::run(&arguments, output),
         Command::Models(arguments) => models::run(&arguments, output),
         Command::Failpoints => {
             let names = owm_service::failpoint::known();

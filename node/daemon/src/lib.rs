@@ -29,6 +29,8 @@ pub mod status;
 pub mod swarm;
 pub mod tasklog;
 pub mod top;
+#[cfg(feature = "burn")]
+pub mod train;
 pub mod work;
 
 owm_service::failpoints! {

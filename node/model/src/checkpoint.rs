@@ -150,6 +150,7 @@ impl<'a> Directory<'a> {
                 })?;
             for (name, view) in parsed.iter() {
                 let loaded = Loaded {
+                    offset: view.data().as_ptr().addr() - bytes.as_ptr().addr(),
                     file: file.clone(),
                     data: tensor(name, &view, &bytes)?,
                 };
@@ -173,10 +174,19 @@ pub(crate) struct Tensors {
 #[derive(Debug)]
 struct Loaded {
     file: String,
+    /// Where its bytes begin in the file.
+    offset: usize,
     data: TensorData,
 }
 
 impl Tensors {
+    /// Names as their values stand in the files, file after file: the canonical order.
+    pub(crate) fn names_in_order(&self) -> Vec<String> {
+        let mut names: Vec<(&String, &Loaded)> = self.by_name.iter().collect();
+        names.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
+        names.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
     /// Gives a tensor away, once, in its file's format.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData, LoadError> {
         let loaded = self

@@ -23,7 +23,7 @@ mod forward;
 mod generate;
 
 /// Largest `config.json` and `generation_config.json`, in bytes: real ones have a few thousand.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
@@ -40,14 +40,14 @@ pub struct LoadOptions {
 pub struct Engine(Arc<Loaded>);
 
 #[derive(Debug)]
-struct Loaded {
-    config: ModelConfig,
-    llama: Llama,
+pub(crate) struct Loaded {
+    pub(crate) config: ModelConfig,
+    pub(crate) llama: Llama,
     /// Computes single steps where that is the CPU's work.
     decoder: Option<Decoder>,
-    tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
     chat: ChatTemplate,
-    device: ChosenDevice,
+    pub(crate) device: ChosenDevice,
 }
 
 /// What is loaded and where it computes.
@@ -237,6 +237,11 @@ impl Engine {
         batch::run(&self.0, jobs)
     }
 
+    /// What the rooms beside the generation compute with.
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.0
+    }
+
     /// The vocabulary.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.0.tokenizer
@@ -256,7 +261,10 @@ fn decoder(
     Decoder::build(config, &mut take, threads, missing)
 }
 
-fn add_generation_config(files: &Directory<'_>, config: &mut ModelConfig) -> Result<(), LoadError> {
+pub(crate) fn add_generation_config(
+    files: &Directory<'_>,
+    config: &mut ModelConfig,
+) -> Result<(), LoadError> {
     #[derive(Deserialize)]
     struct GenerationConfig {
         #[serde(default)]
@@ -277,4 +285,4 @@ fn add_generation_config(files: &Directory<'_>, config: &mut ModelConfig) -> Res
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

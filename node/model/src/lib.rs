@@ -9,6 +9,8 @@ mod decode;
 mod device;
 mod engine;
 mod error;
+mod evaluate;
+mod fresh;
 mod linear;
 mod llama;
 mod sampling;
@@ -16,6 +18,8 @@ mod text_stream;
 #[cfg(test)]
 mod tiny;
 mod tokenizer;
+mod tokens;
+mod train;
 
 pub use chat::{ChatMessage, ChatRole, Prompt};
 pub use config::{ConfigError, ModelConfig};
@@ -26,6 +30,13 @@ pub use engine::{
     Engine, EngineDescription, FinishReason, GenerateJob, Generation, LoadOptions, TokenEvent,
 };
 pub use error::{GenerateError, LoadError, PromptError};
+pub use evaluate::{Evaluation, evaluate};
+pub use fresh::write_fresh;
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;
+pub use tokens::{separator, tokens_of};
+pub use train::{
+    AdamW, Base, Decay, Parameter, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
+    WrittenModel, low_rank_fixed,
+};

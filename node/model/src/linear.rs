@@ -18,6 +18,18 @@ pub(crate) struct Linear {
     /// The same bytes, where they are kept in fewer bits than products are computed in.
     #[module(skip)]
     narrow: Option<Stored>,
+    /// What is added to the weight, as two thin matrices: training only.
+    #[module(skip)]
+    low_rank: Option<LowRank>,
+}
+
+/// `B · A`, added to a weight `[out, in]` without ever being computed.
+#[derive(Debug, Clone)]
+pub(crate) struct LowRank {
+    /// `[rank, in]`, fixed.
+    pub(crate) a: Tensor<2>,
+    /// `[out, rank]`, trained.
+    pub(crate) b: Tensor<2>,
 }
 
 impl Linear {
@@ -27,17 +39,34 @@ impl Linear {
         Self {
             weight: Param::from_tensor(weight),
             narrow,
+            low_rank: None,
+        }
+    }
+
+    /// With `b · a` added to the weight.
+    pub(crate) fn with_low_rank(self, low_rank: LowRank) -> Self {
+        Self {
+            low_rank: Some(low_rank),
+            ..self
         }
     }
 
     /// `[rows, in]` to `[rows, out]`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        match &self.narrow {
+        let low = self
+            .low_rank
+            .as_ref()
+            .map(|low| linear(linear(x.clone(), low.a.clone()), low.b.clone()));
+        let y = match &self.narrow {
             None => linear(x, self.weight.val()),
             Some(narrow) => {
                 let weight = Tensor::from_data(narrow.widened(), &x.device());
                 linear(x, weight)
             }
+        };
+        match low {
+            None => y,
+            Some(low) => y + low,
         }
     }
 }

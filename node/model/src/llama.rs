@@ -24,6 +24,38 @@ pub(crate) mod positions;
 /// matrix may have another format on the CPU.
 pub(crate) type TakeTensor<'a, E> = dyn FnMut(&str, &[usize]) -> Result<TensorData, E> + 'a;
 
+/// Where the decoder's weights come from: the loader's bytes, or the leaves that a training step
+/// differentiates by.
+pub(crate) trait Parts {
+    /// Why a weight can't be had.
+    type Error;
+    /// A matrix `[rows, columns]` by its Hugging Face name.
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear, Self::Error>;
+    /// A vector by its Hugging Face name.
+    fn vector(&mut self, name: &str, len: usize) -> Result<Tensor<1>, Self::Error>;
+}
+
+/// Weights of a checkpoint, on a device.
+struct Taken<'a, 'b, E> {
+    take: &'a mut TakeTensor<'b, E>,
+    device: &'a Device,
+}
+
+impl<E> Parts for Taken<'_, '_, E> {
+    type Error = E;
+
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear, E> {
+        let data = (self.take)(name, &[rows, columns])?;
+        let (weight, narrow) = weight(data, self.device);
+        Ok(Linear::new(weight, narrow))
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Tensor<1>, E> {
+        let data = (self.take)(name, &[len])?;
+        Ok(Tensor::from_data(data, self.device))
+    }
+}
+
 /// The whole model as `LlamaForCausalLM` holds it.
 #[derive(Module, Debug)]
 pub(crate) struct Llama {
@@ -93,24 +125,27 @@ impl Llama {
         take: &mut TakeTensor<'_, E>,
         device: &Device,
     ) -> Result<Self, E> {
-        let mut matrix = |name: &str, rows: usize, columns: usize| {
-            take(name, &[rows, columns]).map(|data| weight(data, device))
-        };
+        Self::assemble(config, &mut Taken { take, device })
+    }
+
+    /// Builds the tree from weights of any kind.
+    pub(crate) fn assemble<P: Parts>(
+        config: &ModelConfig,
+        parts: &mut P,
+    ) -> Result<Self, P::Error> {
         let hidden = config.hidden;
-        let (embedding, _) = matrix("model.embed_tokens.weight", config.vocabulary, hidden)?;
+        let embedding = parts.matrix("model.embed_tokens.weight", config.vocabulary, hidden)?;
         let lm_head = if config.tied_head {
             None
         } else {
-            let (head, narrow) = matrix("lm_head.weight", config.vocabulary, hidden)?;
-            Some(Linear::new(head, narrow))
+            Some(parts.matrix("lm_head.weight", config.vocabulary, hidden)?)
         };
         let layers = (0..config.layers)
-            .map(|layer| DecoderLayer::build(config, layer, take, device))
+            .map(|layer| DecoderLayer::build(config, layer, parts))
             .collect::<Result<_, _>>()?;
-        let norm = take("model.norm.weight", &[hidden])?;
-        let norm = RmsNorm::new(Tensor::from_data(norm, device), config);
+        let norm = RmsNorm::new(parts.vector("model.norm.weight", hidden)?, config);
         let embed_tokens = Embedding {
-            weight: Param::from_tensor(embedding),
+            weight: embedding.weight,
         };
         Ok(Self {
             model: LlamaModel {
@@ -137,6 +172,15 @@ impl Llama {
             x = layer.forward(x, rotation, mask, kept);
         }
         x
+    }
+
+    /// The head's weight, `[vocabulary, hidden]`, in f32.
+    pub(crate) fn head_weight(&self) -> Tensor<2> {
+        let weight = match &self.lm_head {
+            Some(head) => &head.weight,
+            None => &self.model.embed_tokens.weight,
+        };
+        weight.val().cast(DType::F32)
     }
 
     /// Scores of every token id, `[rows, vocabulary]`, for hidden states `[rows, hidden]`.
@@ -167,7 +211,7 @@ impl RmsNorm {
 
     /// `x / sqrt(mean(x²) + ε) · weight` over rows. All in f32: squares of f16 would
     /// overflow.
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let mean_square = (x.clone() * x.clone()).mean_dim(1);
         let scale = mean_square.add_scalar(self.epsilon).sqrt().recip();
         x * scale * self.weight.val().unsqueeze()
@@ -175,26 +219,22 @@ impl RmsNorm {
 }
 
 impl DecoderLayer {
-    fn build<E>(
+    fn build<P: Parts>(
         config: &ModelConfig,
         layer: usize,
-        take: &mut TakeTensor<'_, E>,
-        device: &Device,
-    ) -> Result<Self, E> {
+        parts: &mut P,
+    ) -> Result<Self, P::Error> {
         let (hidden, wide) = (config.hidden, config.intermediate);
         let (q_rows, kv_rows) = (
             config.heads * config.head_dim,
             config.kv_heads * config.head_dim,
         );
         let mut matrix = |name: &str, rows: usize, columns: usize| {
-            take(
+            parts.matrix(
                 &format!("model.layers.{layer}.{name}.weight"),
-                &[rows, columns],
+                rows,
+                columns,
             )
-            .map(|data| {
-                let (weight, narrow) = weight(data, device);
-                Linear::new(weight, narrow)
-            })
         };
         let self_attn = Attention {
             q_proj: matrix("self_attn.q_proj", q_rows, hidden)?,
@@ -211,8 +251,8 @@ impl DecoderLayer {
             down_proj: matrix("mlp.down_proj", hidden, wide)?,
         };
         let mut norm = |name: &str| {
-            take(&format!("model.layers.{layer}.{name}.weight"), &[hidden])
-                .map(|data| RmsNorm::new(Tensor::from_data(data, device), config))
+            let weight = parts.vector(&format!("model.layers.{layer}.{name}.weight"), hidden)?;
+            Ok(RmsNorm::new(weight, config))
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,

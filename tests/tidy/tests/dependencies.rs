@@ -16,11 +16,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("owm-update", &["owm-proto"]),
     ("owm-service", &["owm-proto"]),
     ("owm-migrations", &[]),
+    ("owm-corpus", &[]),
     ("owm-model", &[]),
     ("owm-p2p", &["owm-proto"]),
     (
         "owm-node",
-        &["owm-model", "owm-p2p", "owm-proto", "owm-service"],
+        &[
+            "owm-corpus",
+            "owm-model",
+            "owm-p2p",
+            "owm-proto",
+            "owm-service",
+        ],
     ),
     ("owm-coordinator-domain", &["owm-proto"]),
     (

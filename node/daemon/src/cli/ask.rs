@@ -1,7 +1,13 @@
 //! `owm-node ask`: the node's own model answers its user, with the coordinator or without. The running daemon
 //! computes if there is one; otherwise the model is loaded here.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use owm_proto::{Sha256, SubModelId, limits::OUTPUT_TOKENS_MAX};
@@ -14,7 +20,7 @@ use crate::{
     config::NodeConfig,
     control::{self, ControlError},
     home::Home,
-    models::{LoadedModel, LoadedSubModel, Shelf, SignedManifest, files_of, wanted},
+    models::{LoadedModel, LoadedSubModel, Shelf, SignedManifest, files_of, hash_file, wanted},
     network::Network,
 };
 
@@ -45,6 +51,9 @@ pub(super) struct AskArgs {
     /// Continue the text instead of answering it.
     #[arg(long)]
     raw: bool,
+    /// Ask the model in this folder, such as `owm-node train` leaves, instead of the network's.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "sub_model")]
+    folder: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArg,
 }
@@ -59,8 +68,6 @@ fn temperature(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(arguments: &AskArgs, output: Output) -> Result<(), RunError> {
-    let (path, config) = arguments.config.load()?;
-    let home = Home::open(&config.data_folder(&path))?;
     let question = LocalQuestion {
         text: arguments.question.clone(),
         sub_model: arguments.sub_model.clone(),
@@ -77,6 +84,18 @@ pub(super) fn run(arguments: &AskArgs, output: Output) -> Result<(), RunError> {
             raw(new.as_bytes());
         }
     };
+    if let Some(folder) = &arguments.folder {
+        let model = load_folder(folder)?;
+        let mut on_text = |new: &str| {
+            on_text(new);
+            ControlFlow::Continue(())
+        };
+        let answered = answer(&model, &question, &mut on_text).map_err(RunError::failed)?;
+        show(&answered, &text, "this command", output);
+        return Ok(());
+    }
+    let (path, config) = arguments.config.load()?;
+    let home = Home::open(&config.data_folder(&path))?;
     let asked = block_on(ask_daemon(&home, &question, &mut on_text))?;
     let (answered, by) = match asked {
         Err(AskFailure::Control(ControlError::NotRunning { .. })) => {
@@ -176,6 +195,40 @@ fn load(config: &NodeConfig, home: &Home) -> Result<LoadedModel, RunError> {
         note: signed.note.clone(),
         default_sub_model: manifest.default_sub_model.clone(),
         sub_models,
+    })
+}
+
+/// Loads a folder that no manifest speaks of; its files are hashed here, so that the answer can say them.
+fn load_folder(folder: &Path) -> Result<LoadedModel, RunError> {
+    let mut expected = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| {
+        RunError::failed(format!("{} cannot be read ({error})", folder.display()))
+    })? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        if let (Some(name), true) = (name, path.is_file())
+            && let Some(sha256) = hash_file(&path, &|_| {})?
+        {
+            expected.insert(name, sha256.0);
+        }
+    }
+    let (loader, _) = start::engine(&NodeConfig::default())?;
+    let engine = loader
+        .load(folder, &expected)
+        .map_err(|error| RunError::failed(Chain(&error).to_string()))?;
+    let id: SubModelId = "owm-local".parse().map_err(RunError::failed)?;
+    let weights = expected
+        .iter()
+        .filter(|(name, _)| name.ends_with(".safetensors"));
+    let weights = weights.map(|(_, sha256)| Sha256(*sha256)).collect();
+    Ok(LoadedModel {
+        version: "owm-v0.0.0".parse().map_err(RunError::failed)?,
+        sequence: 0,
+        note: "a model of this folder; no release, signed by nobody".to_owned(),
+        default_sub_model: id.clone(),
+        sub_models: BTreeMap::from([(id, LoadedSubModel { weights, engine })]),
     })
 }
 

@@ -2,4 +2,4 @@
 
 mod generating;
 mod loading;
-mod reference;
+pub(crate) mod reference;

@@ -21,6 +21,8 @@ pub(crate) struct LayerCache {
     buffers: Option<(Tensor<4>, Tensor<4>)>,
     len: usize,
     reserve: usize,
+    /// Nothing is kept: keys and values are only passed on.
+    passing: bool,
 }
 
 impl KvCache {
@@ -31,10 +33,22 @@ impl KvCache {
             buffers: None,
             len: 0,
             reserve,
+            passing: false,
         });
         Self {
             layers: layers.collect(),
         }
+    }
+
+    /// A cache that keeps nothing, for whole sequences at once: training needs each key and value
+    /// once, as it was computed.
+    pub(crate) fn passing(config: &ModelConfig) -> Self {
+        let mut cache = Self::new(config, 0);
+        cache
+            .layers
+            .iter_mut()
+            .for_each(|layer| layer.passing = true);
+        cache
     }
 
     /// Tokens held (padding of a batch included).
@@ -54,6 +68,9 @@ impl LayerCache {
 
     /// Appends `[batch, kv heads, new, head]` and gives views of all keys and values so far.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        if self.passing {
+            return (k, v);
+        }
         let [batch, heads, new, dim] = k.dims();
         let (start, end) = (self.len, self.len + new);
         let (keys, values) = match self.buffers.take() {

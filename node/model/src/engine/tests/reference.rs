@@ -12,7 +12,11 @@ use crate::{
 const TOLERANCE: f32 = 1e-3;
 
 /// Scores after every token, by the definition.
-fn reference_scores(config: &ModelConfig, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f32>> {
+pub(crate) fn reference_scores(
+    config: &ModelConfig,
+    weights: &Weights,
+    tokens: &[u32],
+) -> Vec<Vec<f32>> {
     let get = |name: &str| &weights[name].1;
     let embedding = get("model.embed_tokens.weight");
     let head = weights

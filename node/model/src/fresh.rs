@@ -1,0 +1,129 @@
+//! A model that knows nothing yet: a small byte-level decoder with seeded weights, to be trained from the
+//! beginning. Called by the daemon's `train --model tiny`. What must stay true: a seed gives the same
+//! bytes on every machine.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value, json};
+
+use crate::{
+    ModelConfig, llama::Llama, tokenizer::byte_alphabet, train::Wanted, train::low_rank_fixed,
+};
+
+/// Special tokens after the 256 bytes.
+const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+/// Id of the first special token, which ends a text.
+const END: u32 = 256;
+const LAYERS: usize = 4;
+
+/// Writes the folder of a model with 0.8 million weights (width 128, four layers) into `dir`, which must
+/// exist.
+pub fn write_fresh(dir: &Path, seed: u64) -> io::Result<()> {
+    let config = config_json();
+    let invalid = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
+    let parsed = ModelConfig::from_json(config.to_string().as_bytes()).map_err(|e| invalid(&e))?;
+    let mut wanted = Wanted::default();
+    let Ok(_) = Llama::assemble(&parsed, &mut wanted);
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let weights: Vec<(String, Vec<usize>, Vec<u8>)> = wanted
+        .into_shapes()
+        .into_iter()
+        .map(|(name, shape)| {
+            let bytes = weight(&key, &name, &shape);
+            let bytes = bytes.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = weights.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+        (name, view.expect("four bytes were written per value"))
+    });
+    let weights = safetensors::serialize(views, None).map_err(|e| invalid(&e))?;
+    fs::write(dir.join("model.safetensors"), weights)?;
+    fs::write(dir.join("config.json"), config.to_string())?;
+    fs::write(dir.join("tokenizer.json"), tokenizer_json().to_string())
+}
+
+/// Norms are 1; the others are even around 0, with what is added to the residual stream made smaller, so
+/// that a deep stack begins close to the identity.
+fn weight(seed: &[u8; 32], name: &str, shape: &[usize]) -> Vec<f32> {
+    let &[rows, columns] = shape else {
+        return vec![1.0; shape.iter().product()];
+    };
+    let scale = match name {
+        "model.embed_tokens.weight" => 0.5,
+        _ if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => {
+            (2.0 * LAYERS as f32).sqrt().recip()
+        }
+        _ => 1.0,
+    };
+    let mut values = low_rank_fixed(seed, name, rows, columns);
+    values.iter_mut().for_each(|value| *value *= scale);
+    values
+}
+
+fn config_json() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "vocab_size": 256 + SPECIAL.len(),
+        "tie_word_embeddings": true, "eos_token_id": END, "torch_dtype": "float32",
+    })
+}
+
+fn tokenizer_json() -> Value {
+    let mut vocabulary: BTreeMap<String, u32> = byte_alphabet()
+        .into_iter()
+        .map(|(stand_in, byte)| (stand_in.to_string(), u32::from(byte)))
+        .collect();
+    let special = (END..).zip(SPECIAL);
+    vocabulary.extend(special.clone().map(|(id, text)| (text.to_owned(), id)));
+    let added: Vec<Value> = special
+        .map(|(id, text)| {
+            json!({"id": id, "content": text, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                            "use_regex": false});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+                  "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+                  "byte_fallback": false, "ignore_merges": false, "vocab": vocabulary, "merges": []},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceChoice, Engine, LoadOptions};
+
+    #[test]
+    fn a_fresh_model_loads_knows_bytes_and_is_the_seed_s() {
+        let write = |seed| {
+            let dir = tempfile::tempdir().unwrap();
+            write_fresh(dir.path(), seed).unwrap();
+            dir
+        };
+        let dir = write(1);
+        let options = LoadOptions {
+            device: DeviceChoice::Cpu,
+            expected_sha256: None,
+        };
+        let engine = Engine::load(dir.path(), &options).unwrap();
+        assert_eq!(engine.description().parameters, 771_200);
+        let text = "naïve <|endoftext|>\n";
+        let tokens = engine.tokenizer().encode(text, false).unwrap();
+        assert_eq!(tokens, text.bytes().map(u32::from).collect::<Vec<_>>());
+        let weights =
+            |dir: &tempfile::TempDir| fs::read(dir.path().join("model.safetensors")).unwrap();
+        assert_eq!(weights(&dir), weights(&write(1)));
+        assert_ne!(weights(&dir), weights(&write(2)));
+    }
+}
