@@ -153,13 +153,12 @@ impl Service {
             ..kad::ProviderRecord::new(key, me, Vec::new())
         };
         // Full only of others' shards, and they are few.
-        let _ = self
-            .swarm
-            .behaviour_mut()
-            .others
-            .dht
-            .store_mut()
-            .add_provider(record);
+        let _ = self.dht_store().add_provider(record);
+    }
+
+    /// What this node keeps for the DHT.
+    fn dht_store(&mut self) -> &mut kad::store::MemoryStore {
+        self.swarm.behaviour_mut().others.dht.store_mut()
     }
 
     fn seek(&mut self, topics: &Topics) {
@@ -218,13 +217,7 @@ impl Service {
             } => {
                 if self.is_sound_record(&record) {
                     // Full: the DHT has other places.
-                    let _ = self
-                        .swarm
-                        .behaviour_mut()
-                        .others
-                        .dht
-                        .store_mut()
-                        .put(record);
+                    let _ = self.dht_store().put(record);
                 } else {
                     self.counts.records_refused += 1;
                 }
@@ -236,8 +229,7 @@ impl Service {
                     // Kademlia takes it only of the provider itself; what it may not tell us goes to nobody.
                     let teller = record.provider;
                     record.addresses.retain(|a| self.may_tell(&teller, a));
-                    let store = self.swarm.behaviour_mut().others.dht.store_mut();
-                    let _ = store.add_provider(record);
+                    let _ = self.dht_store().add_provider(record);
                 } else {
                     self.counts.records_refused += 1;
                 }
@@ -257,13 +249,8 @@ impl Service {
         let Some(sequence) = self.sequence_of(&record.value) else {
             return false;
         };
-        let stored = self
-            .swarm
-            .behaviour_mut()
-            .others
-            .dht
-            .store_mut()
-            .get(&record.key);
+        let store = self.swarm.behaviour_mut().others.dht.store_mut();
+        let stored = store.get(&record.key);
         let stored = stored.and_then(|stored| self.known.sequence_of(&stored.value));
         sequence >= self.known.sequence() && stored.is_none_or(|stored| sequence >= stored)
     }

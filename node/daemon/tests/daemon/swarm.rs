@@ -118,7 +118,10 @@ async fn a_node_registers_and_works_when_its_coordinator_comes_back() {
     says(folder.path(), |said| said.status.model.is_some()).await;
     let forwarding = forward(away, fake.address.clone()).await;
     let stream = ready(&mut fake).await;
-    let said = says(folder.path(), |said| said.status.linked).await;
+    // Linked first, then told by the stream what it is.
+    let is_told =
+        |said: &StatusAnswer| said.status.linked && said.status.origins.node_status.is_some();
+    let said = says(folder.path(), is_told).await;
     assert_eq!(said.status.origins.tier, Some(Origin::Registration));
     assert_eq!(said.status.origins.node_status, Some(Origin::Stream));
     drop(stream);

@@ -69,6 +69,11 @@ fn a_mixed_piece_blames_nobody_before_it_came_right_from_one_source() {
     shell.deliver(&[(source(2), 300_000)], &[], Duration::from_mins(1));
     assert!(shell.is_complete(file));
     assert_eq!(shell.banned(), [peer(1)], "though it had left");
+    let last = shell.seen.last();
+    assert!(
+        matches!(last, Some(Effect::Complete { .. })),
+        "after all is told"
+    );
     assert_eq!(shell.fetched, 2 * PIECE);
 }
 
@@ -132,6 +137,26 @@ fn a_wrong_piece_that_others_have_written_into_blames_nobody_and_comes_again() {
     assert!(shell.is_complete(file));
     assert_eq!((shell.banned(), shell.fetched), (vec![], 2 * PIECE));
     assert_eq!(shell.machine.outstanding(), 0);
+}
+
+#[test]
+fn a_mixed_piece_comes_again_from_one_source_however_many_there_are() {
+    let mut shell = Shell::new(Tuning::default());
+    // So that it is asked for in parts.
+    let before = shell.want(16 * PIECE, 9);
+    shell.offer(source(1), before);
+    shell.deliver(&[(source(1), 2_000)], &[], Duration::from_mins(2));
+    let file = shell.want(PIECE, 0);
+    shell.is_mixed = true;
+    shell.offer(source(1), file);
+    while shell.is_mixed {
+        let id = shell.next_of(source(1)).unwrap();
+        shell.give(id, PIECE, true);
+    }
+    shell.offer(source(2), file);
+    assert!(shell.asked_of(source(1)) > 0);
+    assert_eq!(shell.asked_of(source(2)), 0);
+    assert_eq!(shell.banned(), []);
 }
 
 #[test]

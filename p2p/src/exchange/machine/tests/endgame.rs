@@ -24,7 +24,17 @@ fn is_doubled(shell: &Shell) -> bool {
     pairs.any(|(at, a)| sent[at + 1..].iter().any(|b| overlaps(a, b)))
 }
 
-/// Two sources fetch eight pieces; whether any byte was asked for twice, and how many came for nothing.
+/// How many are asked for the same byte now, at most.
+fn asked_together(shell: &Shell) -> usize {
+    let sent: Vec<&Sent> = shell.sent.values().collect();
+    let count = |at: &&Sent| {
+        let covers = |s: &&&Sent| s.file == at.file && s.range.contains(&at.range.start);
+        sent.iter().filter(covers).count()
+    };
+    sent.iter().map(count).max().unwrap_or(0)
+}
+
+/// Eight pieces from these sources; whether any byte was asked for twice, and how many came for nothing.
 fn end_of(rates: &[(Source, u64)]) -> (bool, u64) {
     let mut shell = Shell::new(Tuning::default());
     known(&mut shell, rates);
@@ -93,4 +103,47 @@ fn a_piece_from_one_source_is_begun_anew_only_with_one_that_is_ten_times_faster(
     // All of it once more takes 0.26 s at 1 MB/s; what is left at 200 kB/s takes 1.2 s.
     assert!(!begins_anew(10_000));
     assert!(begins_anew(40_000));
+}
+
+#[test]
+fn all_is_taken_over_from_one_that_is_much_slower() {
+    let (was_doubled, _) = end_of(&[(source(1), 200), (source(2), 900)]);
+    assert!(!was_doubled);
+}
+
+#[test]
+fn nothing_is_asked_for_twice_for_a_little_speed() {
+    let (was_doubled, for_nothing) = end_of(&[(source(1), 330), (source(2), 400)]);
+    assert_eq!((was_doubled, for_nothing), (false, 0));
+}
+
+/// The last bytes of source 1 are asked of source 2 as well; source 3 is as fast and has nothing to do.
+fn doubled() -> (Shell, Sha256) {
+    let mut shell = Shell::new(Tuning::default());
+    let rates = [(source(1), 200), (source(2), 450), (source(3), 450)];
+    known(&mut shell, &rates);
+    let file = shell.want(8 * PIECE, 0);
+    for (source, _) in &rates[..2] {
+        shell.offer(*source, file);
+    }
+    while !is_doubled(&shell) {
+        shell.deliver(&rates[..2], &[], 10 * MS);
+    }
+    (shell, file)
+}
+
+#[test]
+fn nothing_is_asked_for_a_third_time() {
+    let (mut shell, file) = doubled();
+    shell.offer(source(3), file);
+    assert_eq!(asked_together(&shell), 2);
+}
+
+#[test]
+fn if_the_second_one_leaves_a_third_is_asked() {
+    let (mut shell, file) = doubled();
+    shell.sent.retain(|_, sent| sent.source != source(2));
+    shell.tell(Event::Gone { source: source(2) });
+    shell.offer(source(3), file);
+    assert!(is_doubled(&shell) || shell.asked_of(source(1)) == 0);
 }

@@ -76,3 +76,90 @@ fn who_is_busy_again_and_again_is_asked_less_often_but_within_seconds() {
         .collect();
     assert_eq!(rests, [1, 2, 4, 4, 4]);
 }
+
+#[test]
+fn who_has_delivered_is_not_held_to_how_busy_it_was() {
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(64 * PIECE, 0);
+    shell.offer(source(1), file);
+    let busy = |shell: &mut Shell| {
+        let request = shell.next_of(source(1)).unwrap();
+        shell.sent.remove(&request);
+        let how = Ended::Busy {
+            retry_after: Duration::ZERO,
+        };
+        shell.tell(Event::Ended { request, how });
+        let begun = shell.now;
+        while shell.next_of(source(1)).is_none() {
+            shell.pass(100 * MS);
+        }
+        shell.now.saturating_sub(begun).as_secs()
+    };
+    assert_eq!([busy(&mut shell), busy(&mut shell)], [1, 2]);
+    let request = shell.next_of(source(1)).unwrap();
+    shell.give(request, PIECE, false);
+    assert_eq!(busy(&mut shell), 1);
+}
+
+#[test]
+fn a_web_seed_alone_waits_a_moment_for_peers() {
+    let web = Source::Web(0);
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(4 * PIECE, 0);
+    shell.offer(web, file);
+    shell.pass(Duration::from_millis(1_800));
+    assert_eq!(shell.asked_of(web), 0);
+    shell.pass(Duration::from_millis(400));
+    assert!(shell.asked_of(web) > 0);
+}
+
+/// A machine of this seed wants a file of so many pieces, and source 1 has it.
+fn wants(machine: &mut Machine, pieces: u64, salt: u8) -> Sha256 {
+    let file = ladder(&content(pieces * PIECE, salt));
+    let (sha256, have) = (file.spec().sha256(), PieceSet::none(file.pieces()));
+    machine.handle(MS, Event::Start { file, have });
+    let offered = Event::Offered {
+        source: source(1),
+        file: sha256,
+        pieces: None,
+        rtt: None,
+    };
+    machine.handle(MS, offered);
+    sha256
+}
+
+#[test]
+fn two_that_fetch_the_same_begin_with_different_pieces() {
+    let first = |seed| {
+        let mut machine = Machine::new(Tuning::default(), seed);
+        wants(&mut machine, 64, 0);
+        let effects = std::iter::from_fn(|| machine.poll_effect());
+        let asked = effects.filter_map(|effect| match effect {
+            Effect::Request { range, .. } => Some(range.start / PIECE),
+            _ => None,
+        });
+        asked.collect::<Vec<_>>()
+    };
+    assert_eq!(first(1), first(1));
+    assert_ne!(first(1), first(2));
+}
+
+#[test]
+fn pieces_whose_check_nobody_waits_for_any_more_leave_room_for_others() {
+    let tuning = Tuning {
+        outstanding_total_max: 1 << 20,
+        ..Tuning::default()
+    };
+    let mut machine = Machine::new(tuning, 1);
+    let file = wants(&mut machine, 32, 0);
+    while let Some(effect) = machine.poll_effect() {
+        if let Effect::Request { request, range, .. } = effect {
+            let bytes = (range.end - range.start) as usize;
+            machine.accept(MS, request, bytes);
+        }
+    }
+    assert_eq!(machine.outstanding(), 0, "all room is taken by checks");
+    machine.handle(MS, Event::Stop { file });
+    wants(&mut machine, 32, 5);
+    assert_eq!(machine.outstanding(), 1 << 20);
+}
