@@ -168,8 +168,8 @@ def measure_owm(kind: Kind, file: str, sources: int, pinned: bool) -> dict:
     # It makes its file first.
     patience = 2 * limit(file)
     said = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True, timeout=patience).stdout
-    line = next(line for line in said.splitlines() if line.startswith("{") and '"exchange"' in line)
-    return json.loads(line)["is"]
+    line = next(line for line in said.splitlines() if line.startswith("JSON {") and '"exchange"' in line)
+    return json.loads(line.removeprefix("JSON "))["is"]
 
 
 def spread(values: list[float], digits: int) -> str:

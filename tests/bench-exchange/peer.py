@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 
 from compare import free_port
 
@@ -33,6 +34,8 @@ def torrent_of(file: pathlib.Path, work: pathlib.Path, version: str) -> tuple[pa
     os.link(file, folder / "file")
     torrent = file.parent / f"{version}.torrent"
     if not torrent.exists():
+        # Newer ways of making one differ between the versions of libtorrent that PyPI has.
+        warnings.simplefilter("ignore", DeprecationWarning)
         storage = lt.file_storage()
         storage.add_file("file", file.stat().st_size)
         made = lt.create_torrent(storage, 1 << 20, getattr(lt.create_torrent, version))
@@ -151,14 +154,15 @@ class Rqbit:
         return os.environ["OWM_RQBIT"]
 
     def common(self) -> list[str]:
-        return [self.program(), "-v", "error", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd"]
+        alone = ["--disable-dht", "--disable-upnp-port-forward", "--disable-lsd", "--disable-trackers"]
+        return [self.program(), "-v", "error", *alone]
 
     def serve(self, file: pathlib.Path, work: pathlib.Path) -> None:
         folder, torrent = torrent_of(file, work, "v1_only")
         port, api = free_port(), free_port()
         command = [*self.common(), "--listen-ip", "127.0.0.1", "--listen-port", str(port)]
         command += ["--http-api-listen-addr", f"127.0.0.1:{api}", "download", "--overwrite"]
-        command += ["-o", str(folder), "--disable-trackers", str(torrent)]
+        command += ["-o", str(folder), str(torrent)]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while True:
             if server.poll() is not None:
@@ -177,7 +181,7 @@ class Rqbit:
 
     def fetch(self, out: pathlib.Path, addresses: list[str]) -> float:
         peers = ",".join(f"127.0.0.1:{address.split('|')[0]}" for address in addresses)
-        command = [*self.common(), "--disable-tcp-listen", "download", "--exit-on-finish", "--disable-trackers"]
+        command = [*self.common(), "--disable-tcp-listen", "download", "--exit-on-finish"]
         command += ["--initial-peers", peers, "-o", str(out), addresses[0].split("|")[1]]
         print("ready", flush=True)
         begun = time.monotonic()

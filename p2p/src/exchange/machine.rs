@@ -19,6 +19,7 @@ mod blame;
 mod event;
 mod file;
 mod fill;
+mod part;
 mod party;
 mod piece;
 mod rate;

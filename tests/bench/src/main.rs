@@ -25,6 +25,10 @@ use crate::{
     exchange::ExchangeArgs, fold::FoldArgs, gossip::GossipArgs, load::LoadArgs, network::Network,
 };
 
+/// The daemon's; what is compared with in this program has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is measured, and how hard.
 #[derive(Debug, clap::Parser)]
 #[command(about = "Load on one coordinator; prints tables and JSON lines")]

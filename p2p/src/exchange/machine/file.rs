@@ -99,6 +99,12 @@ impl File {
         checking.map(Active::len).sum()
     }
 
+    /// Bytes that have not come.
+    pub(super) fn left(&self) -> u64 {
+        let there = self.active.values().map(Active::have_bytes).sum::<u64>() + self.proved_bytes;
+        self.ladder.spec().size().saturating_sub(there)
+    }
+
     /// Equally rare pieces go in an order of this machine's own, so that many who fetch the same file soon
     /// have different pieces to give each other.
     fn order(&self, piece: u32) -> u32 {

@@ -176,8 +176,9 @@ impl Machine {
             if !party.is_usable(now) {
                 return;
             }
-            let len = party.request_len(&self.tuning);
-            let window = party.window(&self.tuning) * self.share / 1_000;
+            let window = self.window(ix);
+            let len = self.tuning.request_len(window);
+            let window = window.min(party.trust(&self.tuning)) * self.share / 1_000;
             if !party.requests.is_empty() && party.outstanding + len > window {
                 return;
             }

@@ -22,11 +22,12 @@ pub(super) struct PartyIx(u32);
 /// Until the round trip was measured.
 const RTT_GUESS: Duration = Duration::from_millis(100);
 
+/// Counted at least, in reckoning how much is on its way: on a near link it is not the way that takes time but waking
+/// up, on both sides, for each request. (Two requests in this time, twice as much outstanding.)
+const RTT_LEAST: Duration = Duration::from_millis(5);
+
 /// Seconds of work that a slow source is given at most: what it holds up if it gets worse.
 const SLOW_QUEUE_SECS: u64 = 2;
-
-/// Requests that should be on their way at once, so that the next is there when one ends.
-const REQUESTS_IN_WINDOW: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct Party {
@@ -123,19 +124,20 @@ impl Party {
         let Some(rate) = self.rate.known() else {
             return tuning.outstanding_min;
         };
-        let rtt_micros = u64::try_from(self.rtt().as_micros()).unwrap_or(u64::MAX);
+        let rtt = self.rtt().max(RTT_LEAST);
+        let rtt_micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
         let on_the_way = u128::from(rate) * u128::from(rtt_micros) / 1_000_000;
         let wanted = u64::try_from(2 * on_the_way).unwrap_or(u64::MAX);
         let wanted = wanted.clamp(tuning.outstanding_min, tuning.outstanding_max);
         wanted.min(rate.saturating_mul(SLOW_QUEUE_SECS).max(tuning.request_min))
     }
 
-    /// Bytes of one request.
-    pub(super) fn request_len(&self, tuning: &Tuning) -> u64 {
-        let part = self.window(tuning) / REQUESTS_IN_WINDOW;
-        // A multiple, so that requests begin and end where blocks of the disk do.
-        let part = part / tuning.request_min * tuning.request_min;
-        part.clamp(tuning.request_min, tuning.request_max)
+    /// Bytes that one of which nothing is known may be asked for: the more it has brought, the more.
+    pub(super) fn trust(&self, tuning: &Tuning) -> u64 {
+        match self.rate.known() {
+            Some(_) => u64::MAX,
+            None => tuning.outstanding_first.saturating_add(self.bytes),
+        }
     }
 
     /// How long it takes to bring so many bytes; `fallback`: bytes per second while its own are unknown.
@@ -217,6 +219,15 @@ impl Parties {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Party> {
         self.by_ix.values()
+    }
+
+    /// Those who have been asked for something.
+    pub(super) fn busy(&self) -> impl Iterator<Item = (PartyIx, &Party)> {
+        let busy = self
+            .by_ix
+            .iter()
+            .filter(|(_, party)| !party.requests.is_empty());
+        busy.map(|(ix, party)| (*ix, party))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Party> {

@@ -108,9 +108,12 @@ impl Active {
         }
     }
 
+    pub(super) fn have_bytes(&self) -> u64 {
+        self.have.iter().map(|span| span.end - span.start).sum()
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        let have: u64 = self.have.iter().map(|span| span.end - span.start).sum();
-        have == self.len()
+        self.have_bytes() == self.len()
     }
 
     /// The first bytes that are neither there nor asked for.

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// Requests that should be on their way at once, so that the next is there when one ends.
+const REQUESTS_IN_WINDOW: u64 = 4;
+
 /// Limits and times of one [`super::Machine`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -12,6 +15,9 @@ pub struct Tuning {
     /// Bytes asked of one source at least, once it delivers at a fair rate: below it, one late wake-up of
     /// either side leaves a fast link idle.
     pub outstanding_min: u64,
+    /// Bytes asked of a source of which nothing is known; as many more as it has brought, up to `outstanding_min`.
+    /// With `outstanding_min` at once, the first six of eight slow sources are asked for all of a small file.
+    pub outstanding_first: u64,
     /// Bytes asked of one source at most.
     pub outstanding_max: u64,
     /// A request's bytes at least (the end of a piece aside): its header and wake-ups cost more below.
@@ -44,6 +50,7 @@ impl Default for Tuning {
         Self {
             outstanding_total_max: 64 << 20,
             outstanding_min: 1 << 20,
+            outstanding_first: 512 << 10,
             outstanding_max: 32 << 20,
             request_min: 64 << 10,
             request_max: 1 << 20,
@@ -57,5 +64,15 @@ impl Default for Tuning {
             sources_max: 1_024,
             starved_after: Duration::from_secs(5),
         }
+    }
+}
+
+impl Tuning {
+    /// Bytes of one request to a source that is asked for so many at a time.
+    pub(super) fn request_len(&self, window: u64) -> u64 {
+        let part = window / REQUESTS_IN_WINDOW;
+        // A multiple, so that requests begin and end where blocks of the disk do.
+        let part = part / self.request_min * self.request_min;
+        part.clamp(self.request_min, self.request_max)
     }
 }

@@ -138,12 +138,3 @@ fn nothing_is_asked_for_a_third_time() {
     shell.offer(source(3), file);
     assert_eq!(asked_together(&shell), 2);
 }
-
-#[test]
-fn if_the_second_one_leaves_a_third_is_asked() {
-    let (mut shell, file) = doubled();
-    shell.sent.retain(|_, sent| sent.source != source(2));
-    shell.tell(Event::Gone { source: source(2) });
-    shell.offer(source(3), file);
-    assert!(is_doubled(&shell) || shell.asked_of(source(1)) == 0);
-}

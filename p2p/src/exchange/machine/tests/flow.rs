@@ -106,7 +106,7 @@ fn the_window_follows_bandwidth_times_round_trip() {
     });
     assert_eq!(
         shell.asked_of(source(1)),
-        1 << 20,
+        512 << 10,
         "before anything is known"
     );
     shell.pass(far);

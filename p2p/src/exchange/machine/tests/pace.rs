@@ -31,7 +31,7 @@ fn who_stood_still_begins_with_little_and_has_its_whole_window_again_once_it_del
     let mut shell = Shell::new(Tuning::default());
     let file = shell.want(64 * PIECE, 0);
     shell.offer(source(1), file);
-    assert_eq!(shell.asked_of(source(1)), 1 << 20);
+    assert_eq!(shell.asked_of(source(1)), 512 << 10);
     shell.pass(Duration::from_millis(5_200));
     assert_eq!(shell.rests(source(1)), [RestReason::Stalled]);
     shell.pass(Duration::from_millis(1_200));
@@ -148,6 +148,7 @@ fn two_that_fetch_the_same_begin_with_different_pieces() {
 fn pieces_whose_check_nobody_waits_for_any_more_leave_room_for_others() {
     let tuning = Tuning {
         outstanding_total_max: 1 << 20,
+        outstanding_first: 1 << 20,
         ..Tuning::default()
     };
     let mut machine = Machine::new(tuning, 1);
@@ -162,4 +163,43 @@ fn pieces_whose_check_nobody_waits_for_any_more_leave_room_for_others() {
     machine.handle(MS, Event::Stop { file });
     wants(&mut machine, 32, 5);
     assert_eq!(machine.outstanding(), 1 << 20);
+}
+
+/// Seconds until `shell` has all of a file of so many bytes from sources that bring so many in 10 ms, and whether any
+/// byte was asked for that somebody else had been asked for.
+fn seconds(size: u64, rates: &[u64]) -> (f64, bool) {
+    let mut shell = Shell::new(Tuning::default());
+    let file = shell.want(size, 0);
+    let sources: Vec<(Source, u64)> = (1..).map(source).zip(rates.iter().copied()).collect();
+    for (source, _) in &sources {
+        shell.offer(*source, file);
+    }
+    let begun = shell.now;
+    shell.deliver(&sources, &[], Duration::from_mins(10));
+    assert!(shell.is_complete(file));
+    let cancelled = shell
+        .seen
+        .iter()
+        .any(|e| matches!(e, Effect::Cancel { .. }));
+    let took = shell.now.saturating_sub(begun).as_secs_f64();
+    (took, cancelled || shell.fetched > size)
+}
+
+#[test]
+fn eight_slow_sources_of_a_small_file_are_all_used_to_its_end() {
+    // 200 kB/s each.
+    let (size, rates) = (24 * PIECE, [2_000; 8]);
+    let (took, is_wasteful) = seconds(size, &rates);
+    let at_best = size as f64 / (8.0 * 200_000.0);
+    assert!(took <= at_best / 0.95, "{took} s instead of {at_best} s");
+    assert!(!is_wasteful);
+}
+
+#[test]
+fn sources_of_which_one_is_much_faster_are_all_used_to_the_end() {
+    // One of 10 MB/s, three of 1 MB/s.
+    let (size, rates) = (128 * PIECE, [100_000, 10_000, 10_000, 10_000]);
+    let (took, _) = seconds(size, &rates);
+    let at_best = size as f64 / 13e6;
+    assert!(took <= at_best / 0.9, "{took} s instead of {at_best} s");
 }
