@@ -63,11 +63,19 @@ impl Residue {
     ) -> Result<Self, ResidueError> {
         let foreign = sha256.is_some();
         let refused = |value: &f32| !value.is_finite() || (foreign && value.to_bits() == 1 << 31);
-        if let Some(at) = values.par_iter().position_first(refused) {
-            return Err(ResidueError::Value(at as u64));
+        let any = values.par_chunks_mut(BLOCK).any(|values| {
+            // Each is looked at, so that it can be done in wide registers.
+            let any = values.iter().fold(false, |any, value| any | refused(value));
+            if !any {
+                // -0.0 + 0.0 is 0.0; nothing else changes.
+                values.iter_mut().for_each(|value| *value += 0.0);
+            }
+            any
+        });
+        if any {
+            let at = values.iter().position(|value| refused(value));
+            return Err(ResidueError::Value(at.unwrap_or_default() as u64));
         }
-        // -0.0 + 0.0 is 0.0; nothing else changes.
-        values.par_iter_mut().for_each(|value| *value += 0.0);
         let mut residue = Self {
             network: training.network,
             sub_model: training.sub_model,
@@ -131,10 +139,11 @@ impl Residue {
         );
         debug_assert!(header.len() as u64 <= HEADER_BYTES_MAX);
         let values = self.values.chunks(BLOCK).map(|values| {
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
+            let mut bytes = vec![0; values.len() * 4];
+            let (fours, _) = bytes.as_chunks_mut::<4>();
+            for (four, value) in fours.iter_mut().zip(values) {
+                *four = value.to_le_bytes();
+            }
             Cow::Owned(bytes)
         });
         std::iter::once(Cow::Owned(header)).chain(values)
