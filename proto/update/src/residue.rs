@@ -59,12 +59,14 @@ impl Residue {
             let any = values.iter().fold(false, |any, value| any | refused(value));
             if !any {
                 // -0.0 + 0.0 is 0.0; nothing else changes.
-                values.iter_mut().for_each(|value| *value += 0.0);
+                for value in values.iter_mut() {
+                    *value += 0.0;
+                }
             }
             any
         });
         if any {
-            let at = values.iter().position(|value| refused(value));
+            let at = values.iter().position(refused);
             return Err(ResidueError::Value(at.unwrap_or_default() as u64));
         }
         let mut residue = Self {
