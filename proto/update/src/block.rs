@@ -23,6 +23,7 @@ pub(crate) use read::read;
 pub(crate) use write::write;
 
 use crate::{
+    Header,
     codec::{BLOCK, CHUNK, Codec, ValueWidth},
     quantise::{Levels, eight_bit_value},
 };
@@ -188,6 +189,13 @@ impl Block {
         read(bytes, codec, len, &mut self.parts)?;
         self.square = self.parts.values(codec.values, &mut self.values);
         Ok(())
+    }
+
+    /// The block's bytes again; the same that were read, for there is one form.
+    pub fn to_bytes(&mut self, header: &Header) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(&mut self.parts, header.codec, self.len, &mut bytes);
+        bytes
     }
 
     /// The block's first element in the flat vector.

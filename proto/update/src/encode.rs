@@ -228,22 +228,7 @@ pub fn encode_update(
     let norm = norm(&step)?;
     let bound = clip * (1.0 - CLIP_MARGIN);
     let factor = if norm > bound { bound / norm } else { 1.0 };
-    let encoded: Vec<(Vec<u8>, BlockReport)> = step
-        .par_chunks_mut(BLOCK)
-        .map_init(
-            || BlockEncoder::new(codec),
-            |encoder, values| {
-                if factor < 1.0 {
-                    for value in values.iter_mut() {
-                        *value = (f64::from(*value) * factor) as f32;
-                    }
-                }
-                let mut bytes = Vec::new();
-                let report = encoder.encode(values, &mut bytes);
-                (bytes, report)
-            },
-        )
-        .collect();
+    let encoded = pack_scaled(codec, &mut step, factor);
     let report = sum(norm, encoded.iter().map(|(_, report)| report));
     let elements = step.len() as u64;
     let residue = Residue::new(&subject, step)?;
@@ -267,6 +252,32 @@ pub fn encode_update(
         residue,
         report,
     })
+}
+
+/// Packs a whole vector of finite values, on all of rayon's threads: each block's bytes and report. `values`
+/// become what is not in them. Nothing is clipped: [`encode_update`] is for updates.
+pub fn pack(codec: Codec, values: &mut [f32]) -> Vec<(Vec<u8>, BlockReport)> {
+    pack_scaled(codec, values, 1.0)
+}
+
+/// As [`pack`], of the values times `factor`.
+fn pack_scaled(codec: Codec, values: &mut [f32], factor: f64) -> Vec<(Vec<u8>, BlockReport)> {
+    values
+        .par_chunks_mut(BLOCK)
+        .map_init(
+            || BlockEncoder::new(codec),
+            |encoder, values| {
+                if factor < 1.0 {
+                    for value in values.iter_mut() {
+                        *value = (f64::from(*value) * factor) as f32;
+                    }
+                }
+                let mut bytes = Vec::new();
+                let report = encoder.encode(values, &mut bytes);
+                (bytes, report)
+            },
+        )
+        .collect()
 }
 
 /// The sum of the squares, in eight interleaved parts.

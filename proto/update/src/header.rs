@@ -4,15 +4,20 @@
 //! The encoder writes it last ([`crate::assemble`]), everybody else reads it first: a block table can be
 //! trusted as far as its own lengths go, the blocks are checked as they are read.
 
-use std::ops::Range;
+mod mode;
+mod table;
 
 use owm_proto::{PublicKey, Sha256, SubModelId, genesis::NetworkId};
 
 use crate::{
-    codec::{self, BLOCK_BYTES_MAX, Codec, IndexCoding, Keep, ValueWidth},
+    codec::{self, Codec, IndexCoding, Keep, ValueWidth},
     cursor::Cursor,
     error::HeaderError,
 };
+
+pub(crate) use mode::Training;
+pub use mode::{LoraEpoch, Mode, Targets};
+pub use table::BlockTable;
 
 /// The first four bytes of every update and delta.
 pub(crate) const MAGIC: [u8; 4] = *b"OWMU";
@@ -25,41 +30,6 @@ pub(crate) const PREFIX_BYTES: usize = 12;
 
 /// A header with the block table of 2^38 elements (16 MiB) and a LoRA section.
 pub const HEADER_BYTES_MAX: u64 = 17 << 20;
-
-/// Rank of a LoRA pair: far above what is useful, far below what would make A large.
-const RANK_MAX: u16 = 1_024;
-
-/// Tensors of one file.
-const TENSORS_MAX: u32 = 1 << 16;
-
-/// What is trained and sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Every floating-point element of the file, in its data order.
-    Full,
-    /// The B of each adapted matrix (spec §10.7).
-    Lora(LoraEpoch),
-}
-
-/// One LoRA epoch: A stays as it is for some rounds, B starts at 0 in each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoraEpoch {
-    /// Counts up over a sub-model's life.
-    pub epoch: u32,
-    /// Columns of B: 1 to 1,024.
-    pub rank: u16,
-    /// Where A comes from ([`crate::apply::lora_a`]).
-    pub seed: [u8; 32],
-    /// Which matrices have a B, in the data order of the file.
-    pub targets: Targets,
-}
-
-/// A set of a file's tensors, by their place in its data order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Targets {
-    tensors: u32,
-    bits: Vec<u8>,
-}
 
 /// Whose work it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,166 +86,16 @@ pub struct Header {
     pub residue_after: Option<Sha256>,
 }
 
-/// Where each block is: behind the header, without gaps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlockTable {
-    /// Of block 0, from the first byte of the header; then of each end.
-    bounds: Vec<u64>,
-}
-
-impl Targets {
-    /// The tensors at these places, out of `tensors`; `None` if there is none, or one beyond the last.
-    pub fn new(tensors: u32, places: impl IntoIterator<Item = u32>) -> Option<Self> {
-        if tensors > TENSORS_MAX {
-            return None;
-        }
-        let mut bits = vec![0_u8; tensors.div_ceil(8) as usize];
-        let mut any = false;
-        for place in places {
-            if place >= tensors {
-                return None;
-            }
-            bits[place as usize / 8] |= 1 << (place % 8);
-            any = true;
-        }
-        any.then_some(Self { tensors, bits })
-    }
-
-    /// How many tensors the file has.
-    pub const fn tensors(&self) -> u32 {
-        self.tensors
-    }
-
-    /// The places, rising.
-    pub fn places(&self) -> impl Iterator<Item = u32> {
-        (0..self.tensors).filter(|place| self.bits[*place as usize / 8] >> (place % 8) & 1 == 1)
-    }
-}
-
-impl Mode {
-    const fn code(&self) -> u8 {
-        match self {
-            Self::Full => 1,
-            Self::Lora(_) => 2,
-        }
-    }
-
-    /// The mode's own section; empty for full weights.
-    fn write(&self, out: &mut Vec<u8>) {
-        if let Self::Lora(lora) = self {
-            out.extend(lora.epoch.to_le_bytes());
-            out.extend(lora.rank.to_le_bytes());
-            out.extend(lora.seed);
-            out.extend(lora.targets.tensors.to_le_bytes());
-            out.extend(&lora.targets.bits);
-        }
-    }
-
-    fn read(code: u8, cursor: &mut Cursor<'_>) -> Result<Self, HeaderError> {
-        match code {
-            1 => Ok(Self::Full),
-            2 => Ok(Self::Lora(LoraEpoch {
-                epoch: cursor.u32()?,
-                rank: match cursor.u16()? {
-                    rank @ 1..=RANK_MAX => rank,
-                    rank => return Err(field("rank", rank)),
-                },
-                seed: cursor.array()?,
-                targets: Targets::read(cursor)?,
-            })),
-            _ => Err(field("mode", code)),
-        }
-    }
-
-    /// What the elements must be a multiple of.
-    fn unit(&self) -> u64 {
-        match self {
-            Self::Full => 1,
-            Self::Lora(lora) => u64::from(lora.rank),
-        }
-    }
-
-    fn check(&self) -> Result<(), HeaderError> {
-        match self {
-            Self::Lora(lora) if lora.rank == 0 || lora.rank > RANK_MAX => {
-                Err(field("rank", lora.rank))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Targets {
-    fn read(cursor: &mut Cursor<'_>) -> Result<Self, HeaderError> {
-        let tensors = cursor.u32()?;
-        if tensors > TENSORS_MAX {
-            return Err(field("tensors", tensors));
-        }
-        let bits = cursor.take(tensors.div_ceil(8) as usize)?.to_vec();
-        let padding = match (tensors % 8, bits.last()) {
-            (0, _) | (_, None) => 0,
-            (used, Some(last)) => last >> used,
-        };
-        if padding != 0 || bits.iter().all(|byte| *byte == 0) {
-            return Err(field("targets", u64::from(padding)));
-        }
-        Ok(Self { tensors, bits })
-    }
-}
-
-/// Network, sub-model, layout, mode: what residues and updates have in common. `code` is the mode's,
-/// which stands further in front.
-pub(crate) struct Training {
-    pub(crate) network: NetworkId,
-    pub(crate) sub_model: SubModelId,
-    pub(crate) layout: Sha256,
-    pub(crate) mode: Mode,
-    pub(crate) elements: u64,
-}
-
-impl Training {
-    pub(crate) fn write(
-        out: &mut Vec<u8>,
-        (network, sub_model, layout, mode, elements): (
-            &NetworkId,
-            &SubModelId,
-            &Sha256,
-            &Mode,
-            u64,
-        ),
-    ) {
-        out.extend(network.0.0);
-        let name = sub_model.as_str().as_bytes();
-        out.push(name.len() as u8);
-        out.extend(name);
-        out.extend(layout.0);
-        out.extend(elements.to_le_bytes());
-        out.push(mode.code());
-        mode.write(out);
-    }
-
-    pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Self, HeaderError> {
-        let network = NetworkId(cursor.sha256()?);
-        let name_bytes = cursor.u8()?;
-        let name = String::from_utf8_lossy(cursor.take(usize::from(name_bytes))?);
-        let sub_model = name
-            .parse()
-            .map_err(|_| HeaderError::SubModel(name.into_owned()))?;
-        let layout = cursor.sha256()?;
-        let elements = cursor.u64()?;
-        codec::blocks(elements)?;
-        let code = cursor.u8()?;
-        let mode = Mode::read(code, cursor)?;
-        if !elements.is_multiple_of(mode.unit()) {
-            return Err(field("elements", elements));
-        }
-        Ok(Self {
-            network,
-            sub_model,
-            layout,
-            mode,
+impl Subject {
+    /// What is trained: the same over rounds and parents.
+    pub(crate) fn training(&self, elements: u64) -> Training {
+        Training {
+            network: self.network,
+            sub_model: self.sub_model.clone(),
+            layout: self.layout,
+            mode: self.mode.clone(),
             elements,
-        })
+        }
     }
 }
 
@@ -415,19 +235,16 @@ impl Header {
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
         out.extend([0; 6]); // two reserved, four for the length
-        let Subject {
-            network,
-            round,
-            sub_model,
-            base,
-            layout,
-            mode,
-            origin,
-        } = &self.subject;
-        if !self.elements.is_multiple_of(mode.unit()) {
+        if !self.elements.is_multiple_of(self.subject.mode.unit()) {
             return Err(field("elements", self.elements));
         }
-        Training::write(&mut out, (network, sub_model, layout, mode, self.elements));
+        self.subject.training(self.elements).write(&mut out);
+        let Subject {
+            round,
+            base,
+            origin,
+            ..
+        } = &self.subject;
         out.extend(round.to_le_bytes());
         out.extend(base.0);
         origin.write(&mut out);
@@ -464,46 +281,4 @@ impl Header {
 
 fn hash_or_none(hash: Sha256) -> Option<Sha256> {
     (hash.0 != [0; 32]).then_some(hash)
-}
-
-impl BlockTable {
-    fn new(
-        header_bytes: u64,
-        lengths: impl ExactSizeIterator<Item = u32>,
-    ) -> Result<Self, HeaderError> {
-        let mut bounds = Vec::with_capacity(lengths.len() + 1);
-        let mut end = header_bytes;
-        bounds.push(end);
-        for (block, bytes) in lengths.enumerate() {
-            if bytes as usize > BLOCK_BYTES_MAX {
-                return Err(HeaderError::BlockLength { block, bytes });
-            }
-            end += u64::from(bytes);
-            bounds.push(end);
-        }
-        Ok(Self { bounds })
-    }
-
-    /// How many blocks there are.
-    pub fn len(&self) -> usize {
-        self.bounds.len() - 1
-    }
-
-    /// Never: an update has a block.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Where block `block` is, in bytes from the first of the header.
-    ///
-    /// # Panics
-    /// If there is no such block.
-    pub fn range(&self, block: usize) -> Range<u64> {
-        self.bounds[block]..self.bounds[block + 1]
-    }
-
-    /// Bytes of the whole update, header included.
-    pub fn total(&self) -> u64 {
-        self.bounds[self.len()]
-    }
 }

@@ -18,7 +18,7 @@ pub use codec::{
     BLOCK, BLOCK_BYTES_MAX, CHUNK, Codec, ELEMENTS_MAX, IndexCoding, Keep, ValueWidth,
 };
 pub use encode::{
-    BlockEncoder, BlockReport, Encoded, RESIDUE_DECAY, Report, assemble, encode_update,
+    BlockEncoder, BlockReport, Encoded, RESIDUE_DECAY, Report, assemble, encode_update, pack,
 };
 pub use error::{EncodeError, HeaderError, ResidueError, UpdateError};
 pub use header::{BlockTable, HEADER_BYTES_MAX, Header, LoraEpoch, Mode, Origin, Subject, Targets};

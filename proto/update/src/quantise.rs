@@ -60,11 +60,12 @@ fn toward_zero(value: f64) -> f32 {
 
 /// Chooses the levels of `values` (none of them zero) and appends their codes.
 pub(crate) fn two_bits(values: &[f32], codes: &mut Vec<u8>) -> Levels {
-    let mut threshold = groups(values, 0.0).high;
-    let mut split = groups(values, threshold);
+    let all = sum_from(values, 0.0).0;
+    let mut threshold = all / values.len() as f64;
+    let mut split = groups(values, all, threshold);
     for _ in 0..LLOYD_ROUNDS {
         let moved = f64::midpoint(split.low, split.high);
-        let next = groups(values, moved);
+        let next = groups(values, all, moved);
         // As many members: the same members.
         if next.large == split.large {
             break;
@@ -92,14 +93,27 @@ struct Groups {
     large: usize,
 }
 
-fn groups(values: &[f32], threshold: f64) -> Groups {
-    let (mut all, mut above, mut count) = ([0.0_f64; LANES], [0.0_f64; LANES], [0_u32; LANES]);
+/// `all` is the sum of all magnitudes.
+fn groups(values: &[f32], all: f64, threshold: f64) -> Groups {
+    let (above, large) = sum_from(values, threshold);
+    let small = values.len() - large;
+    let mean = |sum: f64, count: usize| sum / count as f64;
+    let (low, high) = match (small, large) {
+        (0, _) => (mean(above, large), mean(above, large)),
+        (_, 0) => (mean(all, small), mean(all, small)),
+        _ => (mean(all - above, small), mean(above, large)),
+    };
+    Groups { low, high, large }
+}
+
+/// The sum of the magnitudes from `threshold` on, in interleaved parts, and how many they are.
+fn sum_from(values: &[f32], threshold: f64) -> (f64, usize) {
+    let (mut sums, mut counts) = ([0.0_f64; LANES], [0.0_f64; LANES]);
     let mut lane = |lane: usize, value: f32| {
         let magnitude = f64::from(value.abs());
         let large = magnitude >= threshold;
-        all[lane] += magnitude;
-        above[lane] += if large { magnitude } else { 0.0 };
-        count[lane] += u32::from(large);
+        sums[lane] += if large { magnitude } else { 0.0 };
+        counts[lane] += if large { 1.0 } else { 0.0 };
     };
     let (groups, rest) = values.as_chunks::<LANES>();
     for group in groups {
@@ -110,17 +124,7 @@ fn groups(values: &[f32], threshold: f64) -> Groups {
     for (i, value) in rest.iter().enumerate() {
         lane(i, *value);
     }
-    let all: f64 = all.iter().sum();
-    let above: f64 = above.iter().sum();
-    let large = count.iter().sum::<u32>() as usize;
-    let small = values.len() - large;
-    let mean = |sum: f64, count: usize| sum / count as f64;
-    let (low, high) = match (small, large) {
-        (0, _) => (mean(above, large), mean(above, large)),
-        (_, 0) => (mean(all, small), mean(all, small)),
-        _ => (mean(all - above, small), mean(above, large)),
-    };
-    Groups { low, high, large }
+    (sums.iter().sum(), counts.iter().sum::<f64>() as usize)
 }
 
 /// What the 8-bit code `code` means beside the chunk's maximum: one product and one quotient in f64, rounded

@@ -4,14 +4,14 @@
 
 use std::borrow::Cow;
 
-use owm_proto::{Sha256, SubModelId, genesis::NetworkId, hash::Hasher};
+use owm_proto::{Sha256, hash::Hasher};
 use rayon::prelude::*;
 
 use crate::{
     codec::BLOCK,
     cursor::Cursor,
     error::{HeaderError, ResidueError},
-    header::{HEADER_BYTES_MAX, Header, Mode, Subject, Training, VERSION},
+    header::{HEADER_BYTES_MAX, Header, Subject, Training, VERSION},
     update::Update,
 };
 
@@ -25,10 +25,7 @@ const PREFIX_BYTES: usize = 8;
 /// epoch).
 #[derive(Clone, PartialEq)]
 pub struct Residue {
-    network: NetworkId,
-    sub_model: SubModelId,
-    layout: Sha256,
-    mode: Mode,
+    of: Training,
     values: Vec<f32>,
     sha256: Sha256,
 }
@@ -36,7 +33,7 @@ pub struct Residue {
 impl std::fmt::Debug for Residue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Residue")
-            .field("sub_model", &self.sub_model)
+            .field("sub_model", &self.of.sub_model)
             .field("elements", &self.values.len())
             .field("sha256", &self.sha256)
             .finish_non_exhaustive()
@@ -46,13 +43,7 @@ impl std::fmt::Debug for Residue {
 impl Residue {
     /// `values` as the residue of what `subject` is of.
     pub fn new(subject: &Subject, values: Vec<f32>) -> Result<Self, ResidueError> {
-        let training = Training {
-            network: subject.network,
-            sub_model: subject.sub_model.clone(),
-            layout: subject.layout,
-            mode: subject.mode.clone(),
-            elements: values.len() as u64,
-        };
+        let training = subject.training(values.len() as u64);
         Self::checked(training, values, None)
     }
 
@@ -63,16 +54,23 @@ impl Residue {
     ) -> Result<Self, ResidueError> {
         let foreign = sha256.is_some();
         let refused = |value: &f32| !value.is_finite() || (foreign && value.to_bits() == 1 << 31);
-        if let Some(at) = values.par_iter().position_first(refused) {
-            return Err(ResidueError::Value(at as u64));
+        let any = values.par_chunks_mut(BLOCK).any(|values| {
+            // Each is looked at, so that it can be done in wide registers.
+            let any = values.iter().fold(false, |any, value| any | refused(value));
+            if !any {
+                // -0.0 + 0.0 is 0.0; nothing else changes.
+                for value in values.iter_mut() {
+                    *value += 0.0;
+                }
+            }
+            any
+        });
+        if any {
+            let at = values.iter().position(refused);
+            return Err(ResidueError::Value(at.unwrap_or_default() as u64));
         }
-        // -0.0 + 0.0 is 0.0; nothing else changes.
-        values.par_iter_mut().for_each(|value| *value += 0.0);
         let mut residue = Self {
-            network: training.network,
-            sub_model: training.sub_model,
-            layout: training.layout,
-            mode: training.mode,
+            of: training,
             values,
             sha256: sha256.unwrap_or(Sha256([0; 32])),
         };
@@ -118,23 +116,14 @@ impl Residue {
         header.extend(VERSION.to_le_bytes());
         header.extend([0; 2]);
         debug_assert_eq!(header.len(), PREFIX_BYTES);
-        let elements = self.values.len() as u64;
-        Training::write(
-            &mut header,
-            (
-                &self.network,
-                &self.sub_model,
-                &self.layout,
-                &self.mode,
-                elements,
-            ),
-        );
+        self.of.write(&mut header);
         debug_assert!(header.len() as u64 <= HEADER_BYTES_MAX);
         let values = self.values.chunks(BLOCK).map(|values| {
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
+            let mut bytes = vec![0; values.len() * 4];
+            let (fours, _) = bytes.as_chunks_mut::<4>();
+            for (four, value) in fours.iter_mut().zip(values) {
+                *four = value.to_le_bytes();
+            }
             Cow::Owned(bytes)
         });
         std::iter::once(Cow::Owned(header)).chain(values)
@@ -162,13 +151,13 @@ impl Residue {
     /// Whether it goes with what is trained now; at the end of a LoRA epoch, for example, it no longer does.
     pub fn check(&self, subject: &Subject, elements: u64) -> Result<(), ResidueError> {
         let other = |what| Err(ResidueError::Other(what));
-        if self.network != subject.network {
+        if self.of.network != subject.network {
             other("network")
-        } else if self.sub_model != subject.sub_model {
+        } else if self.of.sub_model != subject.sub_model {
             other("sub-model")
-        } else if self.layout != subject.layout {
+        } else if self.of.layout != subject.layout {
             other("tensor layout")
-        } else if self.mode != subject.mode {
+        } else if self.of.mode != subject.mode {
             other("mode or LoRA epoch")
         } else if self.values.len() as u64 != elements {
             other("size")
@@ -189,14 +178,7 @@ impl Residue {
 
     /// With the hash that the values have now.
     fn rehashed(self) -> Result<Self, ResidueError> {
-        let training = Training {
-            network: self.network,
-            sub_model: self.sub_model,
-            layout: self.layout,
-            mode: self.mode,
-            elements: self.values.len() as u64,
-        };
-        Self::checked(training, self.values, None)
+        Self::checked(self.of, self.values, None)
     }
 
     /// Whether it is the one that `header`'s update has left behind.

@@ -16,6 +16,7 @@ mod process;
 mod report;
 mod rest;
 mod storm;
+mod update;
 mod verify;
 
 use anyhow::{Result, bail};
@@ -23,6 +24,7 @@ use clap::Parser as _;
 
 use crate::{
     exchange::ExchangeArgs, fold::FoldArgs, gossip::GossipArgs, load::LoadArgs, network::Network,
+    update::UpdateArgs,
 };
 
 /// The daemon's; what is compared with in this program has it too.
@@ -33,7 +35,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, clap::Parser)]
 #[command(about = "Load on one coordinator; prints tables and JSON lines")]
 struct Args {
-    /// `load`, `storm`, `rest`, `peers`, `fold`, `gossip`, `exchange`; all of them if none is named.
+    /// `load`, `storm`, `rest`, `peers`, `fold`, `gossip`, `exchange`, `update`; all of them if none is named.
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
     #[command(flatten)]
@@ -47,13 +49,15 @@ struct Args {
     gossip: GossipArgs,
     #[command(flatten)]
     exchange: ExchangeArgs,
+    #[command(flatten)]
+    update: UpdateArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
     let all = [
-        "load", "rest", "storm", "peers", "fold", "gossip", "exchange",
+        "load", "rest", "storm", "peers", "fold", "gossip", "exchange", "update",
     ];
     if let Some(unknown) = args.scenarios.iter().find(|s| !all.contains(&s.as_str())) {
         bail!(
@@ -97,6 +101,9 @@ async fn main() -> Result<()> {
     }
     if wanted("exchange") {
         exchange::run(&args.exchange).await?;
+    }
+    if wanted("update") {
+        update::run(&args.update)?;
     }
     Ok(())
 }

@@ -49,7 +49,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "owm-bench",
-        &["owm-devnet", "owm-p2p", "owm-proto", "owm-service"],
+        &[
+            "owm-devnet",
+            "owm-p2p",
+            "owm-proto",
+            "owm-service",
+            "owm-update",
+        ],
     ),
     ("owm-devnet", &["owm-proto", "owm-service"]),
     (
