@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Banned, Exchange, ExchangeConfig, Shared};
 use crate::{
     Clock,
-    exchange::{behaviour::Behaviour, files::memory::MemoryShelf},
+    exchange::{behaviour::Behaviour, files::memory::MemoryShelf, machine::Tuning},
 };
 
 #[derive(Debug)]
@@ -29,7 +29,11 @@ impl Clock for StandsStill {
 pub(super) fn alone() -> (Arc<Shared>, mpsc::Receiver<Banned>) {
     let streams = Behaviour::new(&NetworkId(Sha256::of(b"a network"))).streams();
     let (banned, bans) = mpsc::channel(4);
+    // A new source is asked for all that it may be: tests hand in one after the other.
+    let mut tuning = Tuning::default();
+    tuning.outstanding_first = tuning.outstanding_min;
     let config = ExchangeConfig {
+        tuning,
         bans: Some(banned),
         ..ExchangeConfig::default()
     };
