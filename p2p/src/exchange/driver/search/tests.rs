@@ -42,7 +42,7 @@ fn offer(shared: &Shared, ladder: &Ladder, peer: PeerId, pieces: Option<PieceSet
 
 fn wanted(shared: &Arc<Shared>) -> Arc<Ladder> {
     let mut builder = LadderBuilder::new(PieceLen::MIN);
-    builder.update(&[7; 1 << 20]);
+    builder.update(&vec![7; 1 << 20]);
     let ladder = Arc::new(builder.finish().unwrap());
     let growing = MemoryShelf::default().begin(&ladder).unwrap().unwrap();
     drop(shared.want(&ladder, growing));
