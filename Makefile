@@ -6,7 +6,7 @@ CARGO ?= cargo
 DEVNET = $(CARGO_TARGET_DIR)/debug/owm-devnet
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status reset setup build test test-long bench sim fuzz check protos sqlx-prepare sqlx-check
+.PHONY: help up down status reset setup build test test-long bench bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ test-long: ## as test, with the tests marked as long
 
 bench: setup build ## questions to the real model, then load on a coordinator, then gossip; see docs/benchmarks.md
 	@deploy/bench.sh
+
+bench-train: setup ## training beside PyTorch, in turns; wants an idle machine
+	@deploy/bench-train.sh
+
+demo-train: setup ## train a small model for a minute and the real one on two domains; figures before and after
+	@deploy/demo-train.sh
 
 sim: ## what a node of a network of 100 and of 10,000 costs, simulated (minutes); see docs/scale.md
 	@$(CARGO) run --quiet --locked --profile bench-net -p owm-sim -- scale --nodes 100 --seconds 600

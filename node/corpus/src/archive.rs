@@ -84,7 +84,9 @@ pub(crate) fn read(
 pub(crate) fn region(path: &Path) -> Option<String> {
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     match parts[..] {
-        [_, region, file] if file.ends_with(".json") => Some(region.to_owned()),
+        [_, region, _] if path.extension().is_some_and(|kind| kind == "json") => {
+            Some(region.to_owned())
+        }
         _ => None,
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -174,10 +175,7 @@ fn read_checked(package: &Package, path: &Path) -> Result<Vec<u8>, FetchError> {
         return Err(missing());
     }
     let bytes = fs::read(path).map_err(|source| cache_error(path, source))?;
-    let found: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let found = hex(&Sha256::digest(&bytes));
     if found != package.sha256 {
         return Err(FetchError::Hash {
             package: package.name.clone(),
@@ -186,6 +184,14 @@ fn read_checked(package: &Package, path: &Path) -> Result<Vec<u8>, FetchError> {
         });
     }
     Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Lets the package's client fetch it into a folder beside the cache's files, checks it, renames it.
@@ -298,10 +304,7 @@ mod tests {
     #[test]
     fn an_archive_in_the_cache_is_used_only_if_its_hash_is_the_listed_one() {
         let dir = tempfile::tempdir().unwrap();
-        let listed: String = Sha256::digest(b"x")
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let listed = hex(&Sha256::digest(b"x"));
         let corpus = package(listed);
         assert!(!cached(&corpus, dir.path()));
         assert!(matches!(

@@ -42,7 +42,7 @@ fn feature_lines(feature: &Value, text: &mut String) {
     bounds.add(geometry.get("coordinates").unwrap_or(&Value::Null));
     // Writing to a String does not fail.
     let _ = match (bounds.west, bounds.south, bounds.east, bounds.north) {
-        (Some(w), Some(s), Some(e), Some(n)) if w == e && s == n => {
+        (Some(w), Some(s), Some(e), Some(n)) if w >= e && s >= n => {
             writeln!(text, "{kind} at latitude {s:.4}, longitude {w:.4}")
         }
         (Some(w), Some(s), Some(e), Some(n)) => writeln!(
@@ -80,7 +80,9 @@ impl Bounds {
             most(&mut self.north, latitude);
             return;
         }
-        list.iter().for_each(|inner| self.add(inner));
+        for inner in list {
+            self.add(inner);
+        }
     }
 }
 
@@ -90,9 +92,10 @@ fn lines<'v>(value: &'v Value, path: &mut Vec<&'v str>, text: &mut String) {
         let value = without_tags(value);
         if !value.trim().is_empty() {
             let keys: Vec<&str> = path.iter().copied().filter(|key| *key != "text").collect();
-            let _ = match keys.is_empty() {
-                true => writeln!(text, "{}", value.trim()),
-                false => writeln!(text, "{}: {}", keys.join(", "), value.trim()),
+            let _ = if keys.is_empty() {
+                writeln!(text, "{}", value.trim())
+            } else {
+                writeln!(text, "{}: {}", keys.join(", "), value.trim())
             };
         }
     };

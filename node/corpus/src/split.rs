@@ -138,9 +138,9 @@ mod tests {
         let bytes: usize = part.iter().map(|document| document.text.len()).sum();
         assert!((180..=200).contains(&bytes), "{bytes}");
         let mut renamed = all.clone();
-        renamed
-            .iter_mut()
-            .for_each(|document| document.name.insert(0, 'z'));
+        for document in &mut renamed {
+            document.name.insert(0, 'z');
+        }
         let texts = |documents: &[Document]| -> Vec<String> {
             let mut texts: Vec<String> = documents.iter().map(|d| d.text.clone()).collect();
             texts.sort();
@@ -162,7 +162,10 @@ mod tests {
             let two = split(documents(2), per_mille);
             assert_eq!((two.train.len(), two.held_out.len()), (1, 1));
         }
-        let lines: String = (0..40).map(|i| format!("line {i}\n")).collect();
+        let lines = (0..40)
+            .map(|i| format!("line {i}\n"))
+            .collect::<Vec<_>>()
+            .concat();
         let one = split(vec![Document::new("a", &lines)], HELD_OUT_PER_MILLE);
         assert_eq!(one.train[0].text.lines().count(), 36);
         assert_eq!(one.held_out[0].text.lines().count(), 4);

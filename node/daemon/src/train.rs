@@ -24,7 +24,7 @@ pub mod defaults;
 pub mod view;
 
 /// Between two saved states.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+const SAVE_EVERY: Duration = Duration::from_mins(1);
 /// Tokens of the sample answers.
 const SAMPLE_TOKENS: u32 = 48;
 

@@ -2,7 +2,8 @@
 //! for text. Called by `deploy/bench-train.sh`, which runs another program on the same shapes beside
 //! it. Prints one line of JSON.
 //!
-//! `train_speed DIR [full|low-rank] [STEPS] [ROWS] [SEQUENCE] [ACCUMULATE]`
+//! `train_speed DIR [full|low-rank] [STEPS] [ROWS] [SEQUENCE] [ACCUMULATE]`; `train_speed fresh DIR` writes a
+//! small model to train.
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
@@ -16,6 +17,11 @@ const WARM_STEPS: u32 = 2;
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let dir = PathBuf::from(args.next().context("give a model directory")?);
+    if dir.as_os_str() == "fresh" {
+        let dir = args.next().context("give the folder of the fresh model")?;
+        owm_model::write_fresh(dir.as_ref(), 1)?;
+        return Ok(());
+    }
     let mode = match args.next().as_deref() {
         None | Some("full") => TrainMode::Full,
         Some("low-rank") => TrainMode::LowRank {

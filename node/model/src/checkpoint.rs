@@ -180,11 +180,19 @@ struct Loaded {
 }
 
 impl Tensors {
-    /// Names as their values stand in the files, file after file: the canonical order.
-    pub(crate) fn names_in_order(&self) -> Vec<String> {
+    /// Names as their values stand in the files, file after file: the canonical order; and each one's
+    /// place in its file.
+    pub(crate) fn names_in_order(&self) -> Vec<(String, u32)> {
         let mut names: Vec<(&String, &Loaded)> = self.by_name.iter().collect();
         names.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
-        names.into_iter().map(|(name, _)| name.clone()).collect()
+        let (mut file, mut place) = ("", 0);
+        let mut order = Vec::with_capacity(names.len());
+        for (name, loaded) in names {
+            place = if loaded.file == file { place + 1 } else { 0 };
+            file = &loaded.file;
+            order.push((name.clone(), place));
+        }
+        order
     }
 
     /// Gives a tensor away, once, in its file's format.

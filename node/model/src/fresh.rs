@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     ModelConfig, llama::Llama, tokenizer::byte_alphabet, train::Wanted, train::low_rank_fixed,
@@ -59,8 +60,15 @@ fn weight(seed: &[u8; 32], name: &str, shape: &[usize]) -> Vec<f32> {
         }
         _ => 1.0,
     };
-    let mut values = low_rank_fixed(seed, name, rows, columns);
-    values.iter_mut().for_each(|value| *value *= scale);
+    // Even over (−1/√columns, 1/√columns), by a key of the tensor's own.
+    let key = Sha256::new()
+        .chain_update(seed)
+        .chain_update(name)
+        .finalize();
+    let mut values = low_rank_fixed(&key.into(), 0, rows, columns);
+    for value in &mut values {
+        *value *= scale;
+    }
     values
 }
 
@@ -117,7 +125,7 @@ mod tests {
             expected_sha256: None,
         };
         let engine = Engine::load(dir.path(), &options).unwrap();
-        assert_eq!(engine.description().parameters, 771_200);
+        assert_eq!(engine.description().parameters, 771_584);
         let text = "naïve <|endoftext|>\n";
         let tokens = engine.tokenizer().encode(text, false).unwrap();
         assert_eq!(tokens, text.bytes().map(u32::from).collect::<Vec<_>>());

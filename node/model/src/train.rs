@@ -36,7 +36,7 @@ pub use plan::{Decay, TrainMode, TrainPlan};
 pub use trained::{Parameter, Trained, WrittenModel};
 
 use adamw::{Moments, StepSize};
-use micro::{Leaf, Setting};
+use micro::{Leaf, LossAndGradient, Setting};
 use windows::Windows;
 
 /// Values that one thread adds up or compares at a time. The sum of a part has a fixed order, and
@@ -237,7 +237,7 @@ impl Trainer {
         &mut self,
         step: u32,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Result<Option<(f64, Vec<Vec<f32>>)>, TrainError> {
+    ) -> Result<Option<LossAndGradient>, TrainError> {
         let rows = self.plan.rows_per_step();
         let scale = 1.0 / (rows * self.windows.sequence()) as f32;
         let first = u64::from(step) * rows as u64;
@@ -275,7 +275,7 @@ impl Trainer {
         &self,
         group: &[Vec<&[u32]>],
         scale: f32,
-    ) -> Vec<Result<(f64, Vec<Vec<f32>>), TrainError>> {
+    ) -> Vec<Result<LossAndGradient, TrainError>> {
         let one = |rows: &[&[u32]]| self.setting.gradient(&self.leaves, rows, scale);
         if self.lanes.is_empty() {
             return group.iter().map(|rows| one(rows)).collect();
@@ -342,7 +342,7 @@ fn add(sum: &mut [f32], part: &[f32]) {
         .for_each(|(sum, part)| {
             sum.iter_mut()
                 .zip(part)
-                .for_each(|(sum, part)| *sum += part)
+                .for_each(|(sum, part)| *sum += part);
         });
 }
 

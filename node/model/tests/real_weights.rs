@@ -119,3 +119,58 @@ fn real_weights_speak_chatml_and_never_read_content_as_markup() {
     text.push_str(stream.finish());
     assert_eq!(text, answer.text);
 }
+
+#[test]
+#[ignore = "needs OWM_SMOLLM2_DIR (make test sets it and runs this)"]
+fn real_weights_learn_a_text_by_low_rank_updates() {
+    use std::sync::Arc;
+
+    use owm_model::{AdamW, Base, Decay, TrainMode, TrainPlan, Trainer, evaluate, tokens_of};
+
+    let dir = PathBuf::from(std::env::var_os("OWM_SMOLLM2_DIR").expect("it names the weights"));
+    let text = "The village of Ottringen lies between the lakes Ammel and Rhode; its market is on Tuesdays.\n";
+    let base = Arc::new(Base::load(&dir, None).unwrap());
+    assert_eq!(base.parameters(), 134_515_008);
+    let tokens = tokens_of(base.config(), base.tokenizer(), &[text.repeat(4)]).unwrap();
+    let plan = TrainPlan {
+        mode: TrainMode::LowRank {
+            rank: 8,
+            seed: [3; 32],
+        },
+        steps: 6,
+        sequence: 48,
+        rows: 1,
+        accumulate: 1,
+        optimizer: AdamW {
+            learning_rate: 2e-3,
+            ..AdamW::default()
+        },
+        warmup: 0,
+        decay: Decay::Constant,
+        clip_norm: Some(1.0),
+        seed: 1,
+    };
+    let mut trainer = Trainer::new(base, tokens, plan).unwrap();
+    let mut go_on = || ControlFlow::Continue(());
+    let done = trainer.run(&mut go_on, &mut |_, _| ControlFlow::Continue(()));
+    assert!(done.unwrap());
+    let out = tempfile::tempdir().unwrap();
+    let trained = out.path().join("trained");
+    let written = trainer
+        .finish()
+        .unwrap()
+        .write_model(&dir, &trained)
+        .unwrap();
+    assert!(written.changed > 0);
+    let loss = |engine: &Engine| {
+        let found = evaluate(engine, &[text], 64, &mut |_| ControlFlow::Continue(()));
+        found.unwrap().unwrap().loss
+    };
+    let before = loss(&engine());
+    let options = LoadOptions {
+        device: DeviceChoice::Cpu,
+        expected_sha256: None,
+    };
+    let after = loss(&Engine::load(&trained, &options).unwrap());
+    assert!(after < 0.8 * before, "{before} to {after}");
+}

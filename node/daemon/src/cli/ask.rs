@@ -218,7 +218,8 @@ fn load_folder(folder: &Path) -> Result<LoadedModel, RunError> {
     let engine = loader
         .load(folder, &expected)
         .map_err(|error| RunError::failed(Chain(&error).to_string()))?;
-    let id: SubModelId = "owm-local".parse().map_err(RunError::failed)?;
+    // No network knows this model: version and name only fill their places, and the note says so.
+    let id: SubModelId = "owm-router".parse().map_err(RunError::failed)?;
     let weights = expected
         .iter()
         .filter(|(name, _)| name.ends_with(".safetensors"));

@@ -124,7 +124,11 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(80, ROWS)).unwrap();
         terminal.draw(|frame| draw(frame, &curve)).unwrap();
         let buffer = terminal.backend().buffer();
-        let shown: String = buffer.content().iter().map(|cell| cell.symbol()).collect();
+        let shown: String = buffer
+            .content()
+            .iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect();
         for word in [
             "5.50",
             "3.00",

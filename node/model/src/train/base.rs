@@ -27,6 +27,8 @@ pub struct Base {
 #[derive(Debug, Clone)]
 pub(crate) struct BaseTensor {
     pub(crate) name: String,
+    /// Its place in its file, in data order.
+    pub(crate) place: u32,
     /// In the file's format, sharing the file's bytes.
     pub(crate) data: TensorData,
 }
@@ -78,7 +80,10 @@ impl Base {
         read.finish(config.tied_head)?;
         let tensors = order
             .into_iter()
-            .filter_map(|name| found.remove(&name).map(|data| BaseTensor { name, data }))
+            .filter_map(|(name, place)| {
+                let data = found.remove(&name)?;
+                Some(BaseTensor { name, place, data })
+            })
             .collect();
         Ok(Self {
             config,

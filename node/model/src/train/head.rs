@@ -104,11 +104,15 @@ fn in_place(
 fn row_loss(row: &mut [f32], target: usize, scale: Option<f32>) -> f64 {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let at_target = row[target];
-    row.iter_mut().for_each(|score| *score = exp(*score - top));
+    for score in row.iter_mut() {
+        *score = exp(*score - top);
+    }
     let sum = sum(row);
     if let Some(scale) = scale {
         let factor = scale / sum;
-        row.iter_mut().for_each(|value| *value *= factor);
+        for value in row.iter_mut() {
+            *value *= factor;
+        }
         row[target] -= scale;
     }
     f64::from(sum).ln() + f64::from(top) - f64::from(at_target)
@@ -162,7 +166,7 @@ mod tests {
             let error = (f64::from(exp(x)) - exact).abs() / exact;
             assert!(error < 3e-7, "{x}: {error}");
         }
-        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(0.0).to_bits(), 1.0_f32.to_bits());
         assert!(exp(f32::NEG_INFINITY) < 1e-37);
     }
 

@@ -4,9 +4,8 @@
 use burn::tensor::{DType, bf16, f16};
 use rand_chacha::{
     ChaCha20Rng,
-    rand_core::{RngCore, SeedableRng},
+    rand_core::{RngCore as _, SeedableRng as _},
 };
-use sha2::{Digest, Sha256};
 
 /// What the name of a trained `B` ends with, in place of `weight`.
 pub(crate) const B_SUFFIX: &str = "lora_B";
@@ -22,29 +21,27 @@ pub(crate) fn b_name(weight: &str) -> String {
     format!("{stem}{B_SUFFIX}")
 }
 
-/// The fixed `A`, `[rank, columns]`, of the weight `name`.
+/// The fixed `A`, `[rank, columns]`, of the matrix that is tensor `tensor` of its file, in data order.
 ///
-/// The rule: ChaCha20 (20 rounds, nonce 0) under the key SHA-256(`seed` ‖ `name`), its output read as
-/// little-endian u32 words `w`, row after row: `((w >> 8) as f32 − 2²³ + ½) · 2⁻²³ / √columns`, where
-/// the first two operations are exact in f64 and the result is rounded to f32 once. Even over
+/// The rule (docs/fl-protocol.md): ChaCha20's keystream under key `seed`, nonce (0, `tensor`, 0) as three
+/// little-endian u32 and block counter 0, read as little-endian u32 words w, gives one after another
+/// RNE((2·(w >> 8) + 1 − 2²⁴) · 2⁻²⁴ · s) with s = RNE(1 / RNE(√columns)), each RNE to f32. Even over
 /// (−1/√columns, 1/√columns), never 0.
-pub fn fixed(seed: &[u8; 32], name: &str, rank: usize, columns: usize) -> Vec<f32> {
-    let mut hash = Sha256::new();
-    hash.update(seed);
-    hash.update(name.as_bytes());
-    let mut words = ChaCha20Rng::from_seed(hash.finalize().into());
-    let scale = f64::exp2(-23.0) / (columns as f64).sqrt();
+pub fn fixed(seed: &[u8; 32], tensor: u32, rank: usize, columns: usize) -> Vec<f32> {
+    let mut words = ChaCha20Rng::from_seed(*seed);
+    words.set_stream(u64::from(tensor));
+    let scale = 1.0 / (columns as f32).sqrt();
     (0..rank * columns)
         .map(|_| {
-            let centred = f64::from(words.next_u32() >> 8) - 8_388_607.5;
-            (centred * scale) as f32
+            let odd = 2 * (words.next_u32() >> 8) as i32 + 1 - (1 << 24);
+            odd as f32 / 16_777_216.0 * scale
         })
         .collect()
 }
 
-/// `W + Σ_r B[·, r] · A[r, ·]`, r ascending, in f64 without fused operations, rounded once to the
-/// nearest value of `dtype`, ties to even. Gives the little-endian bytes and how many elements
-/// changed.
+/// `W + s`, s = 0 + B[·, 0] · A[0, ·] + B[·, 1] · A[1, ·] + …, all in f64 without fused operations, rounded
+/// once to the nearest value of `dtype`, ties to even. Gives the little-endian bytes and how many
+/// elements changed.
 pub(crate) fn merge(
     weight: &[f32],
     (rows, columns): (usize, usize),
@@ -57,10 +54,7 @@ pub(crate) fn merge(
     let mut changed = 0;
     let mut sums = vec![0.0_f64; columns];
     for row in 0..rows {
-        let old = &weight[row * columns..(row + 1) * columns];
-        for (sum, old) in sums.iter_mut().zip(old) {
-            *sum = f64::from(*old);
-        }
+        sums.fill(0.0);
         for r in 0..rank {
             let factor = f64::from(b[row * rank + r]);
             let part = &a[r * columns..(r + 1) * columns];
@@ -68,23 +62,38 @@ pub(crate) fn merge(
                 *sum += factor * f64::from(*a);
             }
         }
+        let old = &weight[row * columns..(row + 1) * columns];
         for (sum, old) in sums.iter().zip(old) {
-            changed += u64::from(push_rounded(&mut bytes, *sum, *old, dtype));
+            let new = f64::from(*old) + sum;
+            changed += u64::from(push_rounded(&mut bytes, new, *old, dtype));
         }
     }
     (bytes, changed)
+}
+
+/// Rounded to f32 so that rounding once more, to a narrower format, gives what rounding `value` itself to it
+/// would: towards zero, with the last bit set if that lost something (rounding to odd). `half`'s own way from
+/// f64 goes through the nearest f32 on some processors and rounds twice.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let wide = f64::from(near);
+    if wide.to_bits() == value.to_bits() || !near.is_finite() {
+        return near;
+    }
+    let towards_zero = near.to_bits() - u32::from(wide.abs() > value.abs());
+    f32::from_bits(towards_zero | 1)
 }
 
 /// Appends `value` in the format; whether it differs from `old`.
 pub(crate) fn push_rounded(bytes: &mut Vec<u8>, value: f64, old: f32, dtype: DType) -> bool {
     match dtype {
         DType::F16 => {
-            let rounded = f16::from_f64(value);
+            let rounded = f16::from_f32(to_odd(value));
             bytes.extend(rounded.to_le_bytes());
             rounded.to_f32().to_bits() != old.to_bits()
         }
         DType::BF16 => {
-            let rounded = bf16::from_f64(value);
+            let rounded = bf16::from_f32(to_odd(value));
             bytes.extend(rounded.to_le_bytes());
             rounded.to_f32().to_bits() != old.to_bits()
         }
@@ -93,5 +102,48 @@ pub(crate) fn push_rounded(bytes: &mut Vec<u8>, value: f64, old: f32, dtype: DTy
             bytes.extend(rounded.to_le_bytes());
             rounded.to_bits() != old.to_bits()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_is_the_one_that_another_implementation_of_the_rule_gives() {
+        let bits: Vec<u32> = fixed(&[7; 32], 5, 2, 12)
+            .iter()
+            .map(|a| a.to_bits())
+            .collect();
+        assert_eq!(bits.len(), 24);
+        assert_eq!(
+            bits[..4],
+            [0x3d11_b86c, 0xbe53_8aaf, 0x3cc0_00f8, 0x3dc4_8760]
+        );
+        assert_ne!(fixed(&[7; 32], 6, 1, 12), fixed(&[7; 32], 5, 1, 12));
+    }
+
+    #[test]
+    fn a_merged_weight_is_rounded_once_and_to_even() {
+        // Half a unit in the last place above 1 in f16, and above 1 + one unit.
+        let unit = f32::exp2(-10.0);
+        let (bytes, changed) = merge(
+            &[1.0, 1.0 + unit],
+            (1, 2),
+            &[unit, unit],
+            &[0.5],
+            DType::F16,
+        );
+        let read = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_bits();
+        let is = |value: f32| f16::from_f32(value).to_bits();
+        assert_eq!((read(0), read(2)), (is(1.0), is(1.0 + 2.0 * unit)));
+        assert_eq!(changed, 1);
+        // Above the middle by less than f32 can say: rounding to f32 first would lose it.
+        let little = [0.5 * unit, f32::exp2(-36.0)];
+        let (bytes, _) = merge(&[1.0], (1, 1), &little, &[1.0, 1.0], DType::F16);
+        assert_eq!(
+            f16::from_le_bytes([bytes[0], bytes[1]]).to_bits(),
+            is(1.0 + unit)
+        );
     }
 }

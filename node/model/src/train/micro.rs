@@ -17,6 +17,9 @@ use crate::{
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
+/// Sum of the losses in nats, and the gradient by each leaf, in the leaves' order.
+pub(crate) type LossAndGradient = (f64, Vec<Vec<f32>>);
+
 /// A trained tensor: its values are on the device between steps and in hand during one.
 #[derive(Debug)]
 pub(crate) struct Leaf {
@@ -131,7 +134,7 @@ impl Setting {
             let data = TensorData::new(tensor.widened(), shape.clone());
             setting.frozen.push((name.clone(), Values::new(data)));
             if low_rank::is_adapted(&name) {
-                let a = low_rank::fixed(&seed, &name, rank, shape[1]);
+                let a = low_rank::fixed(&seed, tensor.place, rank, shape[1]);
                 let a = Tensor::from_data(TensorData::new(a, [rank, shape[1]]), &Device::flex());
                 setting.fixed.push((name.clone(), a));
                 let b = vec![0.0; shape[0] * rank];
@@ -150,7 +153,7 @@ impl Setting {
         leaves: &[Leaf],
         rows: &[&[u32]],
         scale: f32,
-    ) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
+    ) -> Result<LossAndGradient, TrainError> {
         let tracked: Vec<(&str, Values)> = leaves
             .iter()
             .map(|leaf| (leaf.name.as_str(), leaf.values.tracked()))

@@ -110,8 +110,8 @@ fn gradients_are_those_of_finite_differences() {
                 }
             }
             let (_, gradients) = setting.gradient(&leaves, &rows, 1.0).unwrap();
-            for at in 0..leaves.len() {
-                check_leaf(&setting, &mut leaves, &rows, at, &gradients[at]);
+            for (at, gradient) in gradients.iter().enumerate() {
+                check_leaf(&setting, &mut leaves, &rows, at, gradient);
             }
         }
     }

@@ -177,7 +177,7 @@ impl Trained {
             && let Some(b) = find(&low_rank::b_name(&tensor.name))
             && low_rank::is_adapted(&tensor.name)
         {
-            let a = low_rank::fixed(&seed, &tensor.name, rank, columns);
+            let a = low_rank::fixed(&seed, tensor.place, rank, columns);
             return low_rank::merge(&old, (rows, columns), &a, &b.values, tensor.dtype());
         }
         let new = find(&tensor.name).map_or(&old, |end| &end.values);
