@@ -20,9 +20,7 @@ const ENTRIES_MAX: usize = 50_000;
 
 /// An archive cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the archive {name} cannot be read ({source}): delete it from the cache and fetch it again"
-)]
+#[error("the archive {name} cannot be read: delete it from the cache and fetch it again")]
 pub struct ArchiveError {
     /// Which.
     pub(crate) name: String,

@@ -23,9 +23,7 @@ const ARCHIVE_BYTES_MAX: u64 = 256 << 20;
 #[non_exhaustive]
 pub enum FetchError {
     /// The cache cannot be used.
-    #[error(
-        "the cache folder {path} cannot be used ({source}): free some space or name another one"
-    )]
+    #[error("the cache folder {path} cannot be used: free some space or name another one")]
     Cache {
         /// Which file or folder.
         path: PathBuf,

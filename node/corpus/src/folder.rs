@@ -104,7 +104,7 @@ pub struct FolderText {
 #[non_exhaustive]
 pub enum FolderError {
     /// Not there, or no folder.
-    #[error("{path} cannot be opened as a folder ({source}): give a folder with text in it")]
+    #[error("{path} cannot be opened as a folder: give a folder with text in it")]
     Open {
         /// The folder.
         path: PathBuf,

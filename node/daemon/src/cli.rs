@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and exit codes (0 ok, 1 failed, 2 usage, 78 fenced). One file per
-//! command below. Must stay true: no key is ever an argument; `--json` prints one JSON value on stdout.
+//! command below. Must stay true: no key is ever an argument; `--json` prints one JSON value on stdout,
+//! except where people wait for long: `models fetch` and `train` print a value a line, the result last.
 
 mod ask;
 mod backup;

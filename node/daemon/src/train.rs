@@ -117,7 +117,7 @@ pub enum TrainFailure {
     #[error("{} is there already and not empty: name another folder with --out", .0.display())]
     OutInUse(PathBuf),
     /// The result's folder cannot be written.
-    #[error("{} cannot be made ({source}): name another folder with --out", path.display())]
+    #[error("{} cannot be written to: name another folder with --out", path.display())]
     Out {
         /// Which.
         path: PathBuf,

@@ -36,7 +36,7 @@ pub enum TrainError {
     Device(String),
     /// A file could not be written.
     #[error(
-        "{path} could not be written ({source}): free some space or choose another folder; what was saved before is untouched"
+        "{path} could not be written: free some space or choose another folder; what was saved before is untouched"
     )]
     Write {
         /// The file.
@@ -45,7 +45,7 @@ pub enum TrainError {
         source: io::Error,
     },
     /// A saved state could not be read.
-    #[error("the saved state {path} could not be read ({source})")]
+    #[error("the saved state {path} could not be read: delete it to start from the beginning")]
     Read {
         /// The file.
         path: PathBuf,
