@@ -129,7 +129,7 @@ pub enum EncodeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResidueError {
     /// Its header.
-    #[error("the residue's header: {0}; without it training goes on from a zero residue")]
+    #[error("the residue's header is refused (without it training goes on from a zero residue)")]
     Header(#[from] HeaderError),
     /// Cut off, or too long.
     #[error(
