@@ -13,6 +13,6 @@ mod split;
 pub use archive::ArchiveError;
 pub use catalogue::{Client, Corpus, Package, catalogue, corpus};
 pub use document::{Document, deduplicate, normalised};
-pub use fetch::{FetchError, cached, fetch, load};
+pub use fetch::{FetchError, fetch, load};
 pub use folder::{FolderError, FolderLimits, FolderText, SkipReason, Skipped, read_folder};
 pub use split::{HELD_OUT_PER_MILLE, Split, sample, split};

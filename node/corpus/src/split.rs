@@ -45,7 +45,8 @@ pub fn split(documents: Vec<Document>, held_out_per_mille: u64) -> Split {
 }
 
 /// Documents of at most `bytes_max` bytes together, chosen by their hash, so that a part of a large text is
-/// a fair sample of it; the last one is cut at the end of a line. Sorted by name.
+/// a fair sample of it; the first that is too long is cut at the end of a line (left out if not even one
+/// fits) and those after it that fit still come. Sorted by name.
 pub fn sample(mut documents: Vec<Document>, bytes_max: usize) -> Vec<Document> {
     if documents
         .iter()
@@ -65,7 +66,6 @@ pub fn sample(mut documents: Vec<Document>, bytes_max: usize) -> Vec<Document> {
             });
             let cut = lines.take_while(|end| *end <= left).last();
             document.text.truncate(cut.unwrap_or(0));
-            left = document.text.len();
         }
         left -= document.text.len();
         !document.text.is_empty()
@@ -172,5 +172,20 @@ mod tests {
         assert_eq!(split(Vec::new(), 100), Split::default());
         let short = split(vec![Document::new("a", "only line")], HELD_OUT_PER_MILLE);
         assert_eq!((short.train.len(), short.held_out.len()), (1, 0));
+    }
+
+    #[test]
+    fn one_long_line_does_not_keep_the_others_out_of_a_sample() {
+        let mut long = documents(1);
+        // The first by its hash.
+        while long[0].sha256() > documents(20).iter().map(Document::sha256).min().unwrap() {
+            let text = format!("{}, and on", long[0].text.repeat(2));
+            long[0] = Document::new("long.js".to_owned(), &text);
+        }
+        let name = long[0].name.clone();
+        long.extend(documents(20));
+        let sampled = sample(long, 60);
+        assert!(!sampled.is_empty());
+        assert!(sampled.iter().all(|document| document.name != name));
     }
 }

@@ -140,7 +140,9 @@ pub enum TrainFailure {
 
 /// The file that a stopped run goes on from.
 pub fn state_file(out: &Path) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
+    // Without a slash at its end: the state stands beside the result, not in it.
+    let out: PathBuf = out.components().collect();
+    let mut name = out.into_os_string();
     name.push(".state");
     PathBuf::from(name)
 }
@@ -180,14 +182,16 @@ pub fn train(
             step: trainer.step_count(),
         });
     }
+    // So that nothing is lost if the result can't be written; where there is no room for it, the result may still fit.
+    let _is_kept = trainer.save(&state);
     let trained = trainer.finish()?;
     let written = trained.write_model(&order.base_dir, &order.out)?;
-    // The result is whole: the way to it is no longer needed. That the file may stay is no fault.
-    drop(fs::remove_file(&state));
     let (steps, tokens, losses) = (trained.steps, trained.tokens, trained.losses.clone());
     drop(trained);
     let never = AtomicBool::new(false);
     let after = measure(order, &order.out, None, &held_out, &never, on_event)?;
+    // The result is whole and loads: the way to it is no longer needed. That the file may stay is no fault.
+    drop(fs::remove_file(&state));
     Ok(TrainOutcome::Done(Box::new(Done {
         after: after.unwrap_or_else(|| before.clone()),
         before,

@@ -104,3 +104,10 @@ fn a_run_without_text_or_with_a_broken_model_says_so() {
     let error = train(&empty, &stop, &mut |_| {}).unwrap_err();
     assert!(matches!(error, TrainFailure::NoText), "{error}");
 }
+
+#[test]
+fn the_way_there_stands_beside_the_result_with_a_slash_at_its_end_too() {
+    let beside = Path::new("models/mine.state");
+    assert_eq!(state_file(Path::new("models/mine")), beside);
+    assert_eq!(state_file(Path::new("models/mine/")), beside);
+}

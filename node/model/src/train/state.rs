@@ -91,7 +91,7 @@ impl<R: Read> Read for Hashing<R> {
 
 /// Writes the state of `trainer`.
 pub(super) fn save(trainer: &Trainer, path: &Path) -> Result<(), TrainError> {
-    let partial = path.with_extension("partial");
+    let partial = unfinished(path);
     let written = write(trainer, &partial).and_then(|()| {
         fs::rename(&partial, path).map_err(|source| write_error(path, source))?;
         sync_folder(path).map_err(|source| write_error(path, source))
@@ -101,6 +101,16 @@ pub(super) fn save(trainer: &Trainer, path: &Path) -> Result<(), TrainError> {
         let _ = fs::remove_file(&partial);
     }
     written
+}
+
+/// Where something stands until it is whole: beside it, under its whole name and `.partial`, so that two things
+/// under way never share one.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    // Without a slash at its end, which would put it inside.
+    let path: PathBuf = path.components().collect();
+    let mut name = path.into_os_string();
+    name.push(".partial");
+    name.into()
 }
 
 fn write_error(path: &Path, source: io::Error) -> TrainError {

@@ -290,6 +290,24 @@ fn the_written_model_is_what_was_trained() {
     }
 }
 
+#[test]
+fn what_a_killed_save_left_is_in_nobodys_way() {
+    let model = TinyModel::new();
+    let dir = tempfile::tempdir().unwrap();
+    let [out, state] = ["run.v1", "run.v1.state"].map(|name| dir.path().join(name));
+    // Of a save that was killed, and of another run that is being written.
+    std::fs::write(state::unfinished(&state), b"half of it").unwrap();
+    let others = state::unfinished(&dir.path().join("run.v2"));
+    std::fs::create_dir(&others).unwrap();
+    let mut saved = trainer(&model, plan(TrainMode::Full));
+    saved.step(&mut go_on).unwrap();
+    // As a shell completes the name of a folder.
+    run(saved).write_model(model.path(), &out.join("")).unwrap();
+    assert!(out.join("model.safetensors").is_file() && others.is_dir());
+    trainer(&model, plan(TrainMode::Full)).save(&state).unwrap();
+    assert!(state.is_file() && !state::unfinished(&state).exists());
+}
+
 fn loss_of(dir: &Path) -> f64 {
     let options = LoadOptions {
         device: DeviceChoice::Cpu,

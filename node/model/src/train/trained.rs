@@ -120,7 +120,7 @@ impl Trained {
             path: out.to_owned(),
             source,
         };
-        let partial = out.with_extension("partial");
+        let partial = super::state::unfinished(out);
         let fill = || -> Result<WrittenModel, TrainError> {
             fs::create_dir_all(&partial).map_err(failed)?;
             for name in CARRIED {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use owm_corpus::{Document, FolderLimits, fetch, load, read_folder};
+use owm_corpus::{Document, FetchError, FolderLimits, fetch, load, read_folder};
 use owm_proto::SubModelId;
 use owm_service::RunError;
 use tempfile::TempDir;
@@ -149,13 +149,18 @@ pub(super) fn corpus(
         Some(cache) => cache.to_owned(),
         None => cache_folder()?,
     };
-    if !owm_corpus::cached(&corpus, &cache) {
-        let mut progress = |done: usize, total: usize, next: &str| {
-            show.now(&format!("fetching {id}: {done} of {total} packages {next}"));
-        };
-        fetch(&corpus, &cache, &mut progress).map_err(RunError::failed)?;
-    }
-    let documents = load(&corpus, &cache, shards).map_err(RunError::failed)?;
+    let documents = match load(&corpus, &cache, shards) {
+        // Not there yet, or damaged there.
+        Err(FetchError::Missing { .. } | FetchError::Hash { .. }) => {
+            let mut progress = |done: usize, total: usize, next: &str| {
+                show.now(&format!("fetching {id}: {done} of {total} packages {next}"));
+            };
+            let fetched = fetch(&corpus, &cache, &mut progress);
+            fetched.and_then(|()| load(&corpus, &cache, shards))
+        }
+        loaded => loaded,
+    };
+    let documents = documents.map_err(RunError::failed)?;
     let mut documents: Vec<Document> = documents.into_values().flatten().collect();
     owm_corpus::deduplicate(&mut documents);
     let bytes: usize = documents.iter().map(|document| document.text.len()).sum();
