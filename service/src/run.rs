@@ -201,7 +201,7 @@ where
 {
     let lifecycle = context.lifecycle.clone();
     lifecycle.watch_signals()?;
-    supervisor::watch(&lifecycle);
+    let stop_told = supervisor::watch(&lifecycle);
     for name in failpoint::unknown() {
         tracing::warn!(
             failpoint = name,
@@ -221,6 +221,10 @@ where
         }
     };
     let drained = lifecycle.finish().await;
+    if let Some(stop_told) = stop_told {
+        // It panics never; the runtime that ends next would drop it.
+        drop(stop_told.await);
+    }
     outcome?;
     if let Some(failure) = lifecycle.failures().first() {
         let text = format!("task `{}` failed: {}", failure.task, failure.reason);

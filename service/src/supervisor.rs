@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
 
 use crate::lifecycle::Lifecycle;
 
@@ -31,17 +32,16 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells of the stop, and of being alive as long as the runtime runs tasks, if a watchdog wants to know.
-pub(crate) fn watch(lifecycle: &Lifecycle) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
+/// Tells of the stop, and of being alive as long as the runtime runs tasks, if a watchdog wants to know. What comes
+/// back ends once the stop is told; whoever ends the runtime waits for it, or a quick end is never told.
+pub(crate) fn watch(lifecycle: &Lifecycle) -> Option<JoinHandle<()>> {
+    std::env::var_os("NOTIFY_SOCKET")?;
     let soft = lifecycle.soft();
-    // Not tracked: it must outlive every task and ends with the runtime.
-    drop(tokio::spawn(async move {
+    // Neither is tracked: they must outlive every task and end with the runtime.
+    let stop_told = tokio::spawn(async move {
         soft.cancelled().await;
         tell(&[NotifyState::Stopping]);
-    }));
+    });
     if let Some(period) = sd_notify::watchdog_enabled() {
         let pause = (period / SIGNS).max(SIGN_PAUSE_MIN);
         drop(tokio::spawn(async move {
@@ -51,13 +51,15 @@ pub(crate) fn watch(lifecycle: &Lifecycle) {
             }
         }));
     }
+    Some(stop_told)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         os::unix::net::UnixDatagram,
-        process::{Command, Stdio},
+        path::Path,
+        process::{Child, Command, Stdio},
         time::Duration,
     };
 
@@ -88,6 +90,49 @@ mod tests {
         );
     }
 
+    /// Not a test of its own either.
+    #[test]
+    #[ignore = "run in a child process by the test of this file"]
+    fn child_that_ends_at_once() {
+        let program = Program {
+            name: "owm-test",
+            version: "0",
+            telemetry: TelemetryOptions::default(),
+        };
+        let _code = run(program, async |_| Ok::<(), RunError>(()));
+    }
+
+    fn child(name: &str, socket: &Path) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--ignored"])
+            .env("NOTIFY_SOCKET", socket)
+            .env("WATCHDOG_USEC", "300000")
+            .env_remove("WATCHDOG_PID")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_service_manager_hears_of_a_quick_end_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 512];
+        for _ in 0..20 {
+            let name = "supervisor::tests::child_that_ends_at_once";
+            assert!(child(name, &path).wait().unwrap().success());
+            // All is said: nothing is waited for.
+            let mut said = std::iter::from_fn(|| {
+                let length = socket.recv(&mut buffer).ok()?;
+                Some(buffer[..length].to_vec())
+            });
+            assert!(said.any(|said| said == b"STOPPING=1\n"));
+            said.for_each(drop);
+        }
+    }
+
     #[test]
     fn the_service_manager_hears_ready_signs_of_life_and_the_stop() {
         let folder = tempfile::tempdir().unwrap();
@@ -96,18 +141,7 @@ mod tests {
         socket
             .set_read_timeout(Some(Duration::from_mins(1)))
             .unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "supervisor::tests::child_that_tells",
-                "--ignored",
-            ])
-            .env("NOTIFY_SOCKET", &path)
-            .env("WATCHDOG_USEC", "300000")
-            .env_remove("WATCHDOG_PID")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = child("supervisor::tests::child_that_tells", &path);
         let mut buffer = [0; 512];
         let mut heard = String::new();
         let mut until = |what: &str| {

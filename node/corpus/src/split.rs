@@ -179,7 +179,10 @@ mod tests {
         let others = documents(20);
         let first = others.iter().map(Document::sha256).min().unwrap();
         let long = |n: u32| Document::new("long.js".to_owned(), &format!("{n:0100}"));
-        let long = (0..10_000).map(long).find(|long| long.sha256() < first).unwrap();
+        let long = (0..10_000)
+            .map(long)
+            .find(|long| long.sha256() < first)
+            .unwrap();
         let sampled = sample([vec![long], others].concat(), 60);
         assert!(!sampled.is_empty());
         assert!(sampled.iter().all(|document| document.name != "long.js"));
