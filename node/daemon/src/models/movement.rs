@@ -1,4 +1,4 @@
-//! Whether a fetch moves. `peers` and `download` ask it before they give a source up.
+//! Whether a fetch from peers moves. `peers` asks it before it gives them up.
 //! Must stay true: a byte now and then is no movement, however it is spread.
 
 use std::time::Duration;
