@@ -23,7 +23,7 @@ mod forward;
 mod generate;
 
 /// Largest `config.json` and `generation_config.json`, in bytes: real ones have a few thousand.
-pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 20;
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
@@ -135,12 +135,7 @@ impl Engine {
     /// `generation_config.json` (end tokens) if they are there.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, LoadError> {
         let files = Directory::new(dir, options.expected_sha256.as_ref());
-        let mut config = ModelConfig::from_json(&files.read("config.json", CONFIG_BYTES_MAX)?)?;
-        add_generation_config(&files, &mut config)?;
-        let tokenizer = Tokenizer::from_json(
-            &files.read("tokenizer.json", JSON_BYTES_MAX)?,
-            config.vocabulary,
-        )?;
+        let (config, tokenizer) = config_and_tokenizer(&files)?;
         let template = files.read_optional("tokenizer_config.json", JSON_BYTES_MAX)?;
         let chat = ChatTemplate::from_json(template.as_deref(), &tokenizer)?;
         let mut tensors = files.tensors()?;
@@ -261,10 +256,18 @@ fn decoder(
     Decoder::build(config, &mut take, threads, missing)
 }
 
-pub(crate) fn add_generation_config(
+/// What a model's directory says of it besides its weights.
+pub(crate) fn config_and_tokenizer(
     files: &Directory<'_>,
-    config: &mut ModelConfig,
-) -> Result<(), LoadError> {
+) -> Result<(ModelConfig, Tokenizer), LoadError> {
+    let mut config = ModelConfig::from_json(&files.read("config.json", CONFIG_BYTES_MAX)?)?;
+    add_generation_config(files, &mut config)?;
+    let tokenizer = files.read("tokenizer.json", JSON_BYTES_MAX)?;
+    let tokenizer = Tokenizer::from_json(&tokenizer, config.vocabulary)?;
+    Ok((config, tokenizer))
+}
+
+fn add_generation_config(files: &Directory<'_>, config: &mut ModelConfig) -> Result<(), LoadError> {
     #[derive(Deserialize)]
     struct GenerationConfig {
         #[serde(default)]

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     LoadError, ModelConfig, Tokenizer,
-    checkpoint::{Directory, JSON_BYTES_MAX},
-    engine::{CONFIG_BYTES_MAX, add_generation_config},
+    checkpoint::Directory,
+    engine::config_and_tokenizer,
     linear::Linear,
     llama::{Llama, Parts},
 };
@@ -61,12 +61,7 @@ impl Base {
         expected: Option<&BTreeMap<String, [u8; 32]>>,
     ) -> Result<Self, LoadError> {
         let files = Directory::new(dir, expected);
-        let mut config = ModelConfig::from_json(&files.read("config.json", CONFIG_BYTES_MAX)?)?;
-        add_generation_config(&files, &mut config)?;
-        let tokenizer = Tokenizer::from_json(
-            &files.read("tokenizer.json", JSON_BYTES_MAX)?,
-            config.vocabulary,
-        )?;
+        let (config, tokenizer) = config_and_tokenizer(&files)?;
         let mut read = files.tensors()?;
         let order = read.names_in_order();
         let mut wanted = Wanted::default();

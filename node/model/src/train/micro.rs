@@ -159,10 +159,7 @@ impl Setting {
             .map(|leaf| (leaf.name.as_str(), leaf.values.tracked()))
             .collect();
         let (normed, _) = self.forward(&tracked, rows)?;
-        let targets: Vec<u32> = rows
-            .iter()
-            .flat_map(|row| row[1..].iter().copied())
-            .collect();
+        let targets = targets(rows);
         let head_name = if self.config.tied_head {
             EMBEDDING
         } else {
@@ -218,10 +215,7 @@ impl Setting {
             .map(|leaf| (leaf.name.as_str(), leaf.values.clone()))
             .collect();
         let (normed, llama) = self.forward(&plain, rows)?;
-        let targets: Vec<u32> = rows
-            .iter()
-            .flat_map(|row| row[1..].iter().copied())
-            .collect();
+        let targets = targets(rows);
         head::loss(&normed, &llama.head_weight(), &targets)
     }
 
@@ -311,4 +305,10 @@ impl Parts for Sources<'_> {
             _ => Err(missing()),
         }
     }
+}
+
+/// The token that follows each of the rows' but their last.
+fn targets(rows: &[&[u32]]) -> Vec<u32> {
+    let following = rows.iter().flat_map(|row| &row[1..]);
+    following.copied().collect()
 }
