@@ -6,7 +6,8 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs, io,
+    fs::{self, File},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -199,8 +200,16 @@ fn bring(package: &Package, cache: &Path) -> Result<(), FetchError> {
     let bytes = read_checked(package, &found)?;
     let partial = work.path().join("archive");
     let target = cache.join(package.file_name());
-    let kept = fs::write(&partial, &bytes).and_then(|()| fs::rename(&partial, &target));
-    kept.map_err(|source| cache_error(&target, source))
+    let kept = write_through(&partial, &bytes).and_then(|()| fs::rename(&partial, &target));
+    kept.and_then(|()| File::open(cache)?.sync_all())
+        .map_err(|source| cache_error(&target, source))
+}
+
+/// Written, and on the disk: a name in the cache never stands for bytes that a power cut took.
+fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn npm(package: &Package, work: &Path) -> Result<PathBuf, FetchError> {
@@ -215,7 +224,7 @@ fn npm(package: &Package, work: &Path) -> Result<PathBuf, FetchError> {
 
 fn cargo(package: &Package, work: &Path) -> Result<PathBuf, FetchError> {
     let archive = format!("{}-{}.crate", package.name, package.version);
-    if let Some(found) = in_cargo_cache(&archive) {
+    if let Some(found) = in_cargo_cache(package, &archive) {
         return Ok(found);
     }
     // A project that depends on nothing else: Cargo then brings it, and what it needs, into its cache.
@@ -231,7 +240,7 @@ fn cargo(package: &Package, work: &Path) -> Result<PathBuf, FetchError> {
     let mut command = Command::new("cargo");
     command.args(["fetch", "--quiet"]).current_dir(work);
     run("cargo", command, package)?;
-    in_cargo_cache(&archive).ok_or_else(|| FetchError::Client {
+    in_cargo_cache(package, &archive).ok_or_else(|| FetchError::Client {
         program: "cargo",
         package: package.name.clone(),
         message: "the archive is not in its cache afterwards".to_owned(),
@@ -239,13 +248,24 @@ fn cargo(package: &Package, work: &Path) -> Result<PathBuf, FetchError> {
     })
 }
 
-/// The archive in Cargo's own cache.
-fn in_cargo_cache(archive: &str) -> Option<PathBuf> {
+/// The archive in Cargo's own cache: of several registries' the one that is the listed one, if any is.
+fn in_cargo_cache(package: &Package, archive: &str) -> Option<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
-    let registries = fs::read_dir(home.join("registry/cache")).ok()?;
-    let mut paths = registries.flatten().map(|entry| entry.path().join(archive));
-    paths.find(|path| path.is_file())
+    among_registries(package, &home.join("registry/cache"), archive)
+}
+
+fn among_registries(package: &Package, cache: &Path, archive: &str) -> Option<PathBuf> {
+    let registries = fs::read_dir(cache).ok()?;
+    let paths = registries.flatten().map(|entry| entry.path().join(archive));
+    let mut found: Vec<PathBuf> = paths.filter(|path| path.is_file()).collect();
+    let listed = found
+        .iter()
+        .position(|path| read_checked(package, path).is_ok());
+    match listed {
+        Some(at) => Some(found.swap_remove(at)),
+        None => found.pop(),
+    }
 }
 
 fn run(program: &'static str, mut command: Command, package: &Package) -> Result<(), FetchError> {
@@ -314,5 +334,18 @@ mod tests {
             load(&corpus, dir.path(), &[]),
             Err(FetchError::Archive(_))
         ));
+    }
+
+    #[test]
+    fn of_several_registries_the_listed_archive_is_taken() {
+        let cache = tempfile::tempdir().unwrap();
+        for (registry, bytes) in [("a", "old"), ("b", "listed"), ("c", "other")] {
+            fs::create_dir(cache.path().join(registry)).unwrap();
+            fs::write(cache.path().join(registry).join("x.crate"), bytes).unwrap();
+        }
+        let package = package(hex(&Sha256::digest(b"listed"))).packages.remove(0);
+        let found = among_registries(&package, cache.path(), "x.crate").unwrap();
+        assert_eq!(fs::read(found).unwrap(), b"listed");
+        assert!(among_registries(&package, cache.path(), "y.crate").is_none());
     }
 }

@@ -1,13 +1,17 @@
 //! An operator's folder to documents. Called by the daemon. Bounded in files, bytes and depth; links are
-//! never followed, so nothing outside of the folder is read; what is left out is named with its reason.
+//! never followed, and everything is opened below the folder that was opened before, so nothing outside of it is
+//! read whatever is exchanged meanwhile; what is left out is named with its reason.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    ffi::{OsStr, OsString},
+    fs::File,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt as _,
+    os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use crate::{Document, document::deduplicate, json};
 
@@ -124,7 +128,6 @@ pub enum FolderError {
 }
 
 struct Walk<'a> {
-    root: &'a Path,
     limits: FolderLimits,
     text: FolderText,
     files: usize,
@@ -142,17 +145,17 @@ pub fn read_folder(
         path: folder.to_owned(),
         source,
     };
-    let root = folder.canonicalize().map_err(open)?;
-    fs::read_dir(&root).map_err(open)?;
+    let root = File::open(folder).map_err(open)?;
+    let root = OwnedFd::from(root);
+    let names = names(&root).map_err(open)?;
     let mut walk = Walk {
-        root: &root,
         limits,
         text: FolderText::default(),
         files: 0,
         bytes: 0,
         progress,
     };
-    walk.folder(&root, 0);
+    walk.folder(&root, names, Path::new(""), 0);
     let mut text = walk.text;
     text.duplicates = deduplicate(&mut text.documents);
     if text.documents.is_empty() {
@@ -174,50 +177,68 @@ pub fn read_folder(
     Ok(text)
 }
 
-impl Walk<'_> {
-    /// Reads what is in a folder, by name, so that bounds cut the same everywhere.
-    fn folder(&mut self, path: &Path, depth: usize) {
-        let Ok(entries) = fs::read_dir(path) else {
-            return self.skip(path, SkipReason::Unreadable);
-        };
-        if depth > DEPTH_MAX {
-            return self.skip(path, SkipReason::BeyondLimit);
+/// How a folder below another is opened: a link, or what is no folder any more, is refused.
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+/// How a file is opened: it may have become a link or a pipe since it was looked at.
+const FILE: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
+/// What is in a folder, by name, so that bounds cut the same everywhere.
+fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+        if name != "." && name != ".." {
+            names.push(name);
         }
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths {
-            if let Err(reason) = self.entry(&path, depth) {
+    }
+    names.sort();
+    Ok(names)
+}
+
+impl Walk<'_> {
+    /// Reads what is in a folder; `path` is its name below the first.
+    fn folder(&mut self, folder: &OwnedFd, names: Vec<OsString>, path: &Path, depth: usize) {
+        for name in names {
+            let path = path.join(&name);
+            if let Err(reason) = self.entry(folder, &name, &path, depth) {
                 self.skip(&path, reason);
             }
         }
     }
 
-    fn entry(&mut self, path: &Path, depth: usize) -> Result<(), SkipReason> {
-        let name = path.file_name().map(|name| name.to_string_lossy());
-        if name.is_none_or(|name| name.starts_with('.')) {
+    fn entry(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+        depth: usize,
+    ) -> Result<(), SkipReason> {
+        if name.as_encoded_bytes().starts_with(b".") {
             return Err(SkipReason::Hidden);
         }
-        let kind = fs::symlink_metadata(path).map_err(|_| SkipReason::Unreadable)?;
-        if kind.is_symlink() {
-            return Err(SkipReason::Link);
-        }
-        if kind.is_dir() {
-            self.folder(path, depth + 1);
-            return Ok(());
-        }
-        if !kind.is_file() {
-            return Err(SkipReason::Special);
+        let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let found = found.map_err(|_| SkipReason::Unreadable)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return self.below(folder, name, path, depth + 1),
+            FileType::Symlink => return Err(SkipReason::Link),
+            _ => return Err(SkipReason::Special),
         }
         self.files += 1;
         if self.files > self.limits.files || self.bytes >= self.limits.total_bytes {
             return Err(SkipReason::BeyondLimit);
         }
-        if kind.len() > self.limits.file_bytes {
+        if u64::try_from(found.st_size).is_ok_and(|size| size > self.limits.file_bytes) {
             return Err(SkipReason::TooLarge);
         }
-        let text = self.read(path)?;
-        let name = self.name(path);
-        let document = Document::new(name, &as_text(path, text));
+        let text = self.read(folder, name)?;
+        let document = Document::new(path.to_string_lossy().into_owned(), &as_text(path, text));
         if document.text.is_empty() {
             return Err(SkipReason::Empty);
         }
@@ -227,11 +248,27 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn read(&self, path: &Path) -> Result<String, SkipReason> {
-        // The file may have become a link or a pipe since it was looked at.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let open = OpenOptions::new().read(true).custom_flags(flags).open(path);
-        let file: File = open.map_err(|_| SkipReason::Unreadable)?;
+    fn below(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+        depth: usize,
+    ) -> Result<(), SkipReason> {
+        if depth > DEPTH_MAX {
+            return Err(SkipReason::BeyondLimit);
+        }
+        let unreadable = |_| SkipReason::Unreadable;
+        let folder =
+            openat(folder, name, FOLDER, Mode::empty()).map_err(|e| unreadable(e.into()))?;
+        let names = names(&folder).map_err(unreadable)?;
+        self.folder(&folder, names, path, depth);
+        Ok(())
+    }
+
+    fn read(&self, folder: &OwnedFd, name: &OsStr) -> Result<String, SkipReason> {
+        let file = openat(folder, name, FILE, Mode::empty());
+        let file: File = file.map_err(|_| SkipReason::Unreadable)?.into();
         let mut bytes = Vec::new();
         let read = file
             .take(self.limits.file_bytes + 1)
@@ -246,15 +283,10 @@ impl Walk<'_> {
         String::from_utf8(bytes).map_err(|_| SkipReason::Binary)
     }
 
-    fn name(&self, path: &Path) -> String {
-        let below = path.strip_prefix(self.root).unwrap_or(path);
-        below.to_string_lossy().into_owned()
-    }
-
     fn skip(&mut self, path: &Path, reason: SkipReason) {
         *self.text.skipped_counts.entry(reason).or_default() += 1;
         if self.text.skipped.len() < NAMED_MAX {
-            let path = self.name(path);
+            let path = path.to_string_lossy().into_owned();
             self.text.skipped.push(Skipped { path, reason });
         }
     }
@@ -273,6 +305,8 @@ pub(crate) fn as_text(path: &Path, text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn write(folder: &Path, name: &str, bytes: &[u8]) {
@@ -333,6 +367,26 @@ mod tests {
         assert_eq!(reason("link.txt"), Some(SkipReason::Link));
         assert_eq!(reason("links"), Some(SkipReason::Link));
         assert_eq!(text.skipped_counts[&SkipReason::Binary], 2);
+    }
+
+    #[test]
+    fn a_folder_that_became_a_link_is_not_entered() {
+        let outside = tempfile::tempdir().unwrap();
+        write(outside.path(), "secret.txt", b"not to be read");
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a/first.txt", b"read");
+        write(dir.path(), "b/second.txt", b"never read");
+        let mut exchange = |files: usize, _: u64| {
+            if files == 1 {
+                fs::remove_dir_all(dir.path().join("b")).unwrap();
+                std::os::unix::fs::symlink(outside.path(), dir.path().join("b")).unwrap();
+            }
+        };
+        let text = read_folder(dir.path(), FolderLimits::default(), &mut exchange).unwrap();
+        let names: Vec<&str> = text.documents.iter().map(|d| d.name.as_str()).collect();
+        assert_eq!(names, ["a/first.txt"]);
+        let root = OwnedFd::from(File::open(dir.path()).unwrap());
+        assert!(openat(&root, "b", FOLDER, Mode::empty()).is_err());
     }
 
     #[test]

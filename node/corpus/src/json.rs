@@ -2,32 +2,65 @@
 //! other JSON as headings and lines. Called by the readers. Pure; what the parser's own depth limit
 //! (128) lets through is walked.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 
 /// Most values of one list that are written: coordinates and tables say little after that.
 const LIST_VALUES_MAX: usize = 64;
+/// Most bytes of text for a byte of JSON: each line repeats the keys above it, so a few deep or long keys
+/// could otherwise become gigabytes.
+const TEXT_PER_BYTE_MAX: usize = 8;
+/// A small file has so many bytes of text in any case.
+const TEXT_BYTES_MIN: usize = 64 << 10;
+/// Longest tag that is left out, in bytes; longer ones are text.
+const TAG_BYTES_MAX: usize = 200;
 
-/// The text of a JSON file; `None` if it is not JSON. `geojson` asks for a file that calls itself so.
+/// The text of a JSON file; `None` if it is not JSON. Ends early, after a whole line, where it would be many
+/// times as long as the file.
 pub(crate) fn text(bytes: &str) -> Option<String> {
     let value: Value = serde_json::from_str(bytes).ok()?;
-    let mut text = String::new();
+    let mut text = Text {
+        text: String::new(),
+        left: (bytes.len() * TEXT_PER_BYTE_MAX).max(TEXT_BYTES_MIN),
+    };
     match value.get("type").and_then(Value::as_str) {
         Some("FeatureCollection") => {
             for feature in value.get("features")?.as_array()? {
                 feature_lines(feature, &mut text);
-                text.push('\n');
+                text.line("");
             }
         }
         Some("Feature") => feature_lines(&value, &mut text),
         _ => lines(&value, &mut Vec::new(), &mut text),
     }
-    Some(text)
+    Some(text.text)
+}
+
+/// Lines, within a bound.
+struct Text {
+    text: String,
+    left: usize,
+}
+
+impl Text {
+    fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// The first line that does not fit is the last that was tried.
+    fn line(&mut self, line: &str) {
+        let bytes = line.len() + 1;
+        if bytes > self.left {
+            self.left = 0;
+            return;
+        }
+        self.left -= bytes;
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
 }
 
 /// Properties as `key: value`, then what lies where.
-fn feature_lines(feature: &Value, text: &mut String) {
+fn feature_lines(feature: &Value, text: &mut Text) {
     if let Some(properties) = feature.get("properties") {
         lines(properties, &mut Vec::new(), text);
     }
@@ -40,17 +73,16 @@ fn feature_lines(feature: &Value, text: &mut String) {
         .unwrap_or("geometry");
     let mut bounds = Bounds::default();
     bounds.add(geometry.get("coordinates").unwrap_or(&Value::Null));
-    // Writing to a String does not fail.
-    let _ = match (bounds.west, bounds.south, bounds.east, bounds.north) {
+    let line = match (bounds.west, bounds.south, bounds.east, bounds.north) {
         (Some(w), Some(s), Some(e), Some(n)) if w >= e && s >= n => {
-            writeln!(text, "{kind} at latitude {s:.4}, longitude {w:.4}")
+            format!("{kind} at latitude {s:.4}, longitude {w:.4}")
         }
-        (Some(w), Some(s), Some(e), Some(n)) => writeln!(
-            text,
+        (Some(w), Some(s), Some(e), Some(n)) => format!(
             "{kind} from latitude {s:.4}, longitude {w:.4} to latitude {n:.4}, longitude {e:.4}"
         ),
-        _ => writeln!(text, "{kind} without a place"),
+        _ => format!("{kind} without a place"),
     };
+    text.line(&line);
 }
 
 /// The smallest box around all positions.
@@ -87,16 +119,20 @@ impl Bounds {
 }
 
 /// Nested keys as `a, b: value`. Keys named `text` add nothing and are left out.
-fn lines<'v>(value: &'v Value, path: &mut Vec<&'v str>, text: &mut String) {
-    let line = |value: &str, text: &mut String| {
+fn lines<'v>(value: &'v Value, path: &mut Vec<&'v str>, text: &mut Text) {
+    if text.is_full() {
+        return;
+    }
+    let line = |value: &str, text: &mut Text| {
         let value = without_tags(value);
-        if !value.trim().is_empty() {
-            let keys: Vec<&str> = path.iter().copied().filter(|key| *key != "text").collect();
-            let _ = if keys.is_empty() {
-                writeln!(text, "{}", value.trim())
-            } else {
-                writeln!(text, "{}: {}", keys.join(", "), value.trim())
-            };
+        if value.trim().is_empty() {
+            return;
+        }
+        let keys: Vec<&str> = path.iter().copied().filter(|key| *key != "text").collect();
+        if keys.is_empty() {
+            text.line(value.trim());
+        } else {
+            text.line(&format!("{}: {}", keys.join(", "), value.trim()));
         }
     };
     match value {
@@ -128,7 +164,11 @@ fn without_tags(text: &str) -> String {
         plain.push_str(before);
         // A lone `<` is a sign, not a tag.
         let is_tag = tag[1..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-        let Some(end) = tag.find('>').filter(|end| is_tag && *end < 200) else {
+        let end = tag
+            .bytes()
+            .take(TAG_BYTES_MAX)
+            .position(|byte| byte == b'>');
+        let Some(end) = end.filter(|_| is_tag) else {
             plain.push('<');
             rest = &tag[1..];
             continue;
@@ -158,6 +198,30 @@ mod tests {
              longitude 3.0000\n\n"
         );
         assert_eq!(text("{not json"), None);
+    }
+
+    #[test]
+    fn long_keys_over_many_values_do_not_become_gigabytes() {
+        let key = "k".repeat(100_000);
+        let values = (0..64).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        let lists = vec![format!("[{values}]"); 64].join(",");
+        let json = format!(r#"{{"{key}": [{lists}]}}"#);
+        let text = text(&json).unwrap();
+        assert!(
+            text.len() <= json.len() * TEXT_PER_BYTE_MAX,
+            "{}",
+            text.len()
+        );
+        assert!(text.ends_with('\n') && text.lines().count() > 1);
+    }
+
+    #[test]
+    fn tags_are_left_out_and_what_is_none_stays() {
+        assert_eq!(without_tags("a<b>c</b>d &amp; e < f"), "a c d & e < f");
+        let long = format!("<a{}>", " ".repeat(TAG_BYTES_MAX));
+        assert_eq!(without_tags(&long), long);
+        let unclosed = "<a".repeat(30_000);
+        assert_eq!(without_tags(&unclosed), unclosed);
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! Which documents are trained on and which are held out to measure with. Pure. What must stay true: a
-//! document's side depends on its text alone, so that nothing that was ever trained on is held out later.
+//! Which documents are trained on and which are held out to measure with. Pure. What must stay true: where
+//! both sides have documents by themselves, a document's side depends on its text alone, so that nothing that
+//! was ever trained on is held out later. A few documents that all fall on one side are divided by force, and
+//! may change sides when others join them.
 
 use crate::Document;
 
