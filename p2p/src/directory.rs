@@ -222,7 +222,12 @@ impl Directory {
     pub fn lacks_capability(&self, at: Moment, key: &PublicKey) -> bool {
         let life = self.lives[StateKind::Heartbeat as usize];
         let said = self.known(key).and_then(|k| k.said(StateKind::Heartbeat));
-        said.is_some_and(|said| said.holds(at, life)) && self.announced_by(at, key).is_none()
+        said.is_some_and(|said| said.holds(at, life)) && !self.is_announced(at, key)
+    }
+
+    /// Whether a node's capability is known, and holds.
+    pub fn is_announced(&self, at: Moment, key: &PublicKey) -> bool {
+        self.announced_by(at, key).is_some()
     }
 
     /// Who says to serve this file, members first, the one heard last first.

@@ -1,7 +1,9 @@
 //! Which nodes to ask about: those whose heartbeats are heard and whose capability is not known, because its
 //! announcement was lost (to a mesh that did not stand yet, to a clock that was wrong). The next one may be ten
-//! minutes away, and until then nobody could introduce the node to newcomers. Pure; `service::catching` and
-//! `tests/sim` ask. Must stay true: bounded in nodes, in questions and in nodes of a question, whatever is heard;
+//! minutes away, and until then nobody could introduce the node to newcomers. Worse for a member: without the
+//! membership that its capability shows it passes for a stranger, and where Sybils fill the strangers' places its
+//! heartbeats are turned away. So who was turned away is asked about too, after the others. Pure; `service::catching`
+//! and `tests/sim` ask. Must stay true: bounded in nodes, in questions and in nodes of a question, whatever is heard;
 //! who is asked for in vain is asked for less and less often, so that silent Sybils cost little.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -15,6 +17,9 @@ const NODES_MAX: usize = 1_024;
 
 /// After its first heartbeat a node's capability has so long to come by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who was turned away is asked about for so long after its last heartbeat.
+const TURNED_AWAY_KEPT: Duration = Duration::from_mins(5);
 
 /// Peers that are asked in one round, themselves or about others.
 pub const QUESTIONS_MAX: usize = 8;
@@ -34,24 +39,57 @@ pub struct Lacking {
 
 #[derive(Clone, Copy, Debug)]
 struct Asked {
+    /// There was no room for its heartbeat, whose signature nobody looked at; forgotten then. `None`: it was believed.
+    turned_away: Option<Duration>,
     times: u32,
     next: Duration,
+}
+
+impl Asked {
+    /// Who is asked about first, and forgotten last.
+    fn rank(&self) -> (bool, u32, Duration) {
+        (self.turned_away.is_some(), self.times, self.next)
+    }
 }
 
 impl Lacking {
     /// A heartbeat of `node` was believed.
     pub fn heard(&mut self, at: Moment, node: &PublicKey, directory: &Directory) {
-        if self.nodes.contains_key(node) || !directory.lacks_capability(at, node) {
+        if !directory.lacks_capability(at, node) {
             return;
         }
-        if self.nodes.len() >= NODES_MAX {
-            let vainest = self.nodes.iter().max_by_key(|(_, asked)| asked.times);
-            if let Some(key) = vainest.map(|(key, _)| *key) {
-                self.nodes.remove(&key);
-            }
+        match self.nodes.get_mut(node) {
+            Some(asked) => asked.turned_away = None,
+            None => self.insert(at, node, None),
         }
-        let next = at.monotonic + PATIENCE;
-        self.nodes.insert(*node, Asked { times: 0, next });
+    }
+
+    /// A heartbeat that names `node` was turned away, because strangers have no more room.
+    pub fn turned_away(&mut self, at: Moment, node: &PublicKey, directory: &Directory) {
+        if directory.is_announced(at, node) {
+            return;
+        }
+        let until = at.monotonic + TURNED_AWAY_KEPT;
+        match self.nodes.get_mut(node) {
+            Some(asked) => asked.turned_away = asked.turned_away.map(|_| until),
+            None => self.insert(at, node, Some(until)),
+        }
+    }
+
+    fn insert(&mut self, at: Moment, node: &PublicKey, turned_away: Option<Duration>) {
+        let asked = Asked {
+            turned_away,
+            times: 0,
+            next: at.monotonic + PATIENCE,
+        };
+        if self.nodes.len() >= NODES_MAX {
+            let last = self.nodes.iter().max_by_key(|(_, asked)| asked.rank());
+            match last.map(|(key, last)| (*key, last.rank())) {
+                Some((key, rank)) if rank > asked.rank() => self.nodes.remove(&key),
+                _ => return,
+            };
+        }
+        self.nodes.insert(*node, asked);
     }
 
     /// The nodes to ask about now: the least asked for first. For one round of questions.
@@ -60,26 +98,24 @@ impl Lacking {
         if self.nodes.is_empty() || now < self.next {
             return Vec::new();
         }
-        self.nodes
-            .retain(|node, _| directory.lacks_capability(at, node));
-        let due = self.nodes.iter().filter(|(_, asked)| asked.next <= now);
-        let mut due: Vec<(u32, Duration, PublicKey)> = due
-            .map(|(node, asked)| (asked.times, asked.next, *node))
-            .collect();
-        due.sort_unstable();
+        self.nodes.retain(|node, asked| match asked.turned_away {
+            None => directory.lacks_capability(at, node),
+            Some(until) => now < until && !directory.is_announced(at, node),
+        });
+        let due = self.nodes.iter_mut().filter(|(_, a)| a.next <= now);
+        let mut due: Vec<(&PublicKey, &mut Asked)> = due.collect();
+        due.sort_unstable_by_key(|(node, asked)| (asked.rank(), **node));
         due.truncate(MEET_WANTED_MAX);
         if !due.is_empty() {
             self.next = now + ROUND;
         }
-        for (times, _, node) in &due {
-            let wait = ROUND.saturating_mul(1_u32.checked_shl(*times).unwrap_or(u32::MAX));
-            let asked = Asked {
-                times: times.saturating_add(1),
-                next: now + wait.min(EVERY_MAX),
-            };
-            self.nodes.insert(*node, asked);
-        }
-        due.into_iter().map(|(.., node)| node).collect()
+        let asked = due.into_iter().map(|(node, asked)| {
+            let wait = 1_u32.checked_shl(asked.times).unwrap_or(u32::MAX);
+            asked.times = asked.times.saturating_add(1);
+            asked.next = now + ROUND.saturating_mul(wait).min(EVERY_MAX);
+            *node
+        });
+        asked.collect()
     }
 
     /// How many are asked about.

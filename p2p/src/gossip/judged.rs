@@ -24,6 +24,8 @@ pub struct Judged {
     pub notice: Option<Notice>,
     /// What is booked to the peer that forwarded it.
     pub action: Option<Action>,
+    /// Who says that it lives, unproven, and had no room among the strangers: a member perhaps, if it were known.
+    pub turned_away: Option<PublicKey>,
 }
 
 /// Something verified and new.
@@ -91,6 +93,7 @@ impl Judged {
             news: None,
             notice: None,
             action: Action::of(verdict),
+            turned_away: None,
         }
     }
 
@@ -98,6 +101,13 @@ impl Judged {
         Self {
             news: Some(news),
             ..Self::only(Verdict::Accept)
+        }
+    }
+
+    pub(crate) fn turned_away(self, node: PublicKey) -> Self {
+        Self {
+            turned_away: Some(node),
+            ..self
         }
     }
 

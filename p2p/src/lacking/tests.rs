@@ -174,3 +174,48 @@ fn many_silent_keys_neither_fill_memory_nor_keep_a_new_node_waiting() {
     }
     assert!(due.contains(&node(9_999)));
 }
+
+#[test]
+fn who_was_turned_away_is_asked_about_after_those_that_are_believed() {
+    let (mut lacking, mut directory) = (Lacking::default(), directory());
+    lacking.turned_away(at(0), &node(1), &directory);
+    for n in 10..10 + MEET_WANTED_MAX as u32 {
+        beat(&mut directory, 0, &node(n));
+        lacking.heard(at(0), &node(n), &directory);
+    }
+    assert!(!lacking.due(at(5), &directory).contains(&node(1)));
+    let again = lacking.due(at(15), &directory);
+    assert!(!again.contains(&node(1)) && again.len() == MEET_WANTED_MAX);
+    assert_eq!(
+        lacking.due(at(25), &directory),
+        [node(1)],
+        "the others wait"
+    );
+    announce(&mut directory, 16, &node(1));
+    lacking.turned_away(at(17), &node(1), &directory);
+    let asked = (17..400).flat_map(|second| lacking.due(at(second), &directory));
+    assert!(
+        asked.into_iter().all(|asked| asked != node(1)),
+        "it is known"
+    );
+}
+
+#[test]
+fn the_turned_away_neither_displace_the_believed_nor_stay_for_ever() {
+    let (mut lacking, mut directory) = (Lacking::default(), directory());
+    beat(&mut directory, 0, &node(0));
+    lacking.heard(at(0), &node(0), &directory);
+    for n in 1..2 * NODES_MAX as u32 {
+        lacking.turned_away(at(0), &node(n), &directory);
+    }
+    assert_eq!(lacking.len(), NODES_MAX);
+    assert!(lacking.due(at(5), &directory).contains(&node(0)));
+    // Who is believed has a place in any case.
+    let late = node(3 * NODES_MAX as u32);
+    beat(&mut directory, 6, &late);
+    lacking.heard(at(6), &late, &directory);
+    assert_eq!(lacking.len(), NODES_MAX);
+    assert!(lacking.due(at(15), &directory).contains(&late));
+    let _ = lacking.due(at(303), &directory);
+    assert_eq!(lacking.len(), 1, "the others are silent for five minutes");
+}

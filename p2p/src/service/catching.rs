@@ -166,6 +166,14 @@ impl Service {
         }
     }
 
+    /// A heartbeat found no room among the strangers: its node may be a member that is not known.
+    pub(super) fn note_turned_away(&mut self, node: &PublicKey) {
+        if let Some(rules) = &self.rules {
+            let at = self.clock.moment();
+            self.lacking.turned_away(at, node, rules.directory());
+        }
+    }
+
     /// Asks for the capabilities of nodes that are known by their heartbeats only.
     fn ask_for_lacking(&mut self) {
         let at = self.clock.moment();

@@ -132,6 +132,9 @@ impl Service {
         if let Some(action) = judged.action {
             self.blame(from, action);
         }
+        if let Some(node) = &judged.turned_away {
+            self.note_turned_away(node);
+        }
         match judged.news {
             Some(Heard::Heartbeat { node, body }) => {
                 self.note_lacking(&node);

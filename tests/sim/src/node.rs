@@ -173,6 +173,9 @@ impl Node {
             verdict: Some(judged.verdict),
             ..Outcome::default()
         };
+        if let Some(node) = &judged.turned_away {
+            self.lacking.turned_away(at, node, self.rules.directory());
+        }
         match &judged.news {
             Some(Heard::Checkpoint(_)) => out.push((peer, Frame::Ask(self.ask(at).into()))),
             Some(Heard::Capability { node, body }) => self.compare(peer, node, body),

@@ -40,6 +40,12 @@ impl StateKind {
     }
 }
 
+/// The strangers' places are taken.
+const NO_ROOM: Verdict = Verdict::Ignore(IgnoreReason::Full);
+
+/// Strangers have said too much lately.
+const NO_ROOM_NOW: Verdict = Verdict::Ignore(IgnoreReason::TooManyOfTopic);
+
 /// A message whose cheap checks are done.
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
@@ -71,7 +77,15 @@ impl Rules {
         };
         let order = match self.worth_checking(&message, &envelope) {
             Ok(order) => order,
-            Err(verdict) => return Judged::only(verdict),
+            Err(verdict) => {
+                let judged = Judged::only(verdict);
+                return match (kind, verdict) {
+                    (StateKind::Heartbeat, NO_ROOM | NO_ROOM_NOW) => {
+                        judged.turned_away(message.key)
+                    }
+                    _ => judged,
+                };
+            }
         };
         let network = self.network;
         let verified = envelope.verify_by(kind.purpose(), &network, SignerRule::Anyone, check);
@@ -155,17 +169,16 @@ impl Rules {
             let rate = self.allowances.strangers_of_topic[m.kind as usize];
             let meter = self.strangers.get(&self.topic_of(m));
             if meter.is_some_and(|meter| !meter.has(rate, m.at.monotonic)) {
-                return Err(Verdict::Ignore(IgnoreReason::TooManyOfTopic));
+                return Err(NO_ROOM_NOW);
             }
         }
         if bytes > STRANGER_CAPABILITY_BYTES_MAX && !seated {
-            return Err(Verdict::Ignore(IgnoreReason::Full));
+            return Err(NO_ROOM);
         }
         let room = self
             .directory
             .has_room(m.at, (&m.key, m.door.peer()), seated, bytes);
-        room.then_some(())
-            .ok_or(Verdict::Ignore(IgnoreReason::Full))
+        room.then_some(()).ok_or(NO_ROOM)
     }
 
     fn heartbeat(

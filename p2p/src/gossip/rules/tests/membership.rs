@@ -159,6 +159,31 @@ fn strangers_say_less_than_members() {
 }
 
 #[test]
+fn whose_heartbeat_finds_no_room_is_named_so_that_it_can_be_asked_about() {
+    let limits = Limits {
+        strangers_max: 1,
+        ..Limits::default()
+    };
+    let mut net = Net::with(1, limits);
+    let topic = Topic::Heartbeat(0);
+    let judge = |net: &mut Net, n, sequence| {
+        let said = net.beat(n, at(0), sequence);
+        net.judge(at(0), topic, &said).turned_away
+    };
+    assert_eq!(judge(&mut net, 1, 1), None);
+    assert_eq!(judge(&mut net, 2, 1), Some(key(2).public()));
+    let membership = net.membership(2, INSTANCE, at(0));
+    let said = net.capability(2, &with_membership(&membership, at(0), 1));
+    assert_eq!(net.learn(at(0), &said), Verdict::Accept);
+    assert_eq!(judge(&mut net, 2, 2), None, "a member has a place");
+    assert_eq!(
+        judge(&mut net, 1, 1),
+        None,
+        "a duplicate is not turned away"
+    );
+}
+
+#[test]
 fn no_stranger_takes_a_living_ones_place_and_members_find_room() {
     let limits = Limits {
         members_max: 3,
