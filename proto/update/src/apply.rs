@@ -140,9 +140,21 @@ pub struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    /// Plans the work; in LoRA mode it reads all of B. The parent's hash is checked by [`Stream::finish`] and
-    /// [`Merge::in_place`].
-    pub fn new(layout: &'a Layout, update: &'a Update<'a>) -> Result<Self, ApplyError> {
+    /// Plans the work; in LoRA mode it reads all of B. `file_bytes` is how long the parent's file really is:
+    /// what its header claims beyond that is refused before anything is planned or allocated for it. The
+    /// parent's hash is checked by [`Stream::finish`] and [`Merge::in_place`].
+    pub fn new(
+        layout: &'a Layout,
+        file_bytes: u64,
+        update: &'a Update<'a>,
+    ) -> Result<Self, ApplyError> {
+        let expected = layout.data().end;
+        if expected != file_bytes {
+            return Err(ApplyError::Size {
+                expected,
+                got: file_bytes,
+            });
+        }
         let header = update.header();
         if header.subject.layout != layout.id() {
             return Err(ApplyError::OtherLayout {
@@ -301,7 +313,8 @@ impl<'a> Merge<'a> {
             .map_init(Scratch::default, |scratch, (piece, bytes)| {
                 self.apply(piece, bytes, scratch)
             })
-            .try_reduce(|| 0, |a, b| Ok(a + b))?;
+            // The first error in the file's order, not the first in time.
+            .reduce(|| Ok(0), |a, b| Ok(a? + b?))?;
         Ok(Merged {
             sha256: Sha256::of(file),
             changed,

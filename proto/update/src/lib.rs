@@ -8,6 +8,7 @@ mod encode;
 mod error;
 mod header;
 pub mod layout;
+mod published;
 mod quantise;
 mod residue;
 mod select;
@@ -23,6 +24,7 @@ pub use encode::{
 pub use error::{EncodeError, HeaderError, ResidueError, UpdateError};
 pub use header::{BlockTable, HEADER_BYTES_MAX, Header, LoraEpoch, Mode, Origin, Subject, Targets};
 pub use layout::Layout;
+pub use published::Published;
 pub use residue::Residue;
 pub use update::{Summary, Update};
 

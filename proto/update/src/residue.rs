@@ -11,7 +11,7 @@ use crate::{
     codec::BLOCK,
     cursor::Cursor,
     error::{HeaderError, ResidueError},
-    header::{HEADER_BYTES_MAX, Header, Subject, Training, VERSION},
+    header::{HEADER_BYTES_MAX, Header, Subject, Training, VERSION, field},
     update::Update,
 };
 
@@ -92,6 +92,7 @@ impl Residue {
         }
         match (cursor.u16()?, cursor.u16()?) {
             (VERSION, 0) => {}
+            (VERSION, reserved) => return Err(field("reserved", reserved).into()),
             (version, _) => return Err(HeaderError::Version(version).into()),
         }
         let training = Training::read(&mut cursor)?;
