@@ -30,6 +30,19 @@ use convert::{from_bytes, to_bytes};
 use lora::Pairs;
 pub use lora::lora_a;
 
+/// By how much an element moves when `value` is added to it as the checkpoint defines it, child − parent in f64; `None`
+/// if it would not be finite. Whoever releases a delta keeps the difference to what was wanted as residue (spec §10.6).
+///
+/// # Panics
+/// If `parent` is not one element of `dtype`.
+pub fn moved_by(dtype: Dtype, parent: &[u8], value: f32) -> Option<f64> {
+    let old = from_bytes(dtype, parent);
+    let mut bytes = [0; 4];
+    let new = &mut bytes[..dtype.bytes()];
+    to_bytes(dtype, f64::from(old + value), new)?;
+    Some(f64::from(from_bytes(dtype, new)) - f64::from(old))
+}
+
 /// Bytes of a piece that is only copied.
 const COPY_BYTES: u64 = 1 << 20;
 

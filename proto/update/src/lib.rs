@@ -14,6 +14,7 @@ mod residue;
 mod select;
 mod update;
 
+pub use apply::ApplyError;
 pub use block::{Block, BlockFault};
 pub use codec::{
     BLOCK, BLOCK_BYTES_MAX, CHUNK, Codec, ELEMENTS_MAX, IndexCoding, Keep, ValueWidth,

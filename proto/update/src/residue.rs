@@ -149,6 +149,11 @@ impl Residue {
         &self.values
     }
 
+    /// The values, to be made the next residue's in their own memory.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
     /// Whether it goes with what is trained now; at the end of a LoRA epoch, for example, it no longer does.
     pub fn check(&self, subject: &Subject, elements: u64) -> Result<(), ResidueError> {
         let other = |what| Err(ResidueError::Other(what));

@@ -3,9 +3,9 @@
 use owm_proto::{PublicKey, Sha256, genesis::NetworkId};
 
 use crate::{
-    BLOCK, Block, BlockTable, CHUNK, Codec, EncodeError, Header, HeaderError, IndexCoding, Keep,
-    LoraEpoch, Mode, Origin, Published, Residue, ResidueError, Subject, Targets, Update,
-    UpdateError, ValueWidth, encode_update, vectors::pattern,
+    BLOCK, Block, BlockTable, Codec, EncodeError, Header, HeaderError, Keep, LoraEpoch, Mode,
+    Origin, Published, Residue, ResidueError, Subject, Targets, Update, UpdateError, ValueWidth,
+    encode_update, vectors::pattern,
 };
 
 mod foreign;

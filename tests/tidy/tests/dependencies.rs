@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-service",
         ],
     ),
+    ("owm-aggregate", &["owm-proto", "owm-update"]),
     ("owm-coordinator-domain", &["owm-proto"]),
     (
         "owm-coordinator-store",
@@ -50,6 +51,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "owm-bench",
         &[
+            "owm-aggregate",
             "owm-devnet",
             "owm-p2p",
             "owm-proto",
