@@ -25,7 +25,8 @@ pub struct Policy {
     pub copy_cosine: f64,
     /// Direction: how many MADs below the median is an outlier.
     pub direction_mads: f64,
-    /// Direction: added to the MAD, so that updates which agree closely are not held against each other.
+    /// Direction: added to the MAD, so that updates which agree closely are not held against each other. At 0.02 the mean of
+    /// 20 with six of random support among them had a cosine of 0.77; at 0.005 honest ones of eight were lost.
     pub direction_floor: f64,
     /// Weights: a node's share is at most this over n.
     pub node_cap: f64,
@@ -51,7 +52,7 @@ impl Default for Policy {
             copy_mads: 6.0,
             copy_cosine: 0.95,
             direction_mads: 3.5,
-            direction_floor: 0.02,
+            direction_floor: 0.01,
             node_cap: 1.5,
             owner_cap: 0.2,
             unaudited_cap: 1.0 / 3.0,

@@ -9,7 +9,7 @@ mod pairs;
 
 use std::{collections::BTreeMap, ops::Range};
 
-use owm_update::{BLOCK, Block, CHUNK};
+use owm_update::{BLOCK, Block, CHUNK, Origin};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -225,6 +225,7 @@ impl Sums {
             dots: vec![0.0; n * n],
             shared: vec![0; n * n],
         };
+        let order = key_order(spool);
         let mut held = Held::default();
         let mut dense = Box::new([0.0_f32; CHUNK]);
         for block in range {
@@ -235,31 +236,47 @@ impl Sums {
                 sums.values[i] += block.values().len() as u64;
             }
             for chunk in 0..elements.div_ceil(CHUNK) {
-                sums.chunk(&held.blocks, chunk, &mut dense);
+                sums.chunk(&held.blocks, &order, chunk, &mut dense);
             }
         }
         Ok(sums)
     }
 
-    /// Adds one chunk of every pair.
-    fn chunk(&mut self, blocks: &[Block], chunk: usize, dense: &mut [f32; CHUNK]) {
+    /// Adds one chunk of every pair: of two the one with the lower key is laid out.
+    fn chunk(&mut self, blocks: &[Block], order: &[usize], chunk: usize, dense: &mut [f32; CHUNK]) {
         let n = blocks.len();
-        let parts: Vec<(&[u16], &[f32])> = blocks.iter().map(|b| pairs::chunk(b, chunk)).collect();
-        for (i, (places, values)) in parts.iter().enumerate() {
+        let parts: Vec<(&[u16], &[f32])> = blocks
+            .iter()
+            .map(|block| pairs::chunk(block, chunk))
+            .collect();
+        for (at, i) in order.iter().enumerate() {
+            let (places, values) = parts[*i];
             if places.is_empty() {
                 continue;
             }
-            for (place, value) in places.iter().zip(*values) {
+            for (place, value) in places.iter().zip(values) {
                 dense[usize::from(*place) % CHUNK] = *value;
             }
-            for (j, (places, values)) in parts.iter().enumerate().skip(i + 1) {
-                let (dot, shared) = pairs::against(dense, places, values);
-                self.dots[i * n + j] += dot;
-                self.shared[i * n + j] += u64::from(shared);
+            for j in &order[at + 1..] {
+                let (dot, shared) = pairs::against(dense, parts[*j].0, parts[*j].1);
+                let pair = i.min(j) * n + i.max(j);
+                self.dots[pair] += dot;
+                self.shared[pair] += u64::from(shared);
             }
-            for place in *places {
+            for place in places {
                 dense[usize::from(*place) % CHUNK] = 0.0;
             }
         }
     }
+}
+
+/// The spool's updates by the keys in their headers: sums do not depend on the order of arrival.
+fn key_order(spool: &dyn Spool) -> Vec<usize> {
+    let key = |i: &usize| match spool.opened(*i).header.subject.origin {
+        Origin::Node { node, .. } => Some(node),
+        Origin::Aggregate { .. } => None,
+    };
+    let mut order: Vec<usize> = (0..spool.len()).collect();
+    order.sort_by_key(|i| (key(i), *i));
+    order
 }

@@ -188,19 +188,24 @@ fn check(round: &Round<'_>) -> Result<usize, DecideError> {
 
 /// A decision in which everything counts and nothing weighs yet.
 fn blank(round: &Round<'_>, strategy: StrategyName, combine: Combine) -> Decision {
-    let norms: Vec<f64> = (0..round.submissions.len())
-        .map(|i| round.statistics.norm(i))
-        .collect();
-    let verdicts = round.submissions.iter().zip(&norms).zip(sigmas(&norms));
-    let verdict = |((submission, norm), sigmas): ((&crate::Submission, &f64), f64)| Verdict {
+    // In key order, as every sum.
+    let mut order: Vec<usize> = (0..round.submissions.len()).collect();
+    order.sort_by_key(|i| round.submissions[*i].node);
+    let norms: Vec<f64> = order.iter().map(|i| round.statistics.norm(*i)).collect();
+    let mut scores = vec![0.0; order.len()];
+    for (i, score) in order.into_iter().zip(sigmas(&norms)) {
+        scores[i] = score;
+    }
+    let verdict = |(i, submission): (usize, &crate::Submission)| Verdict {
         node: submission.node,
         rejected: None,
         flag: None,
-        norm: *norm,
-        sigmas,
+        norm: round.statistics.norm(i),
+        sigmas: scores[i],
         scale: 1.0,
         weight: 0.0,
     };
+    let verdicts = round.submissions.iter().enumerate();
     Decision {
         strategy,
         verdicts: verdicts.map(verdict).collect(),
