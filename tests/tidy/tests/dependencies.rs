@@ -49,9 +49,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "owm-attacks",
+        &["owm-aggregate", "owm-proto", "owm-update"],
+    ),
+    (
         "owm-bench",
         &[
-            "owm-aggregate",
             "owm-devnet",
             "owm-p2p",
             "owm-proto",
