@@ -13,7 +13,9 @@ mod weights;
 
 pub use error::{AggregateError, DecideError, SpoolError};
 pub use policy::Policy;
-pub use release::{Base, MemoryParent, Parent, Released, Work, aggregate, mean, release};
+pub use release::{
+    Base, MemoryParent, Parent, Released, Work, accumulate, aggregate, mean, release,
+};
 pub use spool::{FileSpool, MemorySpool, Opened, Spool};
 pub use statistics::Statistics;
 pub use strategy::{Combine, Decision, Round, Strategy, StrategyName, UnknownStrategy, Verdict};

@@ -21,6 +21,7 @@ use crate::{
     strategy::Decision,
 };
 use combine::Mixer;
+pub use combine::accumulate;
 pub use parent::{Base, MemoryParent, Parent};
 
 /// What is released, and how it is packed.

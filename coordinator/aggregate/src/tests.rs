@@ -4,6 +4,7 @@
 
 pub(crate) mod fixture;
 mod release;
+mod vectors;
 
 use fixture::{Steps, decide, key, owner, submissions, threads};
 use owm_proto::Sha256;

@@ -25,6 +25,8 @@ gates, weights and strategies; the second pass's packing is left out, for its re
   rest's is 0.5; what the round is to find is then the mean of both.
 - 30 % of the updates lie (at least one). They know every honest update, and commit after the honest. Each node is its own
   owner, with the same samples, tier and stake, and no audit. `fedavg` clips to 1.5 times the median norm of the honest.
+- The liars of inner product, under 3σ, ALIE, unpopular and copy all hand in the same update, so that the copy gate leaves
+  one of them: their breakdown points say nothing of liars who each add something of their own. Sign flip shows those: half.
 - Below six updates a reference update of the first distribution tells the direction (`reduced protection`).
 - ×10 is let in here to see what the gates make of it; a round's published clip refuses such an update at the door.
 - Each cell: cosine of the step to the truth, mean over the seeds; in brackets the share of honest updates lost and of lies

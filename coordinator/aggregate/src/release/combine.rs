@@ -110,8 +110,11 @@ impl Mixer {
     }
 }
 
-/// Adds `factor` times each value to its element.
-pub(super) fn accumulate(block: &Block, factor: f64, sums: &mut [f64]) {
+/// Adds `factor` times each value to its element; the inner loop of every mean.
+///
+/// # Panics
+/// If `sums` is shorter than the block.
+pub fn accumulate(block: &Block, factor: f64, sums: &mut [f64]) {
     for (place, value) in block.places().iter().zip(block.values()) {
         sums[usize::from(*place)] += factor * f64::from(*value);
     }
