@@ -16,6 +16,9 @@ use super::{
     },
 };
 
+/// Fewer updates cannot tell the direction by themselves (spec §10.4).
+const REFERENCE_BELOW: usize = 6;
+
 /// A round, as its row and its participants' rows hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
@@ -308,9 +311,11 @@ impl Round {
             Part::Whole { sha256, .. } => Some((*node, *sha256)),
             _ => None,
         };
+        let updates: Vec<_> = self.parts.iter().filter_map(whole).collect();
         Effect::Aggregate {
             attempt: self.attempt,
-            updates: self.parts.iter().filter_map(whole).collect(),
+            reference: updates.len() < REFERENCE_BELOW,
+            updates,
         }
     }
 

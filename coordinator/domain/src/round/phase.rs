@@ -173,7 +173,8 @@ pub enum Event {
     },
     /// There is a candidate.
     Aggregated(Candidate),
-    /// The strategy came to none.
+    /// The strategy came to none. (A reference that turns out to be missing, because copies fell away, is no such end:
+    /// one is leased, and the same updates are aggregated again. Multi-Krum has no gate against copies.)
     NotAggregated {
         /// Which.
         attempt: Attempt,
@@ -210,6 +211,8 @@ pub enum Effect {
         attempt: Attempt,
         /// Whose updates, and of which bytes.
         updates: Vec<(PublicKey, Sha256)>,
+        /// Below six updates a reference update on a public shard is leased first: it tells the direction.
+        reference: bool,
     },
     /// Lease evaluations of exactly these bytes, to nodes of different owners.
     Evaluate {

@@ -138,7 +138,8 @@ fn three_of_ten_drop_out_and_the_round_is_published() {
         effects[1],
         Effect::Aggregate {
             attempt: Attempt::First,
-            updates
+            updates,
+            reference: false
         }
     );
     assert_eq!(
@@ -311,6 +312,19 @@ fn a_round_with_all_updates_ends_at_once_and_one_with_too_few_at_the_latest_time
     assert!(matches!(
         round.on(bytes(9, 17)).unwrap()[..],
         [Effect::Aggregate { .. }]
+    ));
+    let mut round = collecting();
+    for i in 0..3 {
+        round.on(commit(i, 5)).unwrap();
+        round.on(bytes(i, 6)).unwrap();
+    }
+    let few = round.on(tick(600)).unwrap();
+    assert!(matches!(
+        few[..],
+        [Effect::Aggregate {
+            reference: true,
+            ..
+        }]
     ));
     let mut round = collecting();
     for i in 0..2 {
