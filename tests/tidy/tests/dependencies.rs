@@ -48,10 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-service",
         ],
     ),
-    (
-        "owm-attacks",
-        &["owm-aggregate", "owm-proto", "owm-update"],
-    ),
+    ("owm-attacks", &["owm-aggregate", "owm-proto", "owm-update"]),
     (
         "owm-bench",
         &[
