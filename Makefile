@@ -6,7 +6,7 @@ CARGO ?= cargo
 DEVNET = $(CARGO_TARGET_DIR)/debug/owm-devnet
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status reset setup build test test-long bench bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
+.PHONY: help up down status reset setup build test test-long bench bench-attacks bench-aggregate bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ test-long: ## as test, with the tests marked as long
 
 bench: setup build ## questions to the real model, then load on a coordinator, then gossip; see docs/benchmarks.md
 	@deploy/bench.sh
+
+bench-attacks: ## liars in one round, every strategy and size; writes docs/robustness.md (minutes)
+	@$(CARGO) run --quiet --locked --profile bench-net -p owm-attacks -- --out docs/robustness.md
+
+bench-aggregate: ## a round of 135M parameters: milliseconds per update, updates per second, peak memory
+	@$(CARGO) run --quiet --locked --profile bench-net -p owm-attacks --bin owm-aggregate-bench
 
 bench-train: setup ## training beside PyTorch, in turns; wants an idle machine
 	@deploy/bench-train.sh

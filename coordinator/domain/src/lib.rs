@@ -6,6 +6,7 @@ pub mod liveness;
 pub mod network;
 pub mod node;
 pub mod reward;
+pub mod round;
 pub mod schedule;
 mod stored;
 pub mod task;

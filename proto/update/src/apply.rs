@@ -30,6 +30,19 @@ use convert::{from_bytes, to_bytes};
 use lora::Pairs;
 pub use lora::lora_a;
 
+/// By how much an element moves when `value` is added to it as the checkpoint defines it, child − parent in f64; `None`
+/// if it would not be finite. Whoever releases a delta keeps the difference to what was wanted as residue (spec §10.6).
+///
+/// # Panics
+/// If `parent` is not one element of `dtype`.
+pub fn moved_by(dtype: Dtype, parent: &[u8], value: f32) -> Option<f64> {
+    let old = from_bytes(dtype, parent);
+    let mut bytes = [0; 4];
+    let new = &mut bytes[..dtype.bytes()];
+    to_bytes(dtype, f64::from(old + value), new)?;
+    Some(f64::from(from_bytes(dtype, new)) - f64::from(old))
+}
+
 /// Bytes of a piece that is only copied.
 const COPY_BYTES: u64 = 1 << 20;
 
@@ -140,9 +153,21 @@ pub struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    /// Plans the work; in LoRA mode it reads all of B. The parent's hash is checked by [`Stream::finish`] and
-    /// [`Merge::in_place`].
-    pub fn new(layout: &'a Layout, update: &'a Update<'a>) -> Result<Self, ApplyError> {
+    /// Plans the work; in LoRA mode it reads all of B. `file_bytes` is how long the parent's file really is:
+    /// what its header claims beyond that is refused before anything is planned or allocated for it. The
+    /// parent's hash is checked by [`Stream::finish`] and [`Merge::in_place`].
+    pub fn new(
+        layout: &'a Layout,
+        file_bytes: u64,
+        update: &'a Update<'a>,
+    ) -> Result<Self, ApplyError> {
+        let expected = layout.data().end;
+        if expected != file_bytes {
+            return Err(ApplyError::Size {
+                expected,
+                got: file_bytes,
+            });
+        }
         let header = update.header();
         if header.subject.layout != layout.id() {
             return Err(ApplyError::OtherLayout {
@@ -301,7 +326,8 @@ impl<'a> Merge<'a> {
             .map_init(Scratch::default, |scratch, (piece, bytes)| {
                 self.apply(piece, bytes, scratch)
             })
-            .try_reduce(|| 0, |a, b| Ok(a + b))?;
+            // The first error in the file's order, not the first in time.
+            .reduce(|| Ok(0), |a, b| Ok(a? + b?))?;
         Ok(Merged {
             sha256: Sha256::of(file),
             changed,

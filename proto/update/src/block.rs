@@ -11,7 +11,7 @@
 //! 6. Rice only, to the end of the block: for each gap g, (g >> b) zeros and a one.
 //!
 //! The first gap of a chunk is its first place in the chunk, each other one is the distance to the place
-//! before, less one. [`Parts`] is a block in pieces: [`write`] and [`read`] are each other's inverse, and
+//! before, less one. [`Parts`] is a block in pieces: [`write()`] and [`read()`] are each other's inverse, and
 //! `read` takes nothing that `write` would not have made of what it says.
 
 mod read;

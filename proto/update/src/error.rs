@@ -93,6 +93,12 @@ pub enum UpdateError {
         /// Published.
         clip: f32,
     },
+    /// The header says otherwise than the round.
+    #[error("its {field} is not what the round published; make it for the round as it was leased")]
+    Differs {
+        /// The first field that differs.
+        field: &'static str,
+    },
     /// It does not go with the residue at hand.
     #[error(transparent)]
     Residue(#[from] ResidueError),

@@ -145,7 +145,8 @@ pub(crate) fn is_clip(clip: f32) -> bool {
     clip.is_normal() && clip > 0.0
 }
 
-fn field(field: &'static str, value: impl Into<u64>) -> HeaderError {
+/// A field that has a value none may have.
+pub(crate) fn field(field: &'static str, value: impl Into<u64>) -> HeaderError {
     HeaderError::Field {
         field,
         value: value.into(),
@@ -268,14 +269,6 @@ impl Header {
     /// Elements of block `block`: 65,536, fewer in the last one.
     pub fn block_len(&self, block: usize) -> usize {
         codec::block_len(self.elements, block)
-    }
-
-    /// The bound on the norm that the round published, in a node's update.
-    pub const fn clip(&self) -> Option<f32> {
-        match self.subject.origin {
-            Origin::Node { clip, .. } => Some(clip),
-            Origin::Aggregate { .. } => None,
-        }
     }
 }
 

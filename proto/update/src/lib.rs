@@ -8,11 +8,13 @@ mod encode;
 mod error;
 mod header;
 pub mod layout;
+mod published;
 mod quantise;
 mod residue;
 mod select;
 mod update;
 
+pub use apply::ApplyError;
 pub use block::{Block, BlockFault};
 pub use codec::{
     BLOCK, BLOCK_BYTES_MAX, CHUNK, Codec, ELEMENTS_MAX, IndexCoding, Keep, ValueWidth,
@@ -23,6 +25,7 @@ pub use encode::{
 pub use error::{EncodeError, HeaderError, ResidueError, UpdateError};
 pub use header::{BlockTable, HEADER_BYTES_MAX, Header, LoraEpoch, Mode, Origin, Subject, Targets};
 pub use layout::Layout;
+pub use published::Published;
 pub use residue::Residue;
 pub use update::{Summary, Update};
 

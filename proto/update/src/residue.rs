@@ -11,7 +11,7 @@ use crate::{
     codec::BLOCK,
     cursor::Cursor,
     error::{HeaderError, ResidueError},
-    header::{HEADER_BYTES_MAX, Header, Subject, Training, VERSION},
+    header::{HEADER_BYTES_MAX, Header, Subject, Training, VERSION, field},
     update::Update,
 };
 
@@ -92,6 +92,7 @@ impl Residue {
         }
         match (cursor.u16()?, cursor.u16()?) {
             (VERSION, 0) => {}
+            (VERSION, reserved) => return Err(field("reserved", reserved).into()),
             (version, _) => return Err(HeaderError::Version(version).into()),
         }
         let training = Training::read(&mut cursor)?;
@@ -146,6 +147,11 @@ impl Residue {
     /// The values, flat, in the order of the update's elements.
     pub fn values(&self) -> &[f32] {
         &self.values
+    }
+
+    /// The values, to be made the next residue's in their own memory.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
     }
 
     /// Whether it goes with what is trained now; at the end of a LoRA epoch, for example, it no longer does.

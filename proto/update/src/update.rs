@@ -8,6 +8,7 @@ use crate::{
     codec::BLOCK,
     error::{HeaderError, UpdateError},
     header::{BlockTable, Header},
+    published::Published,
 };
 
 /// How far above the published bound the decoded norm may be (spec §10.4, structure).
@@ -65,30 +66,44 @@ impl<'a> Update<'a> {
         into.read_at(&self.header, block, bytes)
     }
 
-    /// Reads every block, on all of rayon's threads: whether they are canonical, and the norm within the bound
-    /// (spec §10.4, structure).
-    pub fn verify(&self) -> Result<Summary, UpdateError> {
-        let blocks: Vec<(u64, f64)> = (0..self.blocks())
-            .into_par_iter()
-            .map_init(Block::default, |block, i| {
+    /// Whether it is one of a node's updates of that round: its header says what `published` does, every block
+    /// is canonical, and the norm is within the published bound (spec §10.4, structure). On all of rayon's
+    /// threads; of several faults it names the first, in the order of the bytes.
+    pub fn verify(&self, published: &Published) -> Result<Summary, UpdateError> {
+        published.check(&self.header)?;
+        let summary = self.summary()?;
+        if summary.norm > f64::from(published.clip) * CLIP_SLACK {
+            return Err(UpdateError::Norm {
+                norm: summary.norm,
+                clip: published.clip,
+            });
+        }
+        Ok(summary)
+    }
+
+    /// Reads every block, on all of rayon's threads: whether they are canonical, and what they come to. For a
+    /// delta this is all there is to check; of a node's update see [`Update::verify`].
+    pub fn summary(&self) -> Result<Summary, UpdateError> {
+        let mut blocks = vec![(0_u64, 0.0_f64); self.blocks()];
+        let refused = blocks
+            .par_iter_mut()
+            .enumerate()
+            .map_init(Block::default, |block, (i, sums)| {
                 self.read(i, block)?;
-                Ok((block.values().len() as u64, block.square()))
+                *sums = (block.values().len() as u64, block.square());
+                Ok(())
             })
-            .collect::<Result<_, UpdateError>>()?;
-        let summary = Summary {
+            .find_map_first(Result::err);
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        Ok(Summary {
             values: blocks.iter().map(|(values, _)| values).sum(),
             norm: blocks
                 .iter()
                 .fold(0.0, |sum, (_, square)| sum + square)
                 .sqrt(),
-        };
-        match self.header.clip() {
-            Some(clip) if summary.norm > f64::from(clip) * CLIP_SLACK => Err(UpdateError::Norm {
-                norm: summary.norm,
-                clip,
-            }),
-            _ => Ok(summary),
-        }
+        })
     }
 
     /// Adds every value to the element it is of, in f32. `elements` is as long as the layout of whoever asks
@@ -118,7 +133,8 @@ impl<'a> Update<'a> {
                 }
                 Ok(())
             })
-            .collect()
+            .find_map_first(Result::err)
+            .map_or(Ok(()), Err)
     }
 }
 

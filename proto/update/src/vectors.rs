@@ -1,7 +1,7 @@
 //! Against updates, residues and checkpoints that another implementation made (`tests/vectors/update.py`, plain
 //! Python, which writes what it notes in `update.json`): the same bytes are made, and mean the same.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use data_encoding::HEXLOWER as HEX;
 use owm_proto::{PublicKey, Sha256, genesis::NetworkId};
@@ -183,7 +183,7 @@ fn the_vectors_of_another_encoder_mean_what_it_says() {
         assert_eq!(update.header().codec, vector.codec(), "{name}");
         let after = vector.residue_after_sha256;
         assert_eq!(update.header().residue_after, Some(after), "{name}");
-        let summary = update.verify().unwrap();
+        let summary = update.summary().unwrap();
         assert_eq!(summary.values, vector.values, "{name}");
         let norm = HEX.encode(&summary.norm.to_be_bytes());
         assert_eq!(norm, vector.norm, "{name}: the norm to the last bit");
@@ -218,7 +218,7 @@ fn the_vectors_checkpoints_are_made_byte_for_byte() {
         let layout = Layout::parse(&parent).unwrap();
         assert_eq!(layout.id(), vector.layout, "{name}");
         let update = Update::parse(&delta).unwrap();
-        let merge = Merge::new(&layout, &update).unwrap();
+        let merge = Merge::new(&layout, parent.len() as u64, &update).unwrap();
 
         let mut file = parent.clone();
         let merged = merge.in_place(&mut file).unwrap();
@@ -235,4 +235,27 @@ fn the_vectors_checkpoints_are_made_byte_for_byte() {
         assert_eq!(stream.finish().unwrap(), merged, "{name}");
         assert_eq!(streamed, file, "{name}");
     }
+}
+
+#[test]
+fn the_vectors_are_what_the_python_makes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors");
+    let made = Command::new("python3")
+        .arg(folder.join("update.py"))
+        .output();
+    let made = match made {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("SKIP: there is no python3");
+            return;
+        }
+        made => made.unwrap(),
+    };
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let noted = std::fs::read(folder.join("update.json")).unwrap();
+    let same = made.stdout == noted;
+    assert!(
+        same,
+        "update.json is not what update.py writes; see its head"
+    );
 }

@@ -181,7 +181,7 @@ fn speeds(args: &UpdateArgs, keep: Keep, step: &[f32], file: &Path) -> Result<()
     let packed: usize = encoded.iter().map(|(bytes, _)| bytes.len()).sum();
     ensure!(packed < bytes.len(), "a header is some bytes");
     let update = Update::parse(&bytes)?;
-    let (verify, _) = fastest(rounds, || timed(|| Ok(update.verify()?)))?;
+    let (verify, _) = fastest(rounds, || timed(|| Ok(update.summary()?)))?;
     let mut dense = vec![0.0; step.len()];
     let (decode, ()) = fastest(rounds, || timed(|| Ok(update.add_to(&mut dense)?)))?;
     drop(dense);
@@ -198,7 +198,7 @@ fn speeds(args: &UpdateArgs, keep: Keep, step: &[f32], file: &Path) -> Result<()
     };
     row("top-K, quantise, code", packing, numpy.map(|n| n.0));
     row("decode and add", decode, numpy.map(|n| n.1));
-    row("verify: decode, canonical form, norm", verify, None);
+    row("check: decode, canonical form, norm", verify, None);
     row(
         "whole update: residue, clip, code, two SHA-256",
         whole,

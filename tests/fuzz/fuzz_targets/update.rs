@@ -44,7 +44,7 @@ fn read(bytes: &[u8]) {
             }
         }
     }
-    let _ = update.verify();
+    let _ = update.summary();
 }
 
 /// The update's own header decides the mode, so that B and A are reached.
@@ -76,7 +76,7 @@ fn apply(bytes: &[u8], json: &[u8]) {
     if let Mode::Lora(epoch) = &header.subject.mode {
         let _ = layout.lora_targets(epoch);
     }
-    if let Ok(merge) = Merge::new(&layout, &update) {
+    if let Ok(merge) = Merge::new(&layout, file.len() as u64, &update) {
         let mut streamed = file.clone();
         let whole = merge.in_place(&mut file);
         let mut stream = merge.stream();

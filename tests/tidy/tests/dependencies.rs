@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-service",
         ],
     ),
+    ("owm-aggregate", &["owm-proto", "owm-update"]),
     ("owm-coordinator-domain", &["owm-proto"]),
     (
         "owm-coordinator-store",
@@ -47,6 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-service",
         ],
     ),
+    ("owm-attacks", &["owm-aggregate", "owm-proto", "owm-update"]),
     (
         "owm-bench",
         &[

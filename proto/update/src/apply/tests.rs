@@ -49,7 +49,7 @@ fn merged(parent: &[u8], delta: &[u8]) -> Result<(Vec<u8>, Merged), ApplyError> 
     let layout = Layout::parse(parent).unwrap();
     let update = Update::parse(delta).unwrap();
     let mut file = parent.to_vec();
-    let merged = Merge::new(&layout, &update)?.in_place(&mut file)?;
+    let merged = Merge::new(&layout, parent.len() as u64, &update)?.in_place(&mut file)?;
     Ok((file, merged))
 }
 
@@ -98,6 +98,47 @@ fn what_would_not_be_finite_is_refused() {
 }
 
 #[test]
+fn a_file_shorter_than_its_header_says_is_refused_before_it_is_planned() {
+    // 2^38 elements: a plan of four million pieces, or a terabyte of B.
+    let json = r#"{"a":{"dtype":"F32","shape":[274877906944,1],"data_offsets":[0,1099511627776]}}"#;
+    let mut head = (json.len() as u64).to_le_bytes().to_vec();
+    head.extend(json.as_bytes());
+    let layout = Layout::parse(&head).unwrap();
+    let bytes = delta(&file(&[1.0; 8]), Mode::Full, vec![1.0; 8]);
+    let update = Update::parse(&bytes).unwrap();
+    let refused = Merge::new(&layout, head.len() as u64, &update).unwrap_err();
+    let expected = (1 << 40) + head.len() as u64;
+    let got = head.len() as u64;
+    assert_eq!(refused, ApplyError::Size { expected, got });
+}
+
+#[test]
+fn of_several_elements_that_would_not_be_finite_the_first_is_named() {
+    let elements = 32 * BLOCK;
+    let json = format!(
+        r#"{{"a":{{"dtype":"F32","shape":[{elements}],"data_offsets":[0,{}]}}}}"#,
+        elements * 4
+    );
+    let mut parent = (json.len() as u64).to_le_bytes().to_vec();
+    parent.extend(json.as_bytes());
+    parent.extend(std::iter::repeat_n(f32::MAX.to_le_bytes(), elements).flatten());
+    // The first is met late, behind a block full of values that change nothing.
+    let mut step = vec![0.0; elements];
+    step[3 * BLOCK..4 * BLOCK].fill(1.0);
+    for block in 3..32 {
+        step[(block + 1) * BLOCK - 1] = f32::MAX;
+    }
+    let bytes = delta(&parent, Mode::Full, step);
+    crate::tests::threads(8).install(|| {
+        for _ in 0..20 {
+            let refused = merged(&parent, &bytes).unwrap_err();
+            let (tensor, element) = (0, 4 * BLOCK as u64 - 1);
+            assert_eq!(refused, ApplyError::NotFinite { tensor, element });
+        }
+    });
+}
+
+#[test]
 fn another_parent_and_another_layout_are_refused() {
     let parent = file(&[1.0; 8]);
     let bytes = delta(&parent, Mode::Full, vec![1.0; 8]);
@@ -108,7 +149,7 @@ fn another_parent_and_another_layout_are_refused() {
     ));
     let update = Update::parse(&bytes).unwrap();
     let layout = Layout::parse(&other).unwrap();
-    let merge = Merge::new(&layout, &update).unwrap();
+    let merge = Merge::new(&layout, other.len() as u64, &update).unwrap();
     let mut stream = merge.stream();
     let mut at = 0;
     while let Some(bytes) = stream.next_bytes() {
@@ -124,8 +165,9 @@ fn another_parent_and_another_layout_are_refused() {
     assert!(matches!(wrong, ApplyError::Piece { got: 3, .. }));
     assert!(merge.stream().finish().is_err(), "nothing was given");
 
-    let text = String::from_utf8_lossy(&parent[8..]).replace("\"b\"", "\"c\"");
-    let renamed = [&parent[..8], text.as_bytes()].concat();
+    let mut renamed = parent.clone();
+    let name = renamed.windows(3).position(|bytes| bytes == b"\"b\"");
+    renamed[name.unwrap() + 1] = b'c';
     assert!(matches!(
         merged(&renamed, &bytes),
         Err(ApplyError::OtherLayout { .. })
