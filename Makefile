@@ -6,7 +6,7 @@ CARGO ?= cargo
 DEVNET = $(CARGO_TARGET_DIR)/debug/owm-devnet
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status reset setup build test test-long bench bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
+.PHONY: help up down status reset setup build test test-long bench bench-rounds bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-long: ## as test, with the tests marked as long
 
 bench: setup build ## questions to the real model, then load on a coordinator, then gossip; see docs/benchmarks.md
 	@deploy/bench.sh
+
+bench-rounds: setup ## what the update codec costs in learning: three seeds of each way to send a step
+	@deploy/bench-rounds.sh
 
 bench-train: setup ## training beside PyTorch, in turns; wants an idle machine
 	@deploy/bench-train.sh
