@@ -6,7 +6,7 @@ CARGO ?= cargo
 DEVNET = $(CARGO_TARGET_DIR)/debug/owm-devnet
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status reset setup build test test-long bench bench-attacks bench-aggregate bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
+.PHONY: help up down status reset setup build test test-long bench bench-attacks bench-aggregate bench-rounds bench-train demo-train sim fuzz check protos sqlx-prepare sqlx-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-attacks: ## liars in one round, every strategy and size; writes docs/robus
 
 bench-aggregate: ## a round of 135M parameters: milliseconds per update, updates per second, peak memory
 	@$(CARGO) run --quiet --locked --profile bench-net -p owm-attacks --bin owm-aggregate-bench
+
+bench-rounds: setup ## what the update codec costs in learning: three seeds of each way to send a step
+	@deploy/bench-rounds.sh
 
 bench-train: setup ## training beside PyTorch, in turns; wants an idle machine
 	@deploy/bench-train.sh

@@ -19,8 +19,9 @@ use owm_service::{
     dialer::{HttpClient, HttpError},
 };
 use part::{Begun, Part};
+use tokio::time::Instant;
 
-use super::{Shelf, ShelfError, peers::Web};
+use super::{Shelf, ShelfError, movement::Movement, peers::Web};
 
 /// Bytes gathered before they are hashed and written on a blocking thread.
 const WRITE_BYTES: usize = 1 << 20;
@@ -28,8 +29,33 @@ const WRITE_BYTES: usize = 1 << 20;
 /// How patient a download is.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Without a single byte for so long, it is given up (and resumed later).
+    /// Without anything of use for so long, it is given up (and resumed later).
     pub stall: Duration,
+}
+
+/// How long a server was waited for, and what came of it. What our own cap makes us wait is not the server's fault.
+struct Waits {
+    begun: Instant,
+    waited: Duration,
+    movement: Movement,
+}
+
+impl Waits {
+    fn new() -> Self {
+        let begun = Instant::now();
+        Self {
+            begun,
+            waited: Duration::ZERO,
+            movement: Movement::new(begun),
+        }
+    }
+
+    /// So many bytes came after so long; whether for `patience` nothing of use has.
+    fn stands_still(&mut self, bytes: usize, after: Duration, patience: Duration) -> bool {
+        self.waited += after;
+        let now = self.begun + self.waited;
+        self.movement.stands_still(bytes as u64, now, patience)
+    }
 }
 
 /// Why a file is not there yet. Every one of these may be tried again.
@@ -63,8 +89,8 @@ pub enum DownloadError {
         /// Bytes there should be.
         size: u64,
     },
-    /// Nothing came.
-    #[error("{file}: nothing came for {} s (at byte {got}); it goes on from there", after.as_secs())]
+    /// Nothing of use came.
+    #[error("{file}: next to nothing came for {} s (at byte {got}); it goes on from there", after.as_secs())]
     Stalled {
         /// Its name in the manifest.
         file: String,
@@ -267,9 +293,9 @@ impl Fetcher {
     ) -> Result<Part, DownloadError> {
         let name = || file.name.clone();
         let mut gathered: Vec<Bytes> = Vec::new();
-        let mut waiting = 0;
+        let (mut waiting, mut waits) = (0, Waits::new());
         loop {
-            let next = self.frame(&mut body).await;
+            let next = self.frame(&mut body, &mut waits).await;
             // What has come so far is worth keeping, whatever comes next.
             let is_data = matches!(&next, Came::Frame(frame) if frame.is_data());
             if !is_data || waiting >= WRITE_BYTES {
@@ -302,13 +328,20 @@ impl Fetcher {
         }
     }
 
-    async fn frame(&self, body: &mut Incoming) -> Came {
-        let next = tokio::time::timeout(self.limits.stall, body.frame());
+    async fn frame(&self, body: &mut Incoming, waits: &mut Waits) -> Came {
+        let (stall, asked) = (self.limits.stall, Instant::now());
+        let next = tokio::time::timeout(stall, body.frame());
         tokio::select! {
             biased;
             () = self.gives_way.cancelled() => Came::GivesWay,
             next = next => match next {
-                Ok(Some(Ok(frame))) => Came::Frame(frame),
+                Ok(Some(Ok(frame))) => {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    if waits.stands_still(bytes, asked.elapsed(), stall) {
+                        return Came::Nothing;
+                    }
+                    Came::Frame(frame)
+                }
                 Ok(None) => Came::End,
                 Ok(Some(Err(_))) => Came::Broken,
                 Err(_) => Came::Nothing,

@@ -147,7 +147,11 @@ impl Shared {
                     piece,
                     digests,
                 }),
-                Err(error) => shared.fail(&mut shared.core(), &[file], error),
+                Err(error) => {
+                    let mut core = shared.core();
+                    shared.fail(&mut core, &[file], error);
+                    shared.carry_out(&mut core);
+                }
             }
         });
     }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use owm_p2p::exchange::store::{Partial, StoreError};
 use owm_proto::{FileSpec, Ladder, PieceCheck, manifest::ManifestFile};
 
-use super::{Came, DownloadError, Fetcher, WRITE_BYTES, blocking, range_start};
+use super::{Came, DownloadError, Fetcher, WRITE_BYTES, Waits, blocking, range_start};
 use crate::models::ShelfError;
 
 /// Where a run of missing pieces stands.
@@ -132,9 +132,9 @@ impl Fetcher {
         progress: &(dyn Fn() + Sync),
     ) -> Result<(), DownloadError> {
         let mut gathered: Vec<Bytes> = Vec::new();
-        let mut waiting = 0;
+        let (mut waiting, mut waits) = (0, Waits::new());
         loop {
-            let next = self.frame(&mut body).await;
+            let next = self.frame(&mut body, &mut waits).await;
             let is_data = matches!(&next, Came::Frame(frame) if frame.is_data());
             let is_enough = run.at + waiting >= run.end;
             if !is_data || is_enough || waiting >= WRITE_BYTES as u64 {

@@ -24,6 +24,8 @@ pub(super) enum Does {
     CutAfter(usize),
     /// As above, but then nothing more comes.
     StallAfter(usize),
+    /// A byte now and then.
+    Trickle,
     /// Other bytes of the same length.
     Lie,
     /// More than there is.
@@ -95,7 +97,7 @@ async fn answer(mut stream: tokio::net::TcpStream, body: Vec<u8>, start: Option<
         Does::CutAfter(n) | Does::StallAfter(n) => part[..n].to_vec(),
         Does::Lie => vec![0; part.len()],
         Does::TooMuch => [part, &[0; 100]].concat(),
-        Does::Missing => vec![],
+        Does::Missing | Does::Trickle => vec![],
     };
     let length = match does {
         Does::TooMuch => bytes.len(),
@@ -106,6 +108,14 @@ async fn answer(mut stream: tokio::net::TcpStream, body: Vec<u8>, start: Option<
         format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     drop(stream.write_all(&bytes).await);
+    if matches!(does, Does::Trickle) {
+        for byte in part {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if stream.write_u8(*byte).await.is_err() {
+                return;
+            }
+        }
+    }
     if matches!(does, Does::StallAfter(_)) {
         std::future::pending::<()>().await;
     }
@@ -224,6 +234,17 @@ async fn a_server_that_stalls_is_left_and_nothing_is_lost() {
         matches!(error, DownloadError::Stalled { got: 1_000, .. }),
         "{error}"
     );
+    attempt.fetch().await.unwrap();
+    attempt.check_done();
+}
+
+#[tokio::test]
+async fn a_server_that_sends_a_byte_now_and_then_is_left() {
+    let attempt = attempt(vec![Does::Trickle]).await;
+    let mut hasty = attempt.fetcher.clone();
+    hasty.limits.stall = Duration::from_secs(2);
+    let error = hasty.fetch(&attempt.file, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, DownloadError::Stalled { .. }), "{error}");
     attempt.fetch().await.unwrap();
     attempt.check_done();
 }
