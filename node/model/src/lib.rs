@@ -31,7 +31,7 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, PromptError};
 pub use evaluate::{Evaluation, evaluate};
-pub use fresh::write_fresh;
+pub use fresh::{FreshShape, write_fresh, write_fresh_of};
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;

@@ -112,9 +112,14 @@ impl Trainer {
     /// Goes on from what [`Self::save`] wrote for the same base, text and plan.
     pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
         state::load(self, path)?;
+        self.restart_clock();
+        Ok(())
+    }
+
+    /// Speed and time left count from now: for who did something else since the run was begun or resumed.
+    pub fn restart_clock(&mut self) {
         self.started = Instant::now();
         self.started_at = self.step_count();
-        Ok(())
     }
 
     /// Writes everything that the run needs to go on: synced under another name, then renamed.

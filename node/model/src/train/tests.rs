@@ -432,3 +432,4 @@ fn the_learning_rate_warms_up_and_falls() {
 }
 
 mod round;
+mod threads;
