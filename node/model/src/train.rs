@@ -22,6 +22,7 @@ mod error;
 pub(crate) mod head;
 mod low_rank;
 mod micro;
+mod pass;
 mod plan;
 mod state;
 mod trained;
@@ -37,6 +38,7 @@ pub use trained::{Trained, WrittenModel, check_way};
 
 use adamw::{Moments, StepSize};
 use micro::{Leaf, LossAndGradient, Setting};
+use pass::Grid;
 use windows::Windows;
 
 /// Values that one thread adds up or compares at a time. The sum of a part has a fixed order, and
@@ -176,7 +178,7 @@ impl Trainer {
         let loss = (loss / tokens_of_step) as f32;
         let norm = gradients
             .iter()
-            .map(|part| sum_of_squares(part))
+            .map(|part| sum_of_squares(part.values()))
             .sum::<f64>()
             .sqrt();
         if !loss.is_finite() || !norm.is_finite() {
@@ -200,7 +202,7 @@ impl Trainer {
                     0.0
                 },
             };
-            leaf.update(|values| optimizer.step(values, &gradient, moments, size))?;
+            leaf.update(|values| optimizer.step(values, gradient.values(), moments, size))?;
         }
         self.losses.push(loss);
         Ok(Some(self.progress(loss, norm as f32, learning_rate)))
@@ -260,7 +262,7 @@ impl Trainer {
             .map(|pass| pass.iter().map(Vec::as_slice).collect())
             .collect();
         let mut loss = 0.0;
-        let mut sum: Option<Vec<Vec<f32>>> = None;
+        let mut sum: Option<Vec<Grid>> = None;
         for group in passes.chunks(self.lanes.len().max(1)) {
             if go_on().is_break() {
                 return Ok(None);
@@ -274,7 +276,7 @@ impl Trainer {
                     Some(sum) => sum
                         .iter_mut()
                         .zip(&part)
-                        .for_each(|(sum, part)| add(sum, part)),
+                        .for_each(|(sum, part)| add(sum.values_mut(), part.values())),
                 }
             }
         }

@@ -109,12 +109,24 @@ fn gradients_are_those_of_finite_differences() {
                         .unwrap();
                 }
             }
-            let (_, gradients) = setting.gradient(&leaves, &rows, 1.0).unwrap();
+            let (loss, gradients) = setting.gradient(&leaves, &rows, 1.0).unwrap();
+            let (same, automatic) = setting.automatic_gradient(&leaves, &rows, 1.0).unwrap();
+            assert!((loss - same).abs() < 1e-5 * loss, "{loss} {same}");
+            for ((gradient, automatic), leaf) in gradients.iter().zip(&automatic).zip(&leaves) {
+                let size = norm(automatic);
+                let pairs = gradient.values().iter().zip(automatic);
+                let difference: Vec<f32> = pairs.map(|(a, b)| a - b).collect();
+                assert!(norm(&difference) < 1e-4 * size, "{}", leaf.name);
+            }
             for (at, gradient) in gradients.iter().enumerate() {
-                check_leaf(&setting, &mut leaves, &rows, at, gradient);
+                check_leaf(&setting, &mut leaves, &rows, at, gradient.values());
             }
         }
     }
+}
+
+fn norm(values: &[f32]) -> f64 {
+    super::sum_of_squares(values).sqrt()
 }
 
 /// Moves one tensor a little along its own gradient, there and back: the loss changes by the
