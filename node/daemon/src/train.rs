@@ -19,8 +19,10 @@ use owm_model::{
     Base, DeviceChoice, Engine, Evaluation, GenerateJob, LoadOptions, Progress, Prompt, Sampling,
     TrainError, TrainPlan, Trainer, WrittenModel, evaluate, tokens_of,
 };
+use owm_service::report::Chain;
 
 pub mod defaults;
+mod place;
 pub mod view;
 
 /// Between two saved states.
@@ -66,7 +68,12 @@ pub enum TrainEvent<'a> {
         resumed_at: u32,
     },
     /// A step is done.
-    Step(Progress),
+    Step {
+        /// How far it is.
+        progress: Progress,
+        /// Share of the run that is done, by steps or by time, whichever ends it first.
+        share: f64,
+    },
     /// The state was saved.
     Saved,
 }
@@ -85,10 +92,12 @@ pub struct Measured {
 pub enum TrainOutcome {
     /// The result is there.
     Done(Box<Done>),
-    /// Someone stopped it; the state is there.
+    /// Someone stopped it.
     Stopped {
-        /// Steps done.
+        /// Steps that the state has; without any there is no state.
         step: u32,
+        /// Whether it was stopped while it measured the base.
+        is_measuring: bool,
     },
 }
 
@@ -97,8 +106,8 @@ pub enum TrainOutcome {
 pub struct Done {
     /// The base model's figures.
     pub before: Measured,
-    /// The trained model's, as its files say.
-    pub after: Measured,
+    /// The trained model's, as its files say; `None`: someone stopped that.
+    pub after: Option<Measured>,
     /// Steps done.
     pub steps: u32,
     /// Tokens trained on.
@@ -124,6 +133,23 @@ pub enum TrainFailure {
         /// What the system said.
         source: io::Error,
     },
+    /// Another run writes there.
+    #[error(
+        "another run is under way that writes to {}: wait for it or stop it, or name another folder with --out", .0.display()
+    )]
+    Busy(PathBuf),
+    /// The disk is too small for the result and the way there.
+    #[error(
+        "{} has {free_mb} MB free, the result and its saved state take up to {needed_mb} MB: free some space or name a folder elsewhere with --out", path.display()
+    )]
+    Room {
+        /// Where.
+        path: PathBuf,
+        /// What it takes.
+        needed_mb: u64,
+        /// What there is.
+        free_mb: u64,
+    },
     /// The split left nothing to train on.
     #[error("there is nothing to train on: every document was held out; give more text")]
     NoText,
@@ -140,11 +166,7 @@ pub enum TrainFailure {
 
 /// The file that a stopped run goes on from.
 pub fn state_file(out: &Path) -> PathBuf {
-    // Without a slash at its end: the state stands beside the result, not in it.
-    let out: PathBuf = out.components().collect();
-    let mut name = out.into_os_string();
-    name.push(".state");
-    PathBuf::from(name)
+    place::beside(out, ".state")
 }
 
 /// Carries out an order. Blocks; `stop` ends it between two forward passes.
@@ -153,33 +175,30 @@ pub fn train(
     stop: &AtomicBool,
     on_event: &mut dyn FnMut(TrainEvent<'_>),
 ) -> Result<TrainOutcome, TrainFailure> {
-    prepare(&order.out)?;
+    // All that can be refused is, before the first minutes go into measuring.
+    let _place = place::take(&order.out)?;
+    let state = state_file(&order.out);
+    let (mut trainer, tokens) = begin(order, &state)?;
+    place::check_room(&order.out, &order.base_dir, trainer.trained_values())?;
     let held_out = sample(order.text.held_out.clone(), order.held_out_bytes);
     let expected = order.expected.as_ref();
     let Some(before) = measure(order, &order.base_dir, expected, &held_out, stop, on_event)? else {
-        return Ok(TrainOutcome::Stopped { step: 0 });
+        return Ok(TrainOutcome::Stopped {
+            step: trainer.step_count(),
+            is_measuring: true,
+        });
     };
     on_event(TrainEvent::Before(&before));
-    let base = Arc::new(Base::load(&order.base_dir, expected).map_err(TrainError::from)?);
-    if order.text.train.is_empty() {
-        return Err(TrainFailure::NoText);
-    }
-    let tokens = tokens_of(base.config(), base.tokenizer(), &order.text.train)
-        .map_err(TrainError::Tokenize)?;
-    let token_count = tokens.len();
-    let mut trainer = Trainer::new(base, tokens, order.plan.clone())?;
-    let state = state_file(&order.out);
-    if state.exists() {
-        trainer.resume(&state)?;
-    }
     on_event(TrainEvent::Begins {
         trained_values: trainer.trained_values(),
-        tokens: token_count,
+        tokens,
         resumed_at: trainer.step_count(),
     });
+    trainer.restart_clock();
     if !steps(&mut trainer, order, &state, stop, on_event)? {
         return Ok(TrainOutcome::Stopped {
             step: trainer.step_count(),
+            is_measuring: false,
         });
     }
     // So that nothing is lost if the result can't be written; where there is no room for it, the result may still fit.
@@ -188,18 +207,34 @@ pub fn train(
     let written = trained.write_model(&order.base_dir, &order.out)?;
     let (steps, tokens, losses) = (trained.steps, trained.tokens, trained.losses.clone());
     drop(trained);
-    let never = AtomicBool::new(false);
-    let after = measure(order, &order.out, None, &held_out, &never, on_event)?;
+    let after = measure(order, &order.out, None, &held_out, stop, on_event)?;
     // The result is whole and loads: the way to it is no longer needed. That the file may stay is no fault.
     drop(fs::remove_file(&state));
     Ok(TrainOutcome::Done(Box::new(Done {
-        after: after.unwrap_or_else(|| before.clone()),
         before,
+        after,
         steps,
         tokens,
         losses,
         written,
     })))
+}
+
+/// The run, as far as a saved state has it, and the number of tokens of its text.
+fn begin(order: &TrainOrder, state: &Path) -> Result<(Trainer, usize), TrainFailure> {
+    let base = Base::load(&order.base_dir, order.expected.as_ref())
+        .map_err(|error| TrainFailure::Load(Chain(&error).to_string()))?;
+    if order.text.train.is_empty() {
+        return Err(TrainFailure::NoText);
+    }
+    let tokens = tokens_of(base.config(), base.tokenizer(), &order.text.train)
+        .map_err(TrainError::Tokenize)?;
+    let token_count = tokens.len();
+    let mut trainer = Trainer::new(Arc::new(base), tokens, order.plan.clone())?;
+    if state.exists() {
+        trainer.resume(state)?;
+    }
+    Ok((trainer, token_count))
 }
 
 /// Does the steps and saves the state now and then, and at the end if someone stopped it. Whether the run
@@ -223,7 +258,9 @@ fn steps(
             }
         };
         let Some(mut progress) = trainer.step(&mut go_on)? else {
-            trainer.save(state)?;
+            if trainer.step_count() > 0 {
+                trainer.save(state)?;
+            }
             return Ok(false);
         };
         if let Some(time) = order.time {
@@ -231,7 +268,8 @@ fn steps(
                 .remaining
                 .min(time.saturating_sub(started.elapsed()));
         }
-        on_event(TrainEvent::Step(progress));
+        let share = share(&progress, started.elapsed(), order.time);
+        on_event(TrainEvent::Step { progress, share });
         if saved.elapsed() >= SAVE_EVERY {
             trainer.save(state)?;
             saved = Instant::now();
@@ -241,21 +279,13 @@ fn steps(
     Ok(true)
 }
 
-/// Refuses a folder that the result could not be put into, before hours are spent on it.
-fn prepare(out: &Path) -> Result<(), TrainFailure> {
-    let is_used = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-    if is_used || out.is_file() {
-        return Err(TrainFailure::OutInUse(out.to_owned()));
-    }
-    let parent = match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let writable = fs::create_dir_all(parent).and_then(|()| tempfile::tempfile_in(parent));
-    writable.map(drop).map_err(|source| TrainFailure::Out {
-        path: parent.to_owned(),
-        source,
-    })
+/// Share of a run that is done, by steps or by time.
+fn share(progress: &Progress, elapsed: Duration, time: Option<Duration>) -> f64 {
+    let by_steps = f64::from(progress.step) / f64::from(progress.steps.max(1));
+    let by_time = time.map_or(0.0, |time| {
+        elapsed.as_secs_f64() / time.as_secs_f64().max(f64::MIN_POSITIVE)
+    });
+    by_steps.max(by_time).min(1.0)
 }
 
 /// Figures of the model in a folder; `None` if it was stopped.
@@ -272,7 +302,7 @@ fn measure(
         expected_sha256: expected.cloned(),
     };
     let engine = Engine::load(dir, &options)
-        .map_err(|error| TrainFailure::Load(owm_service::report::Chain(&error).to_string()))?;
+        .map_err(|error| TrainFailure::Load(Chain(&error).to_string()))?;
     let mut evaluation = None;
     if !held_out.is_empty() {
         let mut go_on = |share: f64| {

@@ -130,8 +130,8 @@ impl Run<'_> {
             mode: TrainMode::Full,
             steps: self.steps,
             sequence: 128,
-            rows: 2,
-            accumulate: 2,
+            rows: 4,
+            pass_rows: 2,
             optimizer: AdamW {
                 learning_rate: 2e-3,
                 ..AdamW::default()
@@ -153,10 +153,7 @@ impl Run<'_> {
         let mut trainer = Trainer::new(Arc::clone(base), tokens, self.plan(round, node))?;
         let mut go_on = || ControlFlow::Continue(());
         trainer.run(&mut go_on, &mut |_, _| ControlFlow::Continue(()))?;
-        let trained = trainer.finish()?;
-        let parts = trained.theta_start.iter().zip(&trained.theta_end);
-        let moved = parts.flat_map(|(start, end)| start.values.iter().zip(&end.values));
-        Ok(moved.map(|(start, end)| end - start).collect())
+        Ok(trainer.finish()?.into_step()?)
     }
 
     /// What arrives of a step, added to `sum`, and how many bytes it took.

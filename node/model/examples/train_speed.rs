@@ -2,13 +2,17 @@
 //! for text. Called by `deploy/bench-train.sh`, which runs another program on the same shapes beside
 //! it. Prints one line of JSON.
 //!
-//! `train_speed DIR [full|low-rank] [STEPS] [ROWS] [SEQUENCE] [ACCUMULATE]`; `train_speed fresh DIR` writes a
+//! `train_speed DIR [full|low-rank] [STEPS] [ROWS] [SEQUENCE] [ACCUMULATE]`; `train_speed fresh DIR [wide]` writes a
 //! small model to train.
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::Context;
-use owm_model::{AdamW, Base, Decay, TrainMode, TrainPlan, Trainer};
+use owm_model::{AdamW, Base, Decay, FreshShape, TrainMode, TrainPlan, Trainer};
+
+/// As `owm-node` has it: most of a step's memory is asked for and given back in each.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Steps before the clock starts: first allocations, threads waking up.
 const WARM_STEPS: u32 = 2;
@@ -19,7 +23,11 @@ fn main() -> anyhow::Result<()> {
     let dir = PathBuf::from(args.next().context("give a model directory")?);
     if dir.as_os_str() == "fresh" {
         let dir = args.next().context("give the folder of the fresh model")?;
-        owm_model::write_fresh(dir.as_ref(), 1)?;
+        let shape = match args.next().as_deref() {
+            Some("wide") => FreshShape::WIDE,
+            _ => FreshShape::TINY,
+        };
+        owm_model::write_fresh_of(dir.as_ref(), shape, 1)?;
         return Ok(());
     }
     let mode = match args.next().as_deref() {
@@ -54,8 +62,8 @@ fn main() -> anyhow::Result<()> {
         mode,
         steps: steps + WARM_STEPS,
         sequence,
-        rows,
-        accumulate,
+        rows: rows * accumulate,
+        pass_rows: rows,
         optimizer: AdamW::default(),
         warmup: 0,
         decay: Decay::Constant,

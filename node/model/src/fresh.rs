@@ -16,12 +16,49 @@ use crate::{
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 /// Id of the first special token, which ends a text.
 const END: u32 = 256;
-const LAYERS: usize = 4;
 
-/// Writes the folder of a model with 0.8 million weights (width 128, four layers) into `dir`, which must
-/// exist.
+/// How large a fresh model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreshShape {
+    /// Width of the residual stream; each head has as much of it as there are heads.
+    pub hidden: usize,
+    /// Width of the feed-forward part.
+    pub intermediate: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key heads.
+    pub kv_heads: usize,
+}
+
+impl FreshShape {
+    /// 0.8 million weights: learns letters and words in a minute on two cores.
+    pub const TINY: Self = Self {
+        hidden: 128,
+        intermediate: 352,
+        layers: 4,
+        heads: 4,
+        kv_heads: 2,
+    };
+    /// 7.2 million weights, as wide as SmolLM2-135M: for measurements.
+    pub const WIDE: Self = Self {
+        hidden: 576,
+        intermediate: 1536,
+        layers: 2,
+        heads: 9,
+        kv_heads: 3,
+    };
+}
+
+/// Writes the folder of a [`FreshShape::TINY`] model into `dir`, which must exist.
 pub fn write_fresh(dir: &Path, seed: u64) -> io::Result<()> {
-    let config = config_json();
+    write_fresh_of(dir, FreshShape::TINY, seed)
+}
+
+/// As [`write_fresh`], of that shape.
+pub fn write_fresh_of(dir: &Path, shape: FreshShape, seed: u64) -> io::Result<()> {
+    let config = config_json(shape);
     let invalid = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let parsed = ModelConfig::from_json(config.to_string().as_bytes()).map_err(|e| invalid(&e))?;
     let mut wanted = Wanted::default();
@@ -31,14 +68,14 @@ pub fn write_fresh(dir: &Path, seed: u64) -> io::Result<()> {
     let weights: Vec<(String, Vec<usize>, Vec<u8>)> = wanted
         .into_shapes()
         .into_iter()
-        .map(|(name, shape)| {
-            let bytes = weight(&key, &name, &shape);
+        .map(|(name, sides)| {
+            let bytes = weight(&key, &name, &sides, shape.layers);
             let bytes = bytes.iter().flat_map(|value| value.to_le_bytes()).collect();
-            (name, shape, bytes)
+            (name, sides, bytes)
         })
         .collect();
-    let views = weights.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+    let views = weights.iter().map(|(name, sides, bytes)| {
+        let view = TensorView::new(Dtype::F32, sides.clone(), bytes);
         (name, view.expect("four bytes were written per value"))
     });
     let weights = safetensors::serialize(views, None).map_err(|e| invalid(&e))?;
@@ -49,14 +86,14 @@ pub fn write_fresh(dir: &Path, seed: u64) -> io::Result<()> {
 
 /// Norms are 1; the others are even around 0, with what is added to the residual stream made smaller, so
 /// that a deep stack begins close to the identity.
-fn weight(seed: &[u8; 32], name: &str, shape: &[usize]) -> Vec<f32> {
-    let &[rows, columns] = shape else {
-        return vec![1.0; shape.iter().product()];
+fn weight(seed: &[u8; 32], name: &str, sides: &[usize], layers: usize) -> Vec<f32> {
+    let &[rows, columns] = sides else {
+        return vec![1.0; sides.iter().product()];
     };
     let scale = match name {
         "model.embed_tokens.weight" => 0.5,
         _ if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => {
-            (2.0 * LAYERS as f32).sqrt().recip()
+            (2.0 * layers as f32).sqrt().recip()
         }
         _ => 1.0,
     };
@@ -72,11 +109,18 @@ fn weight(seed: &[u8; 32], name: &str, shape: &[usize]) -> Vec<f32> {
     values
 }
 
-fn config_json() -> Value {
+fn config_json(shape: FreshShape) -> Value {
+    let FreshShape {
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        kv_heads,
+    } = shape;
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "vocab_size": 256 + SPECIAL.len(),
         "tie_word_embeddings": true, "eos_token_id": END, "torch_dtype": "float32",
     })

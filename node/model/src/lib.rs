@@ -31,12 +31,12 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, PromptError};
 pub use evaluate::{Evaluation, evaluate};
-pub use fresh::write_fresh;
+pub use fresh::{FreshShape, write_fresh, write_fresh_of};
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;
 pub use tokens::{separator, tokens_of};
 pub use train::{
-    AdamW, Base, Decay, Parameter, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
-    WrittenModel, low_rank_fixed,
+    AdamW, Base, Decay, FlatOrder, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
+    WrittenModel, check_way, low_rank_fixed,
 };

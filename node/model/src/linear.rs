@@ -43,7 +43,8 @@ impl Linear {
         }
     }
 
-    /// With `b · a` added to the weight.
+    /// With `b · a` added to the weight: what the trainer's pass is compared with.
+    #[cfg(test)]
     pub(crate) fn with_low_rank(self, low_rank: LowRank) -> Self {
         Self {
             low_rank: Some(low_rank),

@@ -22,21 +22,23 @@ mod error;
 pub(crate) mod head;
 mod low_rank;
 mod micro;
+mod pass;
 mod plan;
 mod state;
 mod trained;
 mod windows;
 
 pub use adamw::AdamW;
-pub use base::Base;
 pub(crate) use base::Wanted;
+pub use base::{Base, FlatOrder};
 pub use error::TrainError;
 pub use low_rank::fixed as low_rank_fixed;
 pub use plan::{Decay, TrainMode, TrainPlan};
-pub use trained::{Parameter, Trained, WrittenModel};
+pub use trained::{Trained, WrittenModel, check_way};
 
 use adamw::{Moments, StepSize};
 use micro::{Leaf, LossAndGradient, Setting};
+use pass::Grid;
 use windows::Windows;
 
 /// Values that one thread adds up or compares at a time. The sum of a part has a fixed order, and
@@ -86,13 +88,7 @@ impl Trainer {
     /// A run from the beginning. `tokens` is the text in one row ([`crate::tokens_of`]).
     pub fn new(base: Arc<Base>, tokens: Vec<u32>, plan: TrainPlan) -> Result<Self, TrainError> {
         plan.check()?;
-        let context = base.config().context;
-        if plan.sequence > context {
-            return Err(TrainError::BadPlan(format!(
-                "sequence is {}, the model's context has {context} tokens",
-                plan.sequence
-            )));
-        }
+        plan.check_for(&base)?;
         let identity = state::Identity::new(&base, &tokens, &plan);
         let windows = Windows::new(tokens, plan.sequence, plan.seed)?;
         let (setting, leaves) = Setting::new(&base, plan.mode, windows.sequence());
@@ -101,7 +97,7 @@ impl Trainer {
             .map(|leaf| Moments::zeros(leaf.len()))
             .collect();
         Ok(Self {
-            lanes: lanes(plan.accumulate, rayon::current_num_threads())?,
+            lanes: lanes(plan.passes(), rayon::current_num_threads())?,
             base,
             plan,
             setting,
@@ -118,14 +114,24 @@ impl Trainer {
     /// Goes on from what [`Self::save`] wrote for the same base, text and plan.
     pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
         state::load(self, path)?;
+        self.restart_clock();
+        Ok(())
+    }
+
+    /// Speed and time left count from now: for who did something else since the run was begun or resumed.
+    pub fn restart_clock(&mut self) {
         self.started = Instant::now();
         self.started_at = self.step_count();
-        Ok(())
     }
 
     /// Writes everything that the run needs to go on: synced under another name, then renamed.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
         state::save(self, path)
+    }
+
+    /// Refuses now what [`Self::save`] would refuse later: something that is not ours where it writes.
+    pub fn check_way(path: &Path) -> Result<(), TrainError> {
+        state::check_way(path)
     }
 
     /// Steps done.
@@ -168,11 +174,11 @@ impl Trainer {
         let Some((loss, gradients)) = self.gradient(step, go_on)? else {
             return Ok(None);
         };
-        let tokens_of_step = (self.plan.rows_per_step() * self.windows.sequence()) as f64;
+        let tokens_of_step = (self.plan.rows * self.windows.sequence()) as f64;
         let loss = (loss / tokens_of_step) as f32;
         let norm = gradients
             .iter()
-            .map(|part| sum_of_squares(part))
+            .map(|part| sum_of_squares(part.values()))
             .sum::<f64>()
             .sqrt();
         if !loss.is_finite() || !norm.is_finite() {
@@ -196,7 +202,7 @@ impl Trainer {
                     0.0
                 },
             };
-            leaf.update(|values| optimizer.step(values, &gradient, moments, size))?;
+            leaf.update(|values| optimizer.step(values, gradient.values(), moments, size))?;
         }
         self.losses.push(loss);
         Ok(Some(self.progress(loss, norm as f32, learning_rate)))
@@ -220,16 +226,23 @@ impl Trainer {
         Ok(self.is_done())
     }
 
-    /// What the steps so far have made.
+    /// What the steps so far have made. Whatever only further steps would need is given up first.
     pub fn finish(self) -> Result<Trained, TrainError> {
-        let rows = u64::from(self.step_count()) * self.plan.rows_per_step() as u64;
-        trained::collect(
-            self.base,
-            self.plan.mode,
-            self.leaves,
-            self.losses,
-            (rows, rows * self.windows.sequence() as u64),
-        )
+        let rows = u64::from(self.step_count()) * self.plan.rows as u64;
+        let tokens = rows * self.windows.sequence() as u64;
+        let Self {
+            base,
+            plan,
+            setting,
+            windows,
+            leaves,
+            moments,
+            losses,
+            lanes,
+            ..
+        } = self;
+        drop((setting, windows, moments, lanes));
+        trained::collect(base, plan.mode, leaves, losses, (rows, tokens))
     }
 
     /// Sum of the losses and mean gradient of step `step`.
@@ -238,18 +251,18 @@ impl Trainer {
         step: u32,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<LossAndGradient>, TrainError> {
-        let rows = self.plan.rows_per_step();
+        let rows = self.plan.rows;
         let scale = 1.0 / (rows * self.windows.sequence()) as f32;
         let first = u64::from(step) * rows as u64;
         let windows: Vec<Vec<u32>> = (first..first + rows as u64)
             .map(|index| self.windows.get(index).to_vec())
             .collect();
         let passes: Vec<Vec<&[u32]>> = windows
-            .chunks(self.plan.rows)
+            .chunks(self.plan.pass_rows)
             .map(|pass| pass.iter().map(Vec::as_slice).collect())
             .collect();
         let mut loss = 0.0;
-        let mut sum: Option<Vec<Vec<f32>>> = None;
+        let mut sum: Option<Vec<Grid>> = None;
         for group in passes.chunks(self.lanes.len().max(1)) {
             if go_on().is_break() {
                 return Ok(None);
@@ -263,7 +276,7 @@ impl Trainer {
                     Some(sum) => sum
                         .iter_mut()
                         .zip(&part)
-                        .for_each(|(sum, part)| add(sum, part)),
+                        .for_each(|(sum, part)| add(sum.values_mut(), part.values())),
                 }
             }
         }
@@ -299,7 +312,7 @@ impl Trainer {
 
     fn progress(&self, loss: f32, gradient_norm: f32, learning_rate: f32) -> Progress {
         let step = self.step_count();
-        let per_step = (self.plan.rows_per_step() * self.windows.sequence()) as u64;
+        let per_step = (self.plan.rows * self.windows.sequence()) as u64;
         let elapsed = self.started.elapsed();
         let since = step - self.started_at;
         let left = self.plan.steps - step;

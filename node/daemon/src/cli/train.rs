@@ -5,6 +5,7 @@ mod show;
 mod source;
 
 use std::{
+    io::IsTerminal as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -13,12 +14,13 @@ use std::{
 };
 
 use clap::{ArgGroup, Args, ValueEnum};
+use nix::{sys::signal::Signal, unistd::Pid};
 use owm_corpus::{HELD_OUT_PER_MILLE, Split, sample, split};
 use owm_model::Base;
 use owm_service::{RunError, config::HumanDuration};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, Output, Told};
+use super::{ConfigArg, Output, Told, output::raw};
 use crate::train::{
     Done, Measured, TrainOrder, TrainOutcome,
     defaults::{Wishes, plan},
@@ -35,7 +37,7 @@ const TEXT_BYTES: usize = 32 << 20;
     after_help = "Examples:\n  owm-node train --local ~/notes\n  owm-node train --local ./src --model tiny --for 60s --out tiny-code\n  \
     owm-node train --corpus owm-geo --shard europe --steps 40 --prompt \"The capital of Norway is\"\n  \
     owm-node ask --folder trained \"What is a fjord?\"\n\nNothing of the text leaves this machine. A tenth of it is held out to measure \
-    with. Ctrl-C saves; the same command goes on from there. With --json a line of JSON per event, the result last. \
+    with. Ctrl-C saves; the same command goes on from there (a second Ctrl-C ends it at once). With --json a line of JSON per event, the result last. \
     Exit code 1: no result (failed or stopped)."
 )]
 pub(super) struct TrainArgs {
@@ -139,19 +141,24 @@ pub(super) fn run(arguments: &TrainArgs, output: Output) -> Result<(), RunError>
             show.result(&value(&done, &order), &lines(&done, &order));
             Ok(())
         }
-        TrainOutcome::Stopped { step } => {
+        TrainOutcome::Stopped { step, is_measuring } => {
             let state = state_file(&order.out);
-            let words = if step == 0 && !state.exists() {
-                "stopped before the first step; nothing was kept".to_owned()
+            let during = if is_measuring {
+                "stopped while the model was measured"
+            } else {
+                "stopped"
+            };
+            let words = if step == 0 {
+                format!("{during}, before the first step; nothing was kept")
             } else {
                 format!(
-                    "stopped after step {step} of {}; saved in {}: the same command goes on from there",
+                    "{during}; {step} of {} steps are done and saved in {}: the same command goes on from there",
                     order.plan.steps,
                     state.display()
                 )
             };
             show.result(
-                &json!({"event": "stopped", "step": step, "state": state}),
+                &json!({"event": "stopped", "step": step, "state": (step > 0).then_some(state)}),
                 &[words],
             );
             Err(RunError::failed(Told))
@@ -177,7 +184,8 @@ fn size(model: &source::Model) -> Result<(u64, usize), RunError> {
     Ok((base.parameters(), base.config().context))
 }
 
-/// Becomes true with Ctrl-C or SIGTERM.
+/// Becomes true with the first Ctrl-C or SIGTERM; the second ends the process, whatever it is doing. What was
+/// saved by then stays, and what is half written is removed by the next run.
 fn stop_on_signals() -> Result<Arc<AtomicBool>, RunError> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Arc::new(AtomicBool::new(false));
@@ -192,16 +200,25 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, RunError> {
         )
     };
     let told = Arc::clone(&stop);
+    let mut next = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+    };
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-            });
+            next();
             told.store(true, Ordering::Relaxed);
+            next();
+            if std::io::stdout().is_terminal() {
+                // The curve hides the cursor.
+                raw(b"\x1b[?25h\n");
+            }
+            let _is_sent = nix::sys::signal::kill(Pid::this(), Signal::SIGKILL);
         })?;
     Ok(stop)
 }
@@ -234,7 +251,7 @@ fn value(done: &Done, order: &TrainOrder) -> Value {
         "loss_first": done.losses.first(),
         "loss_last": done.losses.last(),
         "before": figures(&done.before),
-        "after": figures(&done.after),
+        "after": done.after.as_ref().map(figures),
     })
 }
 
@@ -245,7 +262,26 @@ fn lines(done: &Done, order: &TrainOrder) -> Vec<String> {
         done.tokens,
         100.0 * done.written.changed as f64 / done.written.total.max(1) as f64
     )];
-    if let (Some(before), Some(after)) = (&done.before.held_out, &done.after.held_out) {
+    lines.extend(compared(done, order.prompt.as_deref()));
+    lines.push(format!(
+        "{}, SHA-256 {}",
+        order.out.join("model.safetensors").display(),
+        hex(&done.written.weights_sha256)
+    ));
+    lines.push(format!(
+        "ask it: owm-node ask --folder {} \"…\"",
+        order.out.display()
+    ));
+    lines
+}
+
+/// The figures before and after, in words.
+fn compared(done: &Done, prompt: Option<&str>) -> Vec<String> {
+    let Some(after) = &done.after else {
+        return vec!["stopped before the result was measured".to_owned()];
+    };
+    let mut lines = Vec::new();
+    if let (Some(before), Some(after)) = (&done.before.held_out, &after.held_out) {
         lines.push(format!(
             "held-out text: {:.4} -> {:.4} bits per byte ({:.4} -> {:.4} nats per token, {} tokens)",
             before.bits_per_byte, after.bits_per_byte, before.loss, after.loss, after.tokens
@@ -253,20 +289,10 @@ fn lines(done: &Done, order: &TrainOrder) -> Vec<String> {
     } else {
         lines.push("held-out text: none, the text is too short to hold any out".to_owned());
     }
-    if let (Some(prompt), Some(before), Some(after)) =
-        (&order.prompt, &done.before.sample, &done.after.sample)
+    if let (Some(prompt), Some(before), Some(after)) = (prompt, &done.before.sample, &after.sample)
     {
         lines.push(format!("before: {prompt}{before}"));
         lines.push(format!("after:  {prompt}{after}"));
     }
-    lines.push(format!(
-        "{}/model.safetensors, SHA-256 {}",
-        order.out.display(),
-        hex(&done.written.weights_sha256)
-    ));
-    lines.push(format!(
-        "ask it: owm-node ask --folder {} \"…\"",
-        order.out.display()
-    ));
     lines
 }

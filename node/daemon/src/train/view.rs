@@ -22,6 +22,8 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
     /// The last step.
     pub last: Option<Progress>,
+    /// Share of the run that is done.
+    pub share: f64,
     /// What happens now, if it is no step.
     pub now: String,
 }
@@ -77,10 +79,7 @@ pub fn draw(frame: &mut Frame<'_>, curve: &Curve) {
         .x_axis(Axis::default().bounds([1.0, steps]).labels(ends))
         .y_axis(Axis::default().bounds([low, high]).labels(labels));
     frame.render_widget(widget, chart);
-    let done = curve.last.map_or(0.0, |last| {
-        f64::from(last.step) / f64::from(last.steps.max(1))
-    });
-    let bar = Gauge::default().ratio(done.clamp(0.0, 1.0));
+    let bar = Gauge::default().ratio(curve.share.clamp(0.0, 1.0));
     frame.render_widget(bar, gauge);
     let words = match &curve.last {
         Some(last) if curve.now.is_empty() => step_line(last),
@@ -120,6 +119,7 @@ mod tests {
         }
         curve.points = vec![(1.0, 5.5), (2.0, 4.25), (3.0, 3.0)];
         curve.last = Some(progress(3, 3.0));
+        curve.share = 0.62;
         curve.now.clear();
         let mut terminal = Terminal::new(TestBackend::new(80, ROWS)).unwrap();
         terminal.draw(|frame| draw(frame, &curve)).unwrap();
@@ -132,6 +132,7 @@ mod tests {
         for word in [
             "5.50",
             "3.00",
+            "62%",
             "step 3/40  loss 3.0000  1234 tokens/s  2 min 5 s left",
         ] {
             assert!(shown.contains(word), "{word}: {shown}");

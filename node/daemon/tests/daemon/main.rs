@@ -10,6 +10,7 @@ mod orders;
 mod peer;
 mod program;
 mod swarm;
+mod train;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -102,12 +102,8 @@ fn in_place(
 
 /// −ln softmax(row)\[target\]; with a scale the row becomes scale · (softmax − one-hot).
 fn row_loss(row: &mut [f32], target: usize, scale: Option<f32>) -> f64 {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let at_target = row[target];
-    for score in row.iter_mut() {
-        *score = exp(*score - top);
-    }
-    let sum = sum(row);
+    let (top, sum) = exponentials(row);
     if let Some(scale) = scale {
         let factor = scale / sum;
         for value in row.iter_mut() {
@@ -116,6 +112,37 @@ fn row_loss(row: &mut [f32], target: usize, scale: Option<f32>) -> f64 {
         row[target] -= scale;
     }
     f64::from(sum).ln() + f64::from(top) - f64::from(at_target)
+}
+
+/// The row becomes its softmax.
+pub(crate) fn softmax(row: &mut [f32]) {
+    let (_, sum) = exponentials(row);
+    let factor = 1.0 / sum;
+    for value in row.iter_mut() {
+        *value *= factor;
+    }
+}
+
+/// Each value becomes e to itself less the largest; gives that and their sum.
+fn exponentials(row: &mut [f32]) -> (f32, f32) {
+    let top = top(row);
+    for score in row.iter_mut() {
+        *score = exp(*score - top);
+    }
+    (top, sum(row))
+}
+
+/// The largest, in sixteen lanes, so that the compiler uses vectors.
+fn top(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    let all = lanes.iter().chain(rest);
+    all.copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// A sum in sixteen lanes, so that the compiler uses vectors; always in the same order.
@@ -132,7 +159,7 @@ fn sum(values: &[f32]) -> f32 {
 
 /// eˣ for x ≤ 0, relative error below 3e-7; a polynomial, so that the compiler uses vectors and every
 /// machine gives the same bits.
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     /// ln 2 in two parts: the first has zeros at its end, so that its product is exact.
     const LN2_HIGH: f32 = 0.693_359_4;

@@ -3,22 +3,23 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{Base, TrainError, TrainMode, head, low_rank};
-use crate::{
-    ModelConfig,
-    linear::{Linear, LowRank},
-    llama::{
-        Llama, Parts,
-        cache::KvCache,
-        positions::{Mask, Rotation},
+use super::{
+    Base, TrainError, TrainMode, head, low_rank,
+    pass::{
+        self, Found, Grid, Layer, Product,
+        rows::{self, Norm},
     },
 };
+use crate::ModelConfig;
+
+#[cfg(test)]
+mod reference;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// Sum of the losses in nats, and the gradient by each leaf, in the leaves' order.
-pub(crate) type LossAndGradient = (f64, Vec<Vec<f32>>);
+pub(crate) type LossAndGradient = (f64, Vec<Grid>);
 
 /// A trained tensor: its values are on the device between steps and in hand during one.
 #[derive(Debug)]
@@ -64,6 +65,11 @@ impl Leaf {
         Ok(())
     }
 
+    /// The values, without a copy.
+    pub(crate) fn into_values(self) -> Result<Vec<f32>, TrainError> {
+        into_vec(self.values.into_data()?)
+    }
+
     /// A copy of the values.
     pub(crate) fn values(&self) -> Result<Vec<f32>, TrainError> {
         into_vec(self.values.clone().into_data()?)
@@ -87,14 +93,6 @@ impl Values {
         };
         data.map_err(|error| TrainError::Device(error.to_string()))
     }
-
-    /// The same values as the beginning of a graph.
-    fn tracked(&self) -> Self {
-        match self {
-            Self::Vector(tensor) => Self::Vector(tensor.clone().autodiff().require_grad()),
-            Self::Matrix(tensor) => Self::Matrix(tensor.clone().autodiff().require_grad()),
-        }
-    }
 }
 
 fn into_vec(data: TensorData) -> Result<Vec<f32>, TrainError> {
@@ -106,12 +104,11 @@ fn into_vec(data: TensorData) -> Result<Vec<f32>, TrainError> {
 #[derive(Debug)]
 pub(crate) struct Setting {
     config: ModelConfig,
-    /// Weights that are not trained, by place in [`Base::tensors`]' names; empty in full mode.
+    /// Weights that are not trained, by name; none in full mode.
     frozen: Vec<(String, Values)>,
     /// `A` by the name of its weight.
     fixed: Vec<(String, Tensor<2>)>,
     sequence: usize,
-    mask: Mask,
 }
 
 impl Setting {
@@ -122,10 +119,9 @@ impl Setting {
             frozen: Vec::new(),
             fixed: Vec::new(),
             sequence,
-            mask: Mask::new(0, sequence, &[0], &Device::flex()),
         };
         let mut leaves = Vec::new();
-        for tensor in base.tensors() {
+        for tensor in base.tensors().iter().filter(|tensor| tensor.is_used) {
             let (name, shape) = (tensor.name.clone(), tensor.shape().to_vec());
             let TrainMode::LowRank { rank, seed } = mode else {
                 leaves.push(Leaf::new(name, shape, tensor.widened()));
@@ -133,7 +129,7 @@ impl Setting {
             };
             let data = TensorData::new(tensor.widened(), shape.clone());
             setting.frozen.push((name.clone(), Values::new(data)));
-            if low_rank::is_adapted(&name) {
+            if tensor.is_adapted() {
                 let a = low_rank::fixed(&seed, tensor.place, rank, shape[1]);
                 let a = Tensor::from_data(TensorData::new(a, [rank, shape[1]]), &Device::flex());
                 setting.fixed.push((name.clone(), a));
@@ -154,95 +150,128 @@ impl Setting {
         rows: &[&[u32]],
         scale: f32,
     ) -> Result<LossAndGradient, TrainError> {
-        let tracked: Vec<(&str, Values)> = leaves
+        let width = self.config.hidden;
+        let ids: Vec<u32> = rows
             .iter()
-            .map(|leaf| (leaf.name.as_str(), leaf.values.tracked()))
+            .flat_map(|row| &row[..self.sequence])
+            .copied()
             .collect();
-        let (normed, _) = self.forward(&tracked, rows)?;
-        let targets = targets(rows);
+        let heads = pass::heads(&self.config, rows.len(), self.sequence);
+        let layers = (0..self.config.layers)
+            .map(|layer| self.layer(leaves, layer))
+            .collect::<Result<Vec<Layer>, _>>()?;
+        let mut x = Grid::of(self.embedded(leaves, &ids)?)?;
+        let mut kept = Vec::with_capacity(layers.len());
+        for layer in &layers {
+            let (after, keep) = layer.forward(x, &heads)?;
+            x = after;
+            kept.push(keep);
+        }
+        let last = self.norm(leaves, "model.norm.weight")?;
+        let (normed, scales) = last.forward(&x, width);
         let head_name = if self.config.tied_head {
             EMBEDDING
         } else {
             HEAD
         };
-        let head_leaf = leaves.iter().position(|leaf| leaf.name == head_name);
-        let weight = match head_leaf {
-            Some(at) => matrix(&leaves[at].values),
-            None => self
-                .frozen(head_name)
-                .map(matrix)
-                .transpose()?
-                .ok_or_else(missing),
-        };
-        let head = head::loss_and_gradient(
-            &normed.clone().inner(),
-            &weight?,
-            &targets,
-            scale,
-            head_leaf.is_some(),
-        )?;
-        // The derivative of this product by everything before `normed` is the loss's.
-        let surrogate = (normed * head.hidden).sum();
-        let mut gradients = surrogate.backward();
-        let mut found = Vec::with_capacity(leaves.len());
-        for (at, (_, values)) in tracked.iter().enumerate() {
-            let mut gradient = match values {
-                Values::Vector(tensor) => tensor.grad_remove(&mut gradients).map(Values::Vector),
-                Values::Matrix(tensor) => tensor.grad_remove(&mut gradients).map(Values::Matrix),
-            };
-            if head_leaf == Some(at)
-                && let Some(by_head) = &head.weight
-            {
-                gradient = Some(match gradient {
-                    Some(Values::Matrix(sum)) => Values::Matrix(sum + by_head.clone()),
-                    _ => Values::Matrix(by_head.clone()),
-                });
-            }
-            found.push(match gradient {
-                Some(gradient) => into_vec(gradient.into_data()?)?,
-                // Nothing depends on it.
-                None => vec![0.0; leaves[at].len()],
-            });
-        }
-        Ok((head.loss, found))
-    }
-
-    /// Sum of the losses alone.
-    #[cfg(test)]
-    pub(crate) fn loss(&self, leaves: &[Leaf], rows: &[&[u32]]) -> Result<f64, TrainError> {
-        let plain: Vec<(&str, Values)> = leaves
-            .iter()
-            .map(|leaf| (leaf.name.as_str(), leaf.values.clone()))
-            .collect();
-        let (normed, llama) = self.forward(&plain, rows)?;
+        let (head_weight, head_leaf) = self.matrix(leaves, head_name)?;
+        let normed = normed.tensor();
         let targets = targets(rows);
-        head::loss(&normed, &llama.head_weight(), &targets)
+        let head =
+            head::loss_and_gradient(&normed, &head_weight, &targets, scale, head_leaf.is_some())?;
+        drop((normed, head_weight));
+        let mut found = Found((0..leaves.len()).map(|_| None).collect());
+        if let (Some(leaf), Some(by_head)) = (head_leaf, head.weight) {
+            found.put(leaf, by_head)?;
+        }
+        let by_normed = Grid::of(head.hidden)?;
+        let mut by_x = Grid::zeros(ids.len(), width);
+        last.backward(&by_normed, &x, &scales, &mut by_x, width, &mut found);
+        drop((by_normed, x));
+        while let (Some(layer), Some(keep)) = (layers.get(kept.len().wrapping_sub(1)), kept.pop()) {
+            by_x = layer.backward(by_x, keep, &heads, &mut found)?;
+        }
+        if let (_, Some(leaf)) = self.matrix(leaves, EMBEDDING)? {
+            let zeros = || Grid::zeros(self.config.vocabulary, width);
+            let table = found.0[leaf].get_or_insert_with(zeros);
+            rows::scatter(table.values_mut(), &ids, by_x.values(), width);
+        }
+        let gradients = found.0.into_iter().zip(leaves).map(|(found, leaf)| {
+            // Nothing depends on it.
+            found.unwrap_or_else(|| Grid::new(vec![0.0; leaf.len()], &leaf.shape))
+        });
+        Ok((head.loss, gradients.collect()))
     }
 
-    /// Normed hidden states of every token but the last of each row, `[rows · sequence, hidden]`.
-    fn forward(
-        &self,
-        leaves: &[(&str, Values)],
-        rows: &[&[u32]],
-    ) -> Result<(Tensor<2>, Llama), TrainError> {
-        let mut sources = Sources {
-            setting: self,
-            leaves,
-        };
-        let llama = Llama::assemble(&self.config, &mut sources)?;
-        let device = Device::flex();
-        let positions: Vec<usize> = rows.iter().flat_map(|_| 0..self.sequence).collect();
-        let rotation = Rotation::new(&self.config, rows.len(), &positions, &device);
-        let ids: Vec<i32> = rows
-            .iter()
-            .flat_map(|row| &row[..self.sequence])
-            .map(|id| *id as i32)
-            .collect();
+    /// The embedding of each token.
+    fn embedded(&self, leaves: &[Leaf], ids: &[u32]) -> Result<Tensor<2>, TrainError> {
+        let (table, _) = self.matrix(leaves, EMBEDDING)?;
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
         let count = ids.len();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
-        let mut cache = KvCache::passing(&self.config);
-        let hidden = llama.hidden(ids, &rotation, &self.mask, &mut cache);
-        Ok((llama.model.norm.forward(hidden), llama))
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &Device::flex());
+        Ok(table.select(0, ids))
+    }
+
+    fn layer(&self, leaves: &[Leaf], layer: usize) -> Result<Layer, TrainError> {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let product = |part: &str| self.product(leaves, &name(part));
+        let norm = |part: &str| self.norm(leaves, &name(part));
+        Ok(Layer {
+            norm_in: norm("input_layernorm")?,
+            q: product("self_attn.q_proj")?,
+            k: product("self_attn.k_proj")?,
+            v: product("self_attn.v_proj")?,
+            o: product("self_attn.o_proj")?,
+            norm_mid: norm("post_attention_layernorm")?,
+            gate: product("mlp.gate_proj")?,
+            up: product("mlp.up_proj")?,
+            down: product("mlp.down_proj")?,
+        })
+    }
+
+    fn product(&self, leaves: &[Leaf], name: &str) -> Result<Product, TrainError> {
+        let (weight, leaf) = self.matrix(leaves, name)?;
+        let fixed = &self.fixed;
+        let Ok(at) = fixed.binary_search_by(|(known, _)| known.as_str().cmp(name)) else {
+            return Ok(Product {
+                weight,
+                low_rank: None,
+                leaf,
+            });
+        };
+        let (b, leaf) = self.matrix(leaves, &low_rank::b_name(name))?;
+        Ok(Product {
+            weight,
+            low_rank: Some((fixed[at].1.clone(), b)),
+            leaf,
+        })
+    }
+
+    fn norm(&self, leaves: &[Leaf], name: &str) -> Result<Norm, TrainError> {
+        let leaf = leaves.iter().position(|leaf| leaf.name == name);
+        let values = match leaf {
+            Some(at) => &leaves[at].values,
+            None => self.frozen(name).ok_or_else(missing)?,
+        };
+        Ok(Norm {
+            gain: into_vec(values.clone().into_data()?)?,
+            epsilon: self.config.norm_epsilon as f32,
+            leaf,
+        })
+    }
+
+    /// A weight, and which leaf it is if it is trained.
+    fn matrix(
+        &self,
+        leaves: &[Leaf],
+        name: &str,
+    ) -> Result<(Tensor<2>, Option<usize>), TrainError> {
+        let leaf = leaves.iter().position(|leaf| leaf.name == name);
+        let values = match leaf {
+            Some(at) => &leaves[at].values,
+            None => self.frozen(name).ok_or_else(missing)?,
+        };
+        Ok((matrix(values)?, leaf))
     }
 
     fn frozen(&self, name: &str) -> Option<&Values> {
@@ -263,48 +292,6 @@ fn matrix(values: &Values) -> Result<Tensor<2>, TrainError> {
 /// The base was checked when it was loaded: not reached.
 fn missing() -> TrainError {
     TrainError::Device("a weight of the base is missing".to_owned())
-}
-
-/// Gives the tree its weights: trained ones from the leaves, others as they are.
-struct Sources<'a> {
-    setting: &'a Setting,
-    leaves: &'a [(&'a str, Values)],
-}
-
-impl Sources<'_> {
-    fn leaf(&self, name: &str) -> Option<&Values> {
-        let found = self.leaves.iter().find(|(leaf, _)| *leaf == name);
-        found.map(|(_, values)| values)
-    }
-}
-
-impl Parts for Sources<'_> {
-    type Error = TrainError;
-
-    fn matrix(&mut self, name: &str, _: usize, _: usize) -> Result<Linear, TrainError> {
-        if let Some(values) = self.leaf(name) {
-            return Ok(Linear::new(matrix(values)?, None));
-        }
-        let frozen = self.setting.frozen(name).ok_or_else(missing)?;
-        let linear = Linear::new(matrix(frozen)?, None);
-        let fixed = &self.setting.fixed;
-        let Ok(at) = fixed.binary_search_by(|(known, _)| known.as_str().cmp(name)) else {
-            return Ok(linear);
-        };
-        let b = self.leaf(&low_rank::b_name(name)).ok_or_else(missing)?;
-        Ok(linear.with_low_rank(LowRank {
-            a: fixed[at].1.clone(),
-            b: matrix(b)?,
-        }))
-    }
-
-    fn vector(&mut self, name: &str, _: usize) -> Result<Tensor<1>, TrainError> {
-        let values = self.leaf(name).or_else(|| self.setting.frozen(name));
-        match values {
-            Some(Values::Vector(tensor)) => Ok(tensor.clone()),
-            _ => Err(missing()),
-        }
-    }
 }
 
 /// The token that follows each of the rows' but their last.

@@ -96,19 +96,20 @@ impl Show {
                 self.now(&words);
                 self.curve.now.clear();
             }
-            TrainEvent::Step(progress) => {
+            TrainEvent::Step { progress, share } => {
                 self.curve.now.clear();
                 self.curve
                     .points
                     .push((f64::from(progress.step), f64::from(progress.loss)));
                 self.curve.last = Some(progress);
+                self.curve.share = share;
                 if self.output.json {
                     line(&json!({
                         "event": "step", "step": progress.step, "steps": progress.steps,
                         "loss": progress.loss, "gradient_norm": progress.gradient_norm,
                         "learning_rate": progress.learning_rate, "tokens": progress.tokens,
                         "tokens_per_second": progress.tokens_per_second,
-                        "seconds_left": progress.remaining.as_secs(),
+                        "seconds_left": progress.remaining.as_secs(), "share": share,
                     }));
                 } else if self.terminal.is_some() {
                     self.draw();
