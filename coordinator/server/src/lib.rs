@@ -13,6 +13,7 @@ pub mod control;
 mod counts;
 pub mod dispatch;
 pub mod doctor;
+pub mod evaluate;
 pub(crate) mod failpoints;
 pub mod http;
 pub mod identity;

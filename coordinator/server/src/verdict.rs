@@ -5,6 +5,7 @@
 mod answer;
 pub(crate) mod desk;
 mod lease;
+mod opened;
 mod result;
 
 use owm_coordinator_domain::task::{FailureCode, Next, Task};
@@ -15,7 +16,7 @@ use owm_coordinator_store::{
 };
 use owm_proto::{EnvelopeError, NodeId, TaskId, wire::coordinator as wire};
 
-pub(crate) use self::result::share_from;
+pub(crate) use self::opened::share_from;
 use crate::{app::App, ask::AnswerFailure};
 
 owm_service::failpoints! {

@@ -134,7 +134,7 @@ pub struct HeartbeatResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Offer {
-    /// infer, train, ingest
+    /// infer, evaluate, train, ingest
     #[prost(string, tag = "1")]
     pub role: ::prost::alloc::string::String,
     /// added to what is outstanding
@@ -191,6 +191,9 @@ pub struct Output {
     /// owm/segment/v1, the last one, covering this node's whole share
     #[prost(message, optional, tag = "3")]
     pub segment: ::core::option::Option<SignedEnvelope>,
+    /// Of an evaluation, and then nothing else: the report's exact JSON, whose SHA-256 is the result's output hash.
+    #[prost(bytes = "vec", tag = "4")]
+    pub report: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskResult {
@@ -460,15 +463,72 @@ pub struct InferencePayload {
     #[prost(bool, tag = "9")]
     pub stream: bool,
 }
-/// Held-out loss of exact bytes (spec §10.8). Reserved shape: no node offers it before training exists.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// A look at exact bytes (spec §10.4, §10.8): their held-out loss, or a reference update from them. Holds no
+/// user's text; Rust's `owm_proto::evaluation` says what is allowed.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EvaluatePayload {
-    #[prost(string, tag = "1")]
-    pub sha256: ::prost::alloc::string::String,
+    /// All files that the model is loaded from, weights, configuration, tokenizer. A node that lacks one fetches
+    /// it by its SHA-256, also if no manifest names it.
+    #[prost(message, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<CandidateFile>,
+    /// A public corpus and parts of it (none: all); an empty id: the node's own folder.
     #[prost(string, tag = "2")]
-    pub corpus_id: ::prost::alloc::string::String,
+    pub corpus: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub shards: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What of the text: at most so many documents and bytes, chosen by the lease's seed; at least and at most
+    /// so many tokens.
+    #[prost(uint32, tag = "4")]
+    pub documents_max: u32,
+    #[prost(uint64, tag = "5")]
+    pub bytes_max: u64,
+    #[prost(uint64, tag = "6")]
+    pub tokens_min: u64,
+    #[prost(uint64, tag = "7")]
+    pub tokens_max: u64,
+    /// tokens of one row: each sees those of its row before it
+    #[prost(uint32, tag = "8")]
+    pub window: u32,
+    #[prost(uint64, tag = "9")]
+    pub seed: u64,
+    /// Train instead of measuring, on the side that is not held out.
+    #[prost(message, optional, tag = "10")]
+    pub reference: ::core::option::Option<ReferenceSteps>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CandidateFile {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
     #[prost(string, tag = "3")]
-    pub shard_rule: ::prost::alloc::string::String,
+    pub sha256: ::prost::alloc::string::String,
+    /// 0: none
+    #[prost(uint64, tag = "4")]
+    pub piece_len: u64,
+    /// empty: none
+    #[prost(string, tag = "5")]
+    pub ladder_sha256: ::prost::alloc::string::String,
+}
+/// How a reference update is made: as a round's.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct ReferenceSteps {
+    #[prost(uint32, tag = "1")]
+    pub steps: u32,
+    /// rows of a step
+    #[prost(uint32, tag = "2")]
+    pub batch: u32,
+    #[prost(float, tag = "3")]
+    pub learning_rate: f32,
+    #[prost(float, tag = "4")]
+    pub clip_norm: f32,
+    /// of a million values, how many are sent
+    #[prost(uint32, tag = "5")]
+    pub keep_ppm: u32,
+    #[prost(uint32, tag = "6")]
+    pub value_bits: u32,
+    #[prost(uint64, tag = "7")]
+    pub round: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

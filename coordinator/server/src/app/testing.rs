@@ -384,6 +384,7 @@ pub(crate) fn follow(
             text,
             tokens: tokens.clone(),
             segment: Some(segment(n)),
+            report: vec![],
         }),
     }));
     said
