@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Debug, ops::ControlFlow, path::Path, sync::Arc};
 
-use owm_proto::statement::Finish;
+use owm_proto::{Sha256, statement::Finish};
 
 #[cfg(feature = "burn")]
 pub mod burn;
@@ -118,6 +118,54 @@ impl Debug for Answer {
     }
 }
 
+/// Text to measure a model with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MeasureJob {
+    /// In the order in which they are read.
+    pub documents: Vec<String>,
+    /// Tokens of one row.
+    pub window: u32,
+    /// Whole documents until this many tokens.
+    pub tokens_max: u64,
+}
+
+impl Debug for MeasureJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MeasureJob({} documents)", self.documents.len())
+    }
+}
+
+/// How far a measurement is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeasuredSoFar {
+    /// Tokens that are foretold.
+    pub done: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Mean loss so far, in nats per token.
+    pub loss: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measurement {
+    /// Documents that were read.
+    pub documents: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Tokens that were foretold.
+    pub tokens: u64,
+    /// [`owm_proto::statement::tokens_sha256`] of the whole row.
+    pub tokens_sha256: Sha256,
+    /// Nats per token.
+    pub loss: f64,
+    /// The documents' length as the model would write them.
+    pub bits_per_byte: f64,
+}
+
+/// Called on the way; `Break` ends the measurement.
+pub type OnMeasured<'a> = dyn FnMut(MeasuredSoFar) -> ControlFlow<()> + 'a;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
@@ -144,6 +192,15 @@ pub trait InferenceEngine: Send + Sync + Debug {
         job: &GenerateJob,
         on_token: &mut OnToken<'_>,
     ) -> Result<Answer, AnswerError>;
+    /// How well it foretells text; `None`: broken off.
+    fn measure(
+        &self,
+        _job: &MeasureJob,
+        _on_measured: &mut OnMeasured<'_>,
+    ) -> Result<Option<Measurement>, AnswerError> {
+        let why = "this engine cannot measure";
+        Err(AnswerError::Failed(why.into()))
+    }
 }
 
 /// Why a model could not be loaded.

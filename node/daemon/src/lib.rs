@@ -28,6 +28,7 @@ pub mod session;
 pub mod status;
 pub mod swarm;
 pub mod tasklog;
+pub mod text;
 pub mod top;
 #[cfg(feature = "burn")]
 pub mod train;

@@ -182,8 +182,9 @@ impl Daemon {
                     return Ok(());
                 };
                 let time = Duration::from_millis(lease.lease_ms.into());
+                let role = work::lease_role(&lease);
                 self.arrived = Some((key, lease));
-                self.events.push_back(Event::Lease { key, time });
+                self.events.push_back(Event::Lease { key, role, time });
             }
             Message::Cancel(cancel) => {
                 if let Some(key) = work::lease_key(&cancel.task_id, cancel.epoch) {

@@ -88,6 +88,7 @@ fn start_at(fake: &Fake, folder: &Path, config: NodeConfig, clock: SharedClock) 
         key: Arc::clone(&key),
         invite: fake.invite.clone(),
         dialer: Dialer::new(NetworkPolicy::LoopbackOnly),
+        texts: std::sync::Arc::new(owm_node::text::NoTexts),
         loader: Arc::new(EchoLoader {
             gate: Arc::clone(&gate),
         }),
