@@ -141,13 +141,20 @@ impl<'a> Directory<'a> {
     /// the bytes of their file.
     pub(crate) fn tensors(&self) -> Result<Tensors, LoadError> {
         let mut by_name = BTreeMap::new();
-        for file in self.weight_files()? {
-            let bytes = Bytes::from_elems(self.read(&file, WEIGHT_BYTES_MAX)?).shared();
+        let files = self.weight_files()?;
+        let mut header = None;
+        for file in &files {
+            let bytes = Bytes::from_elems(self.read(file, WEIGHT_BYTES_MAX)?).shared();
             let parsed =
                 SafeTensors::deserialize(&bytes).map_err(|source| LoadError::Safetensors {
                     file: file.clone(),
                     source,
                 })?;
+            if files.len() == 1 {
+                // The parser has checked that they are there: the length, then the JSON.
+                let (length, _) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
+                header = Some(bytes[..8 + u64::from_le_bytes(*length) as usize].to_vec());
+            }
             for (name, view) in parsed.iter() {
                 let loaded = Loaded {
                     offset: view.data().as_ptr().addr() - bytes.as_ptr().addr(),
@@ -161,7 +168,7 @@ impl<'a> Directory<'a> {
                 }
             }
         }
-        Ok(Tensors { by_name })
+        Ok(Tensors { by_name, header })
     }
 }
 
@@ -169,6 +176,7 @@ impl<'a> Directory<'a> {
 #[derive(Debug)]
 pub(crate) struct Tensors {
     by_name: BTreeMap<String, Loaded>,
+    header: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -180,19 +188,20 @@ struct Loaded {
 }
 
 impl Tensors {
-    /// Names as their values stand in the files, file after file: the canonical order; and each one's
-    /// place in its file.
-    pub(crate) fn names_in_order(&self) -> Vec<(String, u32)> {
+    /// Names as their values stand in the files, file after file: the canonical order. Of tensors without values,
+    /// which stand where the next one begins, the name decides.
+    pub(crate) fn names_in_order(&self) -> Vec<String> {
         let mut names: Vec<(&String, &Loaded)> = self.by_name.iter().collect();
-        names.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
-        let (mut file, mut place) = ("", 0);
-        let mut order = Vec::with_capacity(names.len());
-        for (name, loaded) in names {
-            place = if loaded.file == file { place + 1 } else { 0 };
-            file = &loaded.file;
-            order.push((name.clone(), place));
-        }
-        order
+        names.sort_by_key(|(name, loaded)| {
+            let end = loaded.offset + loaded.data.bytes().len();
+            (&loaded.file, loaded.offset, end, *name)
+        });
+        names.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The bytes before the values (length and JSON), if there is one file.
+    pub(crate) fn header(&mut self) -> Option<Vec<u8>> {
+        self.header.take()
     }
 
     /// Gives a tensor away, once, in its file's format.
@@ -213,19 +222,21 @@ impl Tensors {
         Ok(loaded.data)
     }
 
-    /// Fails if a tensor was not taken. Two leftovers are known to carry nothing: a copy of the
-    /// tied head, and rotary frequencies, which follow from the configuration.
-    pub(crate) fn finish(self, tied_head: bool) -> Result<(), LoadError> {
-        let leftover = self.by_name.into_iter().find(|(name, _)| {
-            !(name.ends_with(".rotary_emb.inv_freq") || tied_head && name == "lm_head.weight")
-        });
-        match leftover {
-            Some((name, loaded)) => Err(LoadError::UnexpectedTensor {
-                name,
-                file: loaded.file,
-            }),
-            None => Ok(()),
+    /// Fails if a tensor was not taken. Two leftovers are known to carry nothing, and are given back: a copy of
+    /// the tied head, and rotary frequencies, which follow from the configuration.
+    pub(crate) fn finish(self, tied_head: bool) -> Result<BTreeMap<String, TensorData>, LoadError> {
+        let is_known = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq") || tied_head && name == "lm_head.weight"
+        };
+        let mut rest = BTreeMap::new();
+        for (name, loaded) in self.by_name {
+            if !is_known(&name) {
+                let file = loaded.file;
+                return Err(LoadError::UnexpectedTensor { name, file });
+            }
+            rest.insert(name, loaded.data);
         }
+        Ok(rest)
     }
 }
 

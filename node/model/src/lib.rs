@@ -37,6 +37,6 @@ pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;
 pub use tokens::{separator, tokens_of};
 pub use train::{
-    AdamW, Base, Decay, Parameter, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
-    WrittenModel, low_rank_fixed,
+    AdamW, Base, Decay, FlatOrder, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
+    WrittenModel, check_way, low_rank_fixed,
 };

@@ -28,12 +28,12 @@ mod trained;
 mod windows;
 
 pub use adamw::AdamW;
-pub use base::Base;
 pub(crate) use base::Wanted;
+pub use base::{Base, FlatOrder};
 pub use error::TrainError;
 pub use low_rank::fixed as low_rank_fixed;
 pub use plan::{Decay, TrainMode, TrainPlan};
-pub use trained::{Parameter, Trained, WrittenModel};
+pub use trained::{Trained, WrittenModel, check_way};
 
 use adamw::{Moments, StepSize};
 use micro::{Leaf, LossAndGradient, Setting};
@@ -86,13 +86,7 @@ impl Trainer {
     /// A run from the beginning. `tokens` is the text in one row ([`crate::tokens_of`]).
     pub fn new(base: Arc<Base>, tokens: Vec<u32>, plan: TrainPlan) -> Result<Self, TrainError> {
         plan.check()?;
-        let context = base.config().context;
-        if plan.sequence > context {
-            return Err(TrainError::BadPlan(format!(
-                "sequence is {}, the model's context has {context} tokens",
-                plan.sequence
-            )));
-        }
+        plan.check_for(&base)?;
         let identity = state::Identity::new(&base, &tokens, &plan);
         let windows = Windows::new(tokens, plan.sequence, plan.seed)?;
         let (setting, leaves) = Setting::new(&base, plan.mode, windows.sequence());
@@ -101,7 +95,7 @@ impl Trainer {
             .map(|leaf| Moments::zeros(leaf.len()))
             .collect();
         Ok(Self {
-            lanes: lanes(plan.accumulate, rayon::current_num_threads())?,
+            lanes: lanes(plan.passes(), rayon::current_num_threads())?,
             base,
             plan,
             setting,
@@ -126,6 +120,11 @@ impl Trainer {
     /// Writes everything that the run needs to go on: synced under another name, then renamed.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
         state::save(self, path)
+    }
+
+    /// Refuses now what [`Self::save`] would refuse later: something that is not ours where it writes.
+    pub fn check_way(path: &Path) -> Result<(), TrainError> {
+        state::check_way(path)
     }
 
     /// Steps done.
@@ -168,7 +167,7 @@ impl Trainer {
         let Some((loss, gradients)) = self.gradient(step, go_on)? else {
             return Ok(None);
         };
-        let tokens_of_step = (self.plan.rows_per_step() * self.windows.sequence()) as f64;
+        let tokens_of_step = (self.plan.rows * self.windows.sequence()) as f64;
         let loss = (loss / tokens_of_step) as f32;
         let norm = gradients
             .iter()
@@ -220,16 +219,23 @@ impl Trainer {
         Ok(self.is_done())
     }
 
-    /// What the steps so far have made.
+    /// What the steps so far have made. Whatever only further steps would need is given up first.
     pub fn finish(self) -> Result<Trained, TrainError> {
-        let rows = u64::from(self.step_count()) * self.plan.rows_per_step() as u64;
-        trained::collect(
-            self.base,
-            self.plan.mode,
-            self.leaves,
-            self.losses,
-            (rows, rows * self.windows.sequence() as u64),
-        )
+        let rows = u64::from(self.step_count()) * self.plan.rows as u64;
+        let tokens = rows * self.windows.sequence() as u64;
+        let Self {
+            base,
+            plan,
+            setting,
+            windows,
+            leaves,
+            moments,
+            losses,
+            lanes,
+            ..
+        } = self;
+        drop((setting, windows, moments, lanes));
+        trained::collect(base, plan.mode, leaves, losses, (rows, tokens))
     }
 
     /// Sum of the losses and mean gradient of step `step`.
@@ -238,14 +244,14 @@ impl Trainer {
         step: u32,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<LossAndGradient>, TrainError> {
-        let rows = self.plan.rows_per_step();
+        let rows = self.plan.rows;
         let scale = 1.0 / (rows * self.windows.sequence()) as f32;
         let first = u64::from(step) * rows as u64;
         let windows: Vec<Vec<u32>> = (first..first + rows as u64)
             .map(|index| self.windows.get(index).to_vec())
             .collect();
         let passes: Vec<Vec<&[u32]>> = windows
-            .chunks(self.plan.rows)
+            .chunks(self.plan.pass_rows)
             .map(|pass| pass.iter().map(Vec::as_slice).collect())
             .collect();
         let mut loss = 0.0;
@@ -299,7 +305,7 @@ impl Trainer {
 
     fn progress(&self, loss: f32, gradient_norm: f32, learning_rate: f32) -> Progress {
         let step = self.step_count();
-        let per_step = (self.plan.rows_per_step() * self.windows.sequence()) as u64;
+        let per_step = (self.plan.rows * self.windows.sequence()) as u64;
         let elapsed = self.started.elapsed();
         let since = step - self.started_at;
         let left = self.plan.steps - step;

@@ -140,7 +140,7 @@ fn real_weights_learn_a_text_by_low_rank_updates() {
         steps: 6,
         sequence: 48,
         rows: 1,
-        accumulate: 1,
+        pass_rows: 1,
         optimizer: AdamW {
             learning_rate: 2e-3,
             ..AdamW::default()

@@ -69,7 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What tests may use beyond that: fixtures, never a way round.
 const TESTS_MAY_USE: &[(&str, &[&str])] = &[
     ("owm-proto", &["owm-proto-codegen"]),
-    ("owm-model", &["owm-model-import"]),
+    ("owm-model", &["owm-model-import", "owm-proto", "owm-update"]),
     ("owm-node", &["owm-model-import"]),
     ("owm-coordinator-store", &["owm-service"]),
 ];

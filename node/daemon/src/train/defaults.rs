@@ -48,13 +48,13 @@ pub fn plan(wishes: &Wishes, parameters: u64, context: usize) -> TrainPlan {
     };
     let batch = wishes.batch.unwrap_or(if small { 16 } else { 4 }).max(1);
     // Rows of one pass: what two threads can share evenly, and memory can hold.
-    let rows = if small { batch.div_ceil(2) } else { 1 };
+    let pass_rows = if small { batch.div_ceil(2) } else { 1 };
     TrainPlan {
         mode,
         steps: wishes.steps,
         sequence: wishes.sequence.unwrap_or(256).min(context),
-        rows,
-        accumulate: batch.div_ceil(rows),
+        rows: batch,
+        pass_rows,
         optimizer: AdamW {
             learning_rate: wishes.learning_rate.unwrap_or(usual_rate),
             ..AdamW::default()
@@ -67,5 +67,26 @@ pub fn plan(wishes: &Wishes, parameters: u64, context: usize) -> TrainPlan {
         },
         clip_norm: Some(1.0),
         seed: wishes.seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_as_many_rows_as_were_asked_for() {
+        for parameters in [800_000, 135_000_000] {
+            for batch in 1..=33 {
+                let wishes = Wishes {
+                    batch: Some(batch),
+                    steps: 10,
+                    ..Wishes::default()
+                };
+                let plan = plan(&wishes, parameters, 2048);
+                assert_eq!(plan.rows, batch);
+                assert!(plan.pass_rows <= batch);
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 
+use super::{TrainError, low_rank};
 use crate::{
     LoadError, ModelConfig, Tokenizer,
     checkpoint::Directory,
@@ -21,19 +22,39 @@ pub struct Base {
     config: ModelConfig,
     tokenizer: Tokenizer,
     tensors: Vec<BaseTensor>,
+    /// What stands before the values in its file; none of a model of several files.
+    header: Option<Vec<u8>>,
 }
 
-/// One weight.
+/// Where the values of a model's one file stand: what the flat order of an update is cut by
+/// (docs/fl-protocol.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlatOrder<'a> {
+    /// The file's bytes before its values: length and JSON.
+    pub header: &'a [u8],
+    /// Tensors in the file.
+    pub tensors: u32,
+    /// The places in data order of the matrices that low-rank training adapts.
+    pub adapted: Vec<u32>,
+}
+
+/// One tensor of the files.
 #[derive(Debug, Clone)]
 pub(crate) struct BaseTensor {
     pub(crate) name: String,
-    /// Its place in its file, in data order.
+    /// Its place in data order, in all files together.
     pub(crate) place: u32,
+    /// Whether the decoder has a place for it. The others are carried along as they are.
+    pub(crate) is_used: bool,
     /// In the file's format, sharing the file's bytes.
     pub(crate) data: TensorData,
 }
 
 impl BaseTensor {
+    pub(crate) fn is_adapted(&self) -> bool {
+        self.is_used && low_rank::is_adapted(&self.name)
+    }
+
     pub(crate) fn shape(&self) -> &[usize] {
         self.data.shape().as_slice()
     }
@@ -63,7 +84,7 @@ impl Base {
         let files = Directory::new(dir, expected);
         let (config, tokenizer) = config_and_tokenizer(&files)?;
         let mut read = files.tensors()?;
-        let order = read.names_in_order();
+        let (order, header) = (read.names_in_order(), read.header());
         let mut wanted = Wanted::default();
         // Asking for the parts of the tree checks that each is there once, in its shape.
         let Ok(_) = Llama::assemble(&config, &mut wanted);
@@ -72,18 +93,23 @@ impl Base {
             let data = read.take(&name, &shape)?;
             found.insert(name, data);
         }
-        read.finish(config.tied_head)?;
-        let tensors = order
-            .into_iter()
-            .filter_map(|(name, place)| {
-                let data = found.remove(&name)?;
-                Some(BaseTensor { name, place, data })
+        let mut rest = read.finish(config.tied_head)?;
+        let tensors = (0..).zip(order).filter_map(|(place, name)| {
+            let used = found.remove(&name);
+            let is_used = used.is_some();
+            let data = used.or_else(|| rest.remove(&name))?;
+            Some(BaseTensor {
+                name,
+                place,
+                is_used,
+                data,
             })
-            .collect();
+        });
         Ok(Self {
+            tensors: tensors.collect(),
             config,
             tokenizer,
-            tensors,
+            header,
         })
     }
 
@@ -99,7 +125,19 @@ impl Base {
 
     /// Number of weights.
     pub fn parameters(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.len() as u64).sum()
+        let used = self.tensors.iter().filter(|tensor| tensor.is_used);
+        used.map(|tensor| tensor.len() as u64).sum()
+    }
+
+    /// Where the values stand, for rounds. A model of several files is refused: a flat order is one file's.
+    pub fn flat_order(&self) -> Result<FlatOrder<'_>, TrainError> {
+        let header = self.header.as_deref().ok_or(TrainError::Sharded)?;
+        let adapted = self.adapted().map(|tensor| tensor.place);
+        Ok(FlatOrder {
+            header,
+            tensors: self.tensors.len() as u32,
+            adapted: adapted.collect(),
+        })
     }
 
     /// SHA-256 over names, formats, shapes and bytes, in order: what a saved state belongs to.
@@ -117,8 +155,18 @@ impl Base {
         hash.finalize().into()
     }
 
+    /// All tensors of the files, in data order.
     pub(crate) fn tensors(&self) -> &[BaseTensor] {
         &self.tensors
+    }
+
+    /// Those that low-rank training adapts.
+    pub(crate) fn adapted(&self) -> impl Iterator<Item = &BaseTensor> {
+        self.tensors.iter().filter(|tensor| tensor.is_adapted())
+    }
+
+    pub(crate) fn header(&self) -> Option<&[u8]> {
+        self.header.as_deref()
     }
 }
 

@@ -31,6 +31,28 @@ pub enum TrainError {
         /// The step, counted from 1.
         step: u32,
     },
+    /// A trained weight has no number in the file's format.
+    #[error(
+        "element {element} of {tensor} would be {value:e} after training, which its file's format cannot hold: nothing was written; lower the learning rate and start again"
+    )]
+    NotFinite {
+        /// The weight's name.
+        tensor: String,
+        /// Which of its elements, row after row.
+        element: usize,
+        /// What it would be.
+        value: f64,
+    },
+    /// A round cannot train this model.
+    #[error(
+        "the model's weights stand in several files, and rounds train models of one file only: put them together into one model.safetensors"
+    )]
+    Sharded,
+    /// Something stands where a result or a state is written until it is whole.
+    #[error(
+        "{} is in the way and was not left by a run like this one: move it away, or choose another place for the result", .0.display()
+    )]
+    InTheWay(PathBuf),
     /// The device failed while it computed.
     #[error("the device failed: {0}")]
     Device(String),
@@ -62,7 +84,7 @@ pub enum TrainError {
     },
     /// A saved state belongs to another run.
     #[error(
-        "the saved state {path} belongs to another run ({what} differs): use another state file, or give the run the same model, text and plan"
+        "the saved state {path} belongs to another run ({what} differs): give the same model, text and options as that run, put this run's result elsewhere, or delete the state to start from the beginning"
     )]
     OtherRun {
         /// The file.

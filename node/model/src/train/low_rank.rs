@@ -1,5 +1,5 @@
-//! Low-rank updates (spec §10.7): which matrices have one, the fixed `A`, and how `B · A` becomes
-//! part of a weight. Called by the trainer and by what writes the result. Pure.
+//! Low-rank updates (spec §10.7): which matrices have one, the fixed `A`, and how `B · A`, or a step of every
+//! weight, becomes part of a weight. Called by the trainer and by what writes the result. Pure.
 
 use burn::tensor::{DType, bf16, f16};
 use rand_chacha::{
@@ -48,7 +48,7 @@ pub(crate) fn merge(
     a: &[f32],
     b: &[f32],
     dtype: DType,
-) -> (Vec<u8>, u64) {
+) -> Result<(Vec<u8>, u64), OutOfRange> {
     let rank = a.len() / columns;
     let mut bytes = Vec::with_capacity(weight.len() * dtype.size());
     let mut changed = 0;
@@ -63,12 +63,45 @@ pub(crate) fn merge(
             }
         }
         let old = &weight[row * columns..(row + 1) * columns];
-        for (sum, old) in sums.iter().zip(old) {
+        for (at, (sum, old)) in sums.iter().zip(old).enumerate() {
             let new = f64::from(*old) + sum;
-            changed += u64::from(push_rounded(&mut bytes, new, *old, dtype));
+            let out_of_range = || OutOfRange {
+                element: row * columns + at,
+                value: new,
+            };
+            let is_new = push_rounded(&mut bytes, new, *old, dtype).ok_or_else(out_of_range)?;
+            changed += u64::from(is_new);
         }
     }
-    (bytes, changed)
+    Ok((bytes, changed))
+}
+
+/// `W + V`: one f32 addition per element that has a value, rounded to the nearest value of `dtype`, ties to
+/// even; elements without one keep their bits. Gives the little-endian bytes and how many elements changed.
+pub(crate) fn add(
+    weight: &[f32],
+    step: &[f32],
+    dtype: DType,
+) -> Result<(Vec<u8>, u64), OutOfRange> {
+    let mut bytes = Vec::with_capacity(weight.len() * dtype.size());
+    let mut changed = 0;
+    for (element, (old, step)) in weight.iter().zip(step).enumerate() {
+        // Adding 0 would turn −0 into 0.
+        let new = if *step == 0.0 { *old } else { old + step };
+        let value = f64::from(new);
+        let is_new = push_rounded(&mut bytes, value, *old, dtype);
+        changed += u64::from(is_new.ok_or(OutOfRange { element, value })?);
+    }
+    Ok((bytes, changed))
+}
+
+/// A value that the format cannot hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct OutOfRange {
+    /// Which element of the tensor.
+    pub(crate) element: usize,
+    /// What it would be.
+    pub(crate) value: f64,
 }
 
 /// Rounded to f32 so that rounding once more, to a narrower format, gives what rounding `value` itself to it
@@ -84,25 +117,33 @@ fn to_odd(value: f64) -> f32 {
     f32::from_bits(towards_zero | 1)
 }
 
-/// Appends `value` in the format; whether it differs from `old`.
-pub(crate) fn push_rounded(bytes: &mut Vec<u8>, value: f64, old: f32, dtype: DType) -> bool {
-    match dtype {
+/// Appends `value` in the format; whether it differs from `old`, `None` if it would not be finite.
+pub(crate) fn push_rounded(
+    bytes: &mut Vec<u8>,
+    value: f64,
+    old: f32,
+    dtype: DType,
+) -> Option<bool> {
+    let rounded = match dtype {
         DType::F16 => {
             let rounded = f16::from_f32(to_odd(value));
             bytes.extend(rounded.to_le_bytes());
-            rounded.to_f32().to_bits() != old.to_bits()
+            rounded.to_f32()
         }
         DType::BF16 => {
             let rounded = bf16::from_f32(to_odd(value));
             bytes.extend(rounded.to_le_bytes());
-            rounded.to_f32().to_bits() != old.to_bits()
+            rounded.to_f32()
         }
         _ => {
             let rounded = value as f32;
             bytes.extend(rounded.to_le_bytes());
-            rounded.to_bits() != old.to_bits()
+            rounded
         }
-    }
+    };
+    rounded
+        .is_finite()
+        .then(|| rounded.to_bits() != old.to_bits())
 }
 
 #[cfg(test)]
@@ -133,17 +174,36 @@ mod tests {
             &[unit, unit],
             &[0.5],
             DType::F16,
-        );
+        )
+        .unwrap();
         let read = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_bits();
         let is = |value: f32| f16::from_f32(value).to_bits();
         assert_eq!((read(0), read(2)), (is(1.0), is(1.0 + 2.0 * unit)));
         assert_eq!(changed, 1);
         // Above the middle by less than f32 can say: rounding to f32 first would lose it.
         let little = [0.5 * unit, f32::exp2(-36.0)];
-        let (bytes, _) = merge(&[1.0], (1, 1), &little, &[1.0, 1.0], DType::F16);
+        let (bytes, _) = merge(&[1.0], (1, 1), &little, &[1.0, 1.0], DType::F16).unwrap();
         assert_eq!(
             f16::from_le_bytes([bytes[0], bytes[1]]).to_bits(),
             is(1.0 + unit)
         );
+    }
+
+    #[test]
+    fn a_value_that_the_format_cannot_hold_is_no_value() {
+        for (dtype, large, factor) in [
+            (DType::F16, 65_504.0, 2.0),
+            (DType::BF16, bf16::MAX.to_f32(), 2.0),
+            (DType::F32, f32::MAX, 2.0),
+        ] {
+            let merged = |b: f32| merge(&[1.0, large], (2, 1), &[large], &[0.0, b], dtype);
+            let refused = merged(factor).unwrap_err();
+            assert_eq!(refused.element, 1, "{dtype:?}");
+            assert!(refused.value > f64::from(large), "{dtype:?}");
+            assert!(merged(0.0).is_ok(), "{dtype:?}");
+            let added = |step: f32| add(&[1.0, large], &[-0.0, step], dtype);
+            assert_eq!(added(large).unwrap_err().element, 1, "{dtype:?}");
+            assert_eq!(added(0.0).unwrap().1, 0, "{dtype:?}");
+        }
     }
 }

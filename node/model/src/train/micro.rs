@@ -64,6 +64,11 @@ impl Leaf {
         Ok(())
     }
 
+    /// The values, without a copy.
+    pub(crate) fn into_values(self) -> Result<Vec<f32>, TrainError> {
+        into_vec(self.values.into_data()?)
+    }
+
     /// A copy of the values.
     pub(crate) fn values(&self) -> Result<Vec<f32>, TrainError> {
         into_vec(self.values.clone().into_data()?)
@@ -106,7 +111,7 @@ fn into_vec(data: TensorData) -> Result<Vec<f32>, TrainError> {
 #[derive(Debug)]
 pub(crate) struct Setting {
     config: ModelConfig,
-    /// Weights that are not trained, by place in [`Base::tensors`]' names; empty in full mode.
+    /// Weights that are not trained, by name; none in full mode.
     frozen: Vec<(String, Values)>,
     /// `A` by the name of its weight.
     fixed: Vec<(String, Tensor<2>)>,
@@ -125,7 +130,7 @@ impl Setting {
             mask: Mask::new(0, sequence, &[0], &Device::flex()),
         };
         let mut leaves = Vec::new();
-        for tensor in base.tensors() {
+        for tensor in base.tensors().iter().filter(|tensor| tensor.is_used) {
             let (name, shape) = (tensor.name.clone(), tensor.shape().to_vec());
             let TrainMode::LowRank { rank, seed } = mode else {
                 leaves.push(Leaf::new(name, shape, tensor.widened()));
@@ -133,7 +138,7 @@ impl Setting {
             };
             let data = TensorData::new(tensor.widened(), shape.clone());
             setting.frozen.push((name.clone(), Values::new(data)));
-            if low_rank::is_adapted(&name) {
+            if tensor.is_adapted() {
                 let a = low_rank::fixed(&seed, tensor.place, rank, shape[1]);
                 let a = Tensor::from_data(TensorData::new(a, [rank, shape[1]]), &Device::flex());
                 setting.fixed.push((name.clone(), a));

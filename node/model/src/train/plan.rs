@@ -4,13 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdamW, TrainError};
+use super::{AdamW, Base, TrainError, base::BaseTensor};
 
 /// Most steps of one run: bounds the curve that is kept with the state.
 const STEPS_MAX: u32 = 1_000_000;
-/// Most rows in one forward pass, and most passes per step: bounds memory and time between two
-/// moments at which a run can be stopped.
-const ROWS_MAX: usize = 1024;
+/// Most rows of one step: far above what helps, and a step ends in its time.
+const ROWS_MAX: usize = 1 << 16;
+/// Most rows in one forward pass: bounds memory and time between two moments at which a run can be stopped.
+const PASS_ROWS_MAX: usize = 1024;
 /// Largest rank of a low-rank update.
 const RANK_MAX: usize = 512;
 
@@ -53,10 +54,11 @@ pub struct TrainPlan {
     pub steps: u32,
     /// Tokens that each row is trained on.
     pub sequence: usize,
-    /// Rows of one forward pass.
+    /// Rows of one step.
     pub rows: usize,
-    /// Forward passes whose gradients make one step.
-    pub accumulate: usize,
+    /// Rows of one forward pass at most: a step is cut into as many passes as that takes, and their gradients are
+    /// added.
+    pub pass_rows: usize,
     /// The optimizer with its full learning rate.
     pub optimizer: AdamW,
     /// Steps over which the rate rises linearly to the full one.
@@ -82,7 +84,7 @@ impl TrainPlan {
         };
         bounded("steps", self.steps as usize, STEPS_MAX as usize)?;
         bounded("rows", self.rows, ROWS_MAX)?;
-        bounded("accumulate", self.accumulate, ROWS_MAX)?;
+        bounded("pass_rows", self.pass_rows, PASS_ROWS_MAX)?;
         if self.sequence < 2 {
             return Err(TrainError::BadPlan("sequence is below 2 tokens".to_owned()));
         }
@@ -105,6 +107,29 @@ impl TrainPlan {
         self.optimizer.check()
     }
 
+    /// Refuses what this model cannot be trained by.
+    pub(super) fn check_for(&self, base: &Base) -> Result<(), TrainError> {
+        let context = base.config().context;
+        if self.sequence > context {
+            return Err(TrainError::BadPlan(format!(
+                "sequence is {}, the model's context has {context} tokens",
+                self.sequence
+            )));
+        }
+        let TrainMode::LowRank { rank, .. } = self.mode else {
+            return Ok(());
+        };
+        let narrow = |tensor: &&BaseTensor| tensor.shape().iter().any(|side| *side < rank);
+        match base.adapted().find(narrow) {
+            Some(tensor) => Err(TrainError::BadPlan(format!(
+                "rank is {rank}, but {} is {:?}: at most its smaller side is allowed",
+                tensor.name,
+                tensor.shape()
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The learning rate of step `step`, counted from 0.
     pub fn learning_rate(&self, step: u32) -> f32 {
         let full = f64::from(self.optimizer.learning_rate);
@@ -123,8 +148,8 @@ impl TrainPlan {
         }
     }
 
-    /// Rows that one step is made of.
-    pub fn rows_per_step(&self) -> usize {
-        self.rows * self.accumulate
+    /// Forward passes of one step.
+    pub fn passes(&self) -> usize {
+        self.rows.div_ceil(self.pass_rows)
     }
 }

@@ -89,8 +89,27 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
+/// Refuses what stands where a state is written until it is whole, unless an interrupted run has left it.
+pub(super) fn check_way(path: &Path) -> Result<(), TrainError> {
+    let partial = unfinished(path);
+    let mut begin = Vec::new();
+    let read = match fs::symlink_metadata(&partial) {
+        Ok(there) if there.is_file() => File::open(&partial)
+            .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin)),
+        Ok(_) => return Err(TrainError::InTheWay(partial)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(_) if MAGIC.starts_with(&begin) => Ok(()),
+        Ok(_) => Err(TrainError::InTheWay(partial)),
+        Err(source) => Err(write_error(&partial, source)),
+    }
+}
+
 /// Writes the state of `trainer`.
 pub(super) fn save(trainer: &Trainer, path: &Path) -> Result<(), TrainError> {
+    check_way(path)?;
     let partial = unfinished(path);
     let written = write(trainer, &partial).and_then(|()| {
         fs::rename(&partial, path).map_err(|source| write_error(path, source))?;

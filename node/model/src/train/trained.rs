@@ -1,10 +1,12 @@
-//! What a run made: the trained values before and after, and the model as files. Called by the
-//! daemon: the update's encoder takes the values, a human the files. What must stay true: the files
-//! are laid out as the base's, in its format, and a folder is never seen half written.
+//! What a run made: its step away from the base in flat order, and the model as files. Called by the
+//! daemon: the update's encoder takes the step, a human the files. What must stay true: the files are the base's
+//! file ⊕ the step by the rule that makes checkpoints (docs/fl-protocol.md), and a folder is never seen half
+//! written.
 
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
+    ops::Range,
     path::Path,
     sync::Arc,
 };
@@ -13,7 +15,12 @@ use burn::tensor::DType;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Base, TrainError, TrainMode, low_rank, micro::Leaf};
+use super::{
+    Base, TrainError, TrainMode,
+    base::BaseTensor,
+    low_rank::{self, OutOfRange},
+    micro::Leaf,
+};
 
 /// Files that are carried over from the base's folder if they are there.
 const CARRIED: [&str; 4] = [
@@ -23,27 +30,14 @@ const CARRIED: [&str; 4] = [
     "generation_config.json",
 ];
 const WEIGHTS: &str = "model.safetensors";
+/// In a folder that is not whole yet: says that a run like this one has made it.
+const MARK: &str = ".owm-unfinished";
 
-/// A trained tensor in f32.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Parameter {
-    /// Its Hugging Face name; of a `B` the name of its weight with `lora_B` for `weight`.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Its values, row after row.
-    pub values: Vec<f32>,
-}
-
-/// A finished run. Tensors stand in canonical order: as in the base's files.
+/// A finished run.
 #[derive(Debug)]
 pub struct Trained {
     /// What was trained.
     pub mode: TrainMode,
-    /// The trained values before: the base's weights, or zeros for every `B`.
-    pub theta_start: Vec<Parameter>,
-    /// After.
-    pub theta_end: Vec<Parameter>,
     /// Rows that were trained on.
     pub samples: u64,
     /// Tokens that were trained on.
@@ -52,6 +46,7 @@ pub struct Trained {
     pub steps: u32,
     /// Loss of each step, in nats per token.
     pub losses: Vec<f32>,
+    step: Vec<f32>,
     base: Arc<Base>,
 }
 
@@ -73,36 +68,9 @@ pub(super) fn collect(
     losses: Vec<f32>,
     (samples, tokens): (u64, u64),
 ) -> Result<Trained, TrainError> {
-    let mut theta_end = Vec::with_capacity(leaves.len());
-    for leaf in leaves {
-        theta_end.push(Parameter {
-            values: leaf.values()?,
-            name: leaf.name,
-            shape: leaf.shape,
-        });
-    }
-    let theta_start = match mode {
-        TrainMode::Full => base
-            .tensors()
-            .iter()
-            .map(|tensor| Parameter {
-                name: tensor.name.clone(),
-                shape: tensor.shape().to_vec(),
-                values: tensor.widened(),
-            })
-            .collect(),
-        TrainMode::LowRank { .. } => theta_end
-            .iter()
-            .map(|end| Parameter {
-                values: vec![0.0; end.values.len()],
-                ..end.clone()
-            })
-            .collect(),
-    };
     Ok(Trained {
+        step: step_of(&base, mode, leaves)?,
         mode,
-        theta_start,
-        theta_end,
         samples,
         tokens,
         steps: losses.len() as u32,
@@ -111,7 +79,68 @@ pub(super) fn collect(
     })
 }
 
+/// θ_end − θ_start in flat order (every `B` begins at 0). What no update could say is 0: differences below f32's normal numbers, and
+/// tensors that are not trained.
+fn step_of(base: &Base, mode: TrainMode, leaves: Vec<Leaf>) -> Result<Vec<f32>, TrainError> {
+    let sizes = leaves.iter().map(Leaf::len).sum();
+    let mut step: Vec<f32> = Vec::with_capacity(sizes);
+    let mut leaves = leaves.into_iter();
+    for tensor in base.tensors() {
+        let is_trained = match mode {
+            TrainMode::Full => tensor.is_used,
+            TrainMode::LowRank { .. } => tensor.is_adapted(),
+        };
+        let Some(leaf) = is_trained.then(|| leaves.next()).flatten() else {
+            if mode == TrainMode::Full {
+                step.resize(step.len() + tensor.len(), 0.0);
+            }
+            continue;
+        };
+        let mut moved = leaf.into_values()?;
+        if mode == TrainMode::Full {
+            let both = moved.iter_mut().zip(tensor.widened());
+            both.for_each(|(end, start)| *end -= start);
+        }
+        if let Some(element) = moved.iter().position(|value| !value.is_finite()) {
+            return Err(TrainError::NotFinite {
+                tensor: tensor.name.clone(),
+                element,
+                value: f64::from(moved[element]),
+            });
+        }
+        let said = |value: f32| if value.is_normal() { value } else { 0.0 };
+        step.extend(moved.into_iter().map(said));
+    }
+    Ok(step)
+}
+
+/// Refuses what stands where a result is written until it is whole, unless an interrupted run has left it.
+pub fn check_way(out: &Path) -> Result<(), TrainError> {
+    let partial = super::state::unfinished(out);
+    let is_free = match fs::symlink_metadata(&partial) {
+        Ok(there) => there.is_dir() && partial.join(MARK).is_file(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if is_free {
+        Ok(())
+    } else {
+        Err(TrainError::InTheWay(partial))
+    }
+}
+
 impl Trained {
+    /// θ_end − θ_start in f32, flat, in the data order of the base's file: every element of full training, each
+    /// `B` row by row of low-rank training.
+    pub fn step(&self) -> &[f32] {
+        &self.step
+    }
+
+    /// The step for a round's update ([`Base::flat_order`]); a model of several files has none.
+    pub fn into_step(self) -> Result<Vec<f32>, TrainError> {
+        self.base.flat_order()?;
+        Ok(self.step)
+    }
+
     /// Writes the trained model as a Hugging Face folder: weights in the base's layout and format,
     /// the other files as they are in `base_dir`. `out` must not exist, or be empty; it appears
     /// whole.
@@ -123,6 +152,8 @@ impl Trained {
         let partial = super::state::unfinished(out);
         let fill = || -> Result<WrittenModel, TrainError> {
             fs::create_dir_all(&partial).map_err(failed)?;
+            let mark = partial.join(MARK);
+            write_synced(&mark, b"").map_err(failed)?;
             for name in CARRIED {
                 let from = base_dir.join(name);
                 if from.is_file() {
@@ -130,13 +161,15 @@ impl Trained {
                     write_synced(&partial.join(name), &bytes).map_err(failed)?;
                 }
             }
-            let written = self.write_weights(&partial.join(WEIGHTS)).map_err(failed)?;
+            let written = self.write_weights(&partial.join(WEIGHTS), &failed)?;
+            fs::remove_file(&mark).map_err(failed)?;
             // An empty folder of that name may be there; a full one makes the renaming fail.
             let _ = fs::remove_dir(out);
             fs::rename(&partial, out).map_err(failed)?;
             super::state::sync_folder(out).map_err(failed)?;
             Ok(written)
         };
+        check_way(out)?;
         let _ = fs::remove_dir_all(&partial);
         let written = fill();
         if written.is_err() {
@@ -145,23 +178,48 @@ impl Trained {
         written
     }
 
-    fn write_weights(&self, path: &Path) -> io::Result<WrittenModel> {
-        let header = header(&self.base)?;
-        let mut out = BufWriter::new(File::create(path)?);
+    fn write_weights(
+        &self,
+        path: &Path,
+        failed: &dyn Fn(io::Error) -> TrainError,
+    ) -> Result<WrittenModel, TrainError> {
+        let made;
+        let header = if let Some(header) = self.base.header() {
+            header
+        } else {
+            made = header_of(&self.base).map_err(failed)?;
+            &made
+        };
+        let mut out = BufWriter::new(File::create(path).map_err(failed)?);
         let mut hash = Sha256::new();
         let mut changed = 0;
-        let mut push = |bytes: &[u8]| -> io::Result<()> {
+        let mut push = |bytes: &[u8]| {
             hash.update(bytes);
-            out.write_all(bytes)
+            out.write_all(bytes).map_err(failed)
         };
-        push(&(header.len() as u64).to_le_bytes())?;
-        push(&header)?;
+        push(header)?;
+        let mut at = 0;
         for tensor in self.base.tensors() {
-            let (bytes, changes) = self.stored(tensor);
-            changed += changes;
-            push(&bytes)?;
+            let elements = at..at + self.elements_of(tensor);
+            at = elements.end;
+            match self.stored(tensor, elements) {
+                None => push(tensor.data.bytes())?,
+                Some(Ok((bytes, changes))) => {
+                    changed += changes;
+                    push(&bytes)?;
+                }
+                Some(Err(OutOfRange { element, value })) => {
+                    let tensor = tensor.name.clone();
+                    return Err(TrainError::NotFinite {
+                        tensor,
+                        element,
+                        value,
+                    });
+                }
+            }
         }
-        out.into_inner()?.sync_all()?;
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.sync_all().map_err(failed)?;
         Ok(WrittenModel {
             weights_sha256: hash.finalize().into(),
             changed,
@@ -169,36 +227,40 @@ impl Trained {
         })
     }
 
-    /// One weight as it is stored after training, and how many of its values changed.
-    fn stored(&self, tensor: &super::base::BaseTensor) -> (Vec<u8>, u64) {
-        let old = tensor.widened();
-        let find = |name: &str| self.theta_end.iter().find(|end| end.name == name);
-        if let (TrainMode::LowRank { rank, seed }, &[rows, columns]) = (self.mode, tensor.shape())
-            && let Some(b) = find(&low_rank::b_name(&tensor.name))
-            && low_rank::is_adapted(&tensor.name)
-        {
-            let a = low_rank::fixed(&seed, tensor.place, rank, columns);
-            return low_rank::merge(&old, (rows, columns), &a, &b.values, tensor.dtype());
+    /// How many elements of the step are this tensor's.
+    fn elements_of(&self, tensor: &BaseTensor) -> usize {
+        match self.mode {
+            TrainMode::Full => tensor.len(),
+            TrainMode::LowRank { rank, .. } if tensor.is_adapted() => tensor.shape()[0] * rank,
+            TrainMode::LowRank { .. } => 0,
         }
-        let new = find(&tensor.name).map_or(&old, |end| &end.values);
-        let mut bytes = Vec::with_capacity(tensor.data.bytes().len());
-        let changed = new.iter().zip(&old).map(|(new, old)| {
-            let new = f64::from(*new);
-            u64::from(low_rank::push_rounded(
-                &mut bytes,
-                new,
-                *old,
-                tensor.dtype(),
-            ))
-        });
-        let changed = changed.sum();
-        (bytes, changed)
+    }
+
+    /// One tensor's bytes after training, and how many of its values changed; `None`: it stays.
+    fn stored(
+        &self,
+        tensor: &BaseTensor,
+        elements: Range<usize>,
+    ) -> Option<Result<(Vec<u8>, u64), OutOfRange>> {
+        let step = &self.step[elements];
+        if step.is_empty() || !tensor.is_used {
+            return None;
+        }
+        let (old, dtype) = (tensor.widened(), tensor.dtype());
+        if let TrainMode::LowRank { rank, seed } = self.mode {
+            let &[rows, columns] = tensor.shape() else {
+                return None;
+            };
+            let a = low_rank::fixed(&seed, tensor.place, rank, columns);
+            return Some(low_rank::merge(&old, (rows, columns), &a, step, dtype));
+        }
+        Some(low_rank::add(&old, step, dtype))
     }
 }
 
-/// The safetensors header: every tensor in the base's order, so that equal places in the file mean
-/// equal weights. Padded with spaces to a multiple of 8, as the format wants.
-fn header(base: &Base) -> io::Result<Vec<u8>> {
+/// What stands before the values in one file of all tensors of a base that has several: the length, and every
+/// tensor in the base's order, padded with spaces to a multiple of 8, as the format wants.
+fn header_of(base: &Base) -> io::Result<Vec<u8>> {
     let mut entries = serde_json::Map::new();
     entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut start = 0;
@@ -215,8 +277,10 @@ fn header(base: &Base) -> io::Result<Vec<u8>> {
         );
         start = end;
     }
-    let mut header = serde_json::to_vec(&entries)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut json = serde_json::to_vec(&entries)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
     Ok(header)
 }
 
