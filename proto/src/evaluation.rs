@@ -12,7 +12,8 @@ use crate::{
     ladder::FileSpec,
     limits::{
         CANDIDATE_FILES_MAX, EVALUATE_BYTES_MAX, EVALUATE_DOCUMENTS_MAX, EVALUATE_WINDOW_MAX,
-        REPORT_BYTES_MAX, SHARDS_NAMED_MAX, SHORT_TEXT_BYTES_MAX, TRAIN_BATCH_MAX, TRAIN_STEPS_MAX,
+        LORA_RANK_MAX, REPORT_BYTES_MAX, SHARDS_NAMED_MAX, SHORT_TEXT_BYTES_MAX, TRAIN_BATCH_MAX,
+        TRAIN_STEPS_MAX,
     },
     manifest::{ManifestFile, is_plain_file_name},
     wire::coordinator as wire,
@@ -60,6 +61,19 @@ pub struct ReferenceSteps {
     pub value_bits: u8,
     /// The round it is a reference for; 0: none.
     pub round: u64,
+    /// Low-rank training; absent: every weight.
+    pub lora: Option<LoraPlan>,
+}
+
+/// Low-rank training of one epoch (spec §10.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoraPlan {
+    /// Rows of A.
+    pub rank: u16,
+    /// Which epoch.
+    pub epoch: u32,
+    /// Decides A.
+    pub seed: [u8; 32],
 }
 
 /// What a node is asked for.
@@ -167,6 +181,10 @@ impl ReferenceSteps {
         if !is_positive(self.learning_rate) || !is_positive(self.clip_norm) {
             return Some("learning rate and clip norm must be positive".into());
         }
+        let is_rank = |lora: LoraPlan| (1..=LORA_RANK_MAX).contains(&u32::from(lora.rank));
+        if !self.lora.is_none_or(is_rank) {
+            return Some(format!("ranks of 1 to {LORA_RANK_MAX} are taken"));
+        }
         if !(1..=1_000_000).contains(&self.keep_ppm) || !matches!(self.value_bits, 2 | 8) {
             return Some("keep_ppm must be 1 to 1,000,000 and value_bits 2 or 8".into());
         }
@@ -202,15 +220,33 @@ impl TryFrom<wire::EvaluatePayload> for EvaluationAsk {
                 shards: said.shards,
             }
         };
-        let reference = said.reference.map(|steps| ReferenceSteps {
-            steps: steps.steps,
-            batch: steps.batch,
-            learning_rate: steps.learning_rate,
-            clip_norm: steps.clip_norm,
-            keep_ppm: steps.keep_ppm,
-            value_bits: u8::try_from(steps.value_bits).unwrap_or(0),
-            round: steps.round,
-        });
+        let lora = |steps: &wire::ReferenceSteps| {
+            let plan = || {
+                Ok(LoraPlan {
+                    rank: u16::try_from(steps.lora_rank).unwrap_or(u16::MAX),
+                    epoch: steps.lora_epoch,
+                    seed: steps.lora_seed.as_slice().try_into().map_err(|_| {
+                        AskError("the seed of a low-rank plan has 32 bytes".to_owned())
+                    })?,
+                })
+            };
+            (steps.lora_rank > 0).then(plan).transpose()
+        };
+        let reference = said
+            .reference
+            .map(|steps| {
+                Ok(ReferenceSteps {
+                    lora: lora(&steps)?,
+                    steps: steps.steps,
+                    batch: steps.batch,
+                    learning_rate: steps.learning_rate,
+                    clip_norm: steps.clip_norm,
+                    keep_ppm: steps.keep_ppm,
+                    value_bits: u8::try_from(steps.value_bits).unwrap_or(0),
+                    round: steps.round,
+                })
+            })
+            .transpose()?;
         Self {
             files: said.files.into_iter().map(file).collect::<Result<_, _>>()?,
             text,
@@ -260,6 +296,9 @@ impl From<&EvaluationAsk> for wire::EvaluatePayload {
                 keep_ppm: steps.keep_ppm,
                 value_bits: u32::from(steps.value_bits),
                 round: steps.round,
+                lora_rank: steps.lora.map_or(0, |lora| u32::from(lora.rank)),
+                lora_epoch: steps.lora.map_or(0, |lora| lora.epoch),
+                lora_seed: steps.lora.map_or(Vec::new(), |lora| lora.seed.to_vec()),
             }),
         }
     }

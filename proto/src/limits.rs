@@ -91,6 +91,12 @@ pub const EVALUATE_WINDOW_MAX: u32 = 1 << 15;
 /// The JSON of one evaluation's report: hashes and figures.
 pub const REPORT_BYTES_MAX: usize = 64 << 10;
 
+/// The bytes of one update: a hundred times those of 135 million parameters at 10 %.
+pub const UPDATE_BYTES_MAX: u64 = 1 << 30;
+
+/// Rank of low-rank training.
+pub const LORA_RANK_MAX: u32 = 512;
+
 /// Local steps of one reference update or of one node in a round.
 pub const TRAIN_STEPS_MAX: u32 = 10_000;
 

@@ -162,6 +162,9 @@ pub enum Fault {
     /// Figures that exclude each other.
     #[error("the report contradicts itself: {0}")]
     Contradiction(&'static str),
+    /// An update that is none, or of something else.
+    #[error("the update is refused: {0}")]
+    Update(String),
     /// Too little text.
     #[error("the report is over {given} {unit}, at least {min} are asked for")]
     TooLittle {

@@ -247,3 +247,6 @@ fn hash(path: &Path) -> std::io::Result<(ManifestFile, Vec<u8>)> {
     };
     Ok((file, ladder.to_bytes()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ pub mod publish;
 pub mod rpc;
 pub mod serve;
 pub mod sessions;
+pub mod spool;
 pub mod swarm;
 pub mod tasks;
 pub mod verdict;

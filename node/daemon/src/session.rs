@@ -61,6 +61,8 @@ pub enum Registration {
 pub enum Ending {
     /// A result is in the task log.
     Result,
+    /// The same, with bytes that are too large for the link: it is handed in by a call.
+    ResultWithBytes,
     /// Given back.
     HandBack {
         /// The kind.

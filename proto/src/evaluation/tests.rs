@@ -30,6 +30,11 @@ fn ask() -> EvaluationAsk {
             keep_ppm: 100_000,
             value_bits: 2,
             round: 0,
+            lora: Some(LoraPlan {
+                rank: 4,
+                epoch: 2,
+                seed: [3; 32],
+            }),
         }),
     }
 }

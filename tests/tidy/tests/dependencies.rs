@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-p2p",
             "owm-proto",
             "owm-service",
+            "owm-update",
         ],
     ),
     ("owm-coordinator-domain", &["owm-proto"]),
@@ -45,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "owm-p2p",
             "owm-proto",
             "owm-service",
+            "owm-update",
         ],
     ),
     (
@@ -69,7 +71,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What tests may use beyond that: fixtures, never a way round.
 const TESTS_MAY_USE: &[(&str, &[&str])] = &[
     ("owm-proto", &["owm-proto-codegen"]),
-    ("owm-model", &["owm-model-import", "owm-proto", "owm-update"]),
+    (
+        "owm-model",
+        &["owm-model-import", "owm-proto", "owm-update"],
+    ),
     ("owm-node", &["owm-model-import"]),
     ("owm-coordinator-store", &["owm-service"]),
 ];

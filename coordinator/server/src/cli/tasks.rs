@@ -6,7 +6,10 @@ mod show;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
-use owm_proto::{EvaluationId, SubModelId, UnixMillis, VersionId, evaluation::TextSource};
+use owm_proto::{
+    EvaluationId, SubModelId, UnixMillis, VersionId,
+    evaluation::{ReferenceSteps, TextSource},
+};
 use owm_service::{Context, RunError, config::HumanDuration};
 use serde_json::json;
 
@@ -88,6 +91,24 @@ pub struct EvaluateArgs {
     /// Chooses the documents where there are more [default: drawn].
     #[arg(long)]
     seed: Option<u64>,
+    /// Train instead of measuring: a reference update of so many steps, from text that is not held out.
+    #[arg(long, value_name = "STEPS", conflicts_with = "local")]
+    reference: Option<u32>,
+    /// Rows of one step of a reference update.
+    #[arg(long, default_value_t = 4, requires = "reference")]
+    batch: u32,
+    /// Its learning rate.
+    #[arg(long, default_value_t = 0.001, requires = "reference")]
+    learning_rate: f32,
+    /// The longest it may be, as a norm.
+    #[arg(long, default_value_t = 1.0, requires = "reference")]
+    clip_norm: f32,
+    /// Of a million values, how many are sent.
+    #[arg(long, default_value_t = 100_000, requires = "reference")]
+    keep_ppm: u32,
+    /// Bits of a value: 2 or 8.
+    #[arg(long, default_value_t = 2, requires = "reference")]
+    value_bits: u8,
     /// How long one node may take.
     #[arg(long, default_value = "30m")]
     lease: HumanDuration,
@@ -145,7 +166,16 @@ async fn ask(
         tokens_max: args.tokens,
         window: args.window,
         seed: args.seed,
-        reference: None,
+        reference: args.reference.map(|steps| ReferenceSteps {
+            steps,
+            batch: args.batch,
+            learning_rate: args.learning_rate,
+            clip_norm: args.clip_norm,
+            keep_ppm: args.keep_ppm,
+            value_bits: args.value_bits,
+            round: 0,
+            lora: None,
+        }),
         nodes: args.nodes,
         lease: args.lease.get(),
         deadline: args.deadline.get(),

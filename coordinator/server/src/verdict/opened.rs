@@ -30,6 +30,8 @@ pub(super) struct Opened {
     pub(super) statement: TaskResultStatement,
     pub(super) result_envelope: Envelope,
     pub(super) product: Product,
+    /// Of an update: whether its bytes, which are here, are what was asked for.
+    pub(super) update: Option<Result<(), String>>,
 }
 
 /// What was computed.
@@ -66,6 +68,7 @@ impl Opened {
             commit_envelope,
             result_envelope,
             product: Product::open(output, &network, signer)?,
+            update: None,
         })
     }
 
@@ -192,7 +195,11 @@ fn check(loaded: &LoadedTask, epoch: u64, asked: &Asked, opened: &Opened) -> Res
         }
         (Product::Report(report), Some(ask), TaskType::Evaluate) => {
             let given = GivenReport { statement, report };
-            check_report(&expected, ask, &given).map(drop)
+            check_report(&expected, ask, &given)?;
+            match &opened.update {
+                Some(Err(why)) => Err(Fault::Update(why.clone())),
+                Some(Ok(())) | None => Ok(()),
+            }
         }
         (.., asked) => Err(Fault::WrongKind {
             asked: asked.as_str(),

@@ -28,6 +28,7 @@ use super::{
     desk::{Desk, HandedIn, Heard},
     failure_of,
     opened::{Asked, GivenWork, Opened, Product},
+    update,
 };
 use crate::{
     app::App,
@@ -84,6 +85,11 @@ impl App {
     ) -> Result<wire::ResultAck, VerdictError> {
         let at = self.now();
         let opened = Opened::open(self, key, wire)?;
+        if update::named(&opened.product).is_some() {
+            return Err(VerdictError::Malformed(
+                "an update comes with its bytes: call SubmitUpdate",
+            ));
+        }
         match hand_in::<Desk>(self, HandedIn { node, opened, at }).await? {
             Heard::Judged(ack) => Ok(ack),
             Heard::Alone(item) => Ok(self.result_alone(*item).await?),

@@ -101,7 +101,8 @@ impl Daemon {
                     self.events.push_back(Event::SubmitFailed(key));
                     return Ok(());
                 }
-                let call = calls::submit(self.coordinator.clone(), self.log.clone(), key);
+                let updates = self.means.tools.updates.clone();
+                let call = calls::submit(self.coordinator.clone(), self.log.clone(), updates, key);
                 self.calls.spawn(call);
             }
             Effect::End(over) => self.over = Some(over),

@@ -263,7 +263,7 @@ impl Daemon {
                 }
                 tracing::info!(lease = %key, ending = name_of(&ending), tokens, "task ended");
                 let lost = match &ending {
-                    Ending::Result => None,
+                    Ending::Result | Ending::ResultWithBytes => None,
                     Ending::Stopped => Some(("cancelled", String::new())),
                     Ending::HandBack { message, .. } => Some(("handed_back", message.clone())),
                 };
@@ -475,7 +475,7 @@ impl Daemon {
 
 fn name_of(ending: &Ending) -> &'static str {
     match ending {
-        Ending::Result => "result",
+        Ending::Result | Ending::ResultWithBytes => "result",
         Ending::HandBack { .. } => "handed_back",
         Ending::Stopped => "stopped",
     }

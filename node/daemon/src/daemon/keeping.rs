@@ -111,6 +111,7 @@ impl Kept<'_> {
                 loader: Arc::clone(&parts.loader),
                 texts: Arc::clone(&parts.texts),
                 ram: self.caps.ram,
+                updates: parts.home.updates(),
             },
         }
     }

@@ -12,7 +12,7 @@ use owm_service::report::Chain;
 use super::{
     Answer, AnswerError, EncodeError, EngineDescription, EngineLoader, GenerateJob,
     InferenceEngine, LoadError, MeasureJob, MeasuredSoFar, Measurement, OnMeasured, OnToken,
-    Question, Token,
+    OnTrained, Question, Token, TrainJob, TrainedStep,
 };
 use crate::config::Device;
 
@@ -52,6 +52,16 @@ impl EngineLoader for BurnLoader {
             }),
             Err(error) => Err(LoadError::Unusable(Chain(&error).to_string())),
         }
+    }
+
+    fn train(
+        &self,
+        folder: &Path,
+        expected: &BTreeMap<String, [u8; 32]>,
+        job: &TrainJob,
+        on_trained: &mut OnTrained<'_>,
+    ) -> Result<Option<TrainedStep>, LoadError> {
+        super::training::train(folder, expected, job, on_trained)
     }
 }
 
@@ -173,6 +183,7 @@ impl BurnEngine {
         let row = |documents: &[String]| tokens_of(self.0.config(), self.0.tokenizer(), documents);
         let (mut documents, mut tokens) = (0, 0_u64);
         for document in &job.documents {
+            // The separators between two documents count twice: a little less than allowed.
             tokens += row(std::slice::from_ref(document))?.len() as u64;
             if tokens > job.tokens_max {
                 break;

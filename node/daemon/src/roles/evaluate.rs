@@ -3,7 +3,9 @@
 //! Must stay true: what is broken off gives no report; nothing of the text is in a report, a log line or an error,
 //! and of a private text not even a hash that others could try texts against.
 
-use std::{ops::ControlFlow, sync::Arc};
+mod reference;
+
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use owm_proto::{
     NodeKey, Sha256,
@@ -47,6 +49,8 @@ pub struct Tools {
     pub texts: Arc<dyn Texts>,
     /// Bytes of memory that this process may take.
     pub ram: Option<u64>,
+    /// Where updates lie until the coordinator has them.
+    pub updates: PathBuf,
 }
 
 /// Runs an evaluation to its end.
@@ -54,7 +58,10 @@ pub async fn run(job: EvaluateJob, context: JobContext, means: Means, stop: Canc
     let (key, events) = (job.key, context.events.clone());
     let (activity, clock) = (context.activity.clone(), Arc::clone(&context.clock));
     activity.begun(key, "evaluate", job.version.as_str(), clock.monotonic());
+    let has_bytes = job.ask.reference.is_some();
     let (ending, result, tokens) = match evaluated(job, context, means, stop).await {
+        // From the log, with the update's bytes.
+        Ok(Some((_, tokens))) if has_bytes => (Ending::ResultWithBytes, None, tokens),
         Ok(Some((result, tokens))) => (Ending::Result, Some(Box::new(result)), tokens),
         Ok(None) => (Ending::Stopped, None, 0),
         Err(Refusal { reason, message }) => (Ending::HandBack { reason, message }, None, 0),
@@ -103,8 +110,11 @@ async fn evaluated(
             }
         }
     };
-    let measuring = tokio::task::spawn_blocking(move || {
-        measured(&job, &context, &means.tools, laid_out, &stop)
+    let measuring = tokio::task::spawn_blocking(move || match (job.ask.reference, &laid_out) {
+        (Some(steps), Some(laid_out)) => {
+            reference::trained(&job, steps, &context, &means.tools, laid_out, &stop)
+        }
+        _ => measured(&job, &context, &means.tools, laid_out, &stop),
     });
     // A panic must not keep the slot: it is a failure like any other.
     let done = measuring.await;
@@ -214,22 +224,47 @@ fn finish(
     found: &Measurement,
     (backend, exec_ms): (String, u64),
 ) -> Result<(TaskResult, u32), Refusal> {
+    let finding = Finding::HeldOut {
+        loss: ExactF64(found.loss),
+        bits_per_byte: ExactF64(found.bits_per_byte),
+    };
+    let read = Read {
+        documents: found.documents,
+        bytes: found.bytes,
+        tokens: found.tokens,
+        tokens_sha256: found.tokens_sha256,
+    };
+    hand_over(job, context, (read, finding), (backend, exec_ms))
+}
+
+/// The text that went in.
+struct Read {
+    documents: u32,
+    bytes: u64,
+    tokens: u64,
+    tokens_sha256: Sha256,
+}
+
+/// Signs what was found and puts it into the log.
+fn hand_over(
+    job: &EvaluateJob,
+    context: &JobContext,
+    (read, finding): (Read, Finding),
+    (backend, exec_ms): (String, u64),
+) -> Result<(TaskResult, u32), Refusal> {
     let ask = &job.ask;
     let report = EvaluationReport {
         candidate: ask.weights_sha256(),
         text: ask.text.clone(),
         window: ask.window,
-        documents: found.documents,
-        bytes: found.bytes,
-        tokens: found.tokens,
-        tokens_sha256: shown_hash(&ask.text, &context.node, found.tokens_sha256),
-        finding: Finding::HeldOut {
-            loss: ExactF64(found.loss),
-            bits_per_byte: ExactF64(found.bits_per_byte),
-        },
+        documents: read.documents,
+        bytes: read.bytes,
+        tokens: read.tokens,
+        tokens_sha256: shown_hash(&ask.text, &context.node, read.tokens_sha256),
+        finding,
     };
     let bytes = report.to_bytes();
-    let tokens = u32::try_from(found.tokens).unwrap_or(u32::MAX);
+    let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
     let statement = TaskResultStatement {
         task_id: job.key.task,
         epoch: job.key.epoch,

@@ -179,6 +179,9 @@ impl Session {
                     effects.push(Effect::SendResult(key));
                 }
             }
+            (Ending::ResultWithBytes, _) => {
+                self.unacked.insert(key, Waiting::due_at(now));
+            }
             (_, Some(Broken::ShuttingDown)) => effects.push(hand_back(
                 HandBackReason::ShuttingDown,
                 "this node is stopping and could not finish in time",

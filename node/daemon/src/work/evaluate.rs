@@ -18,6 +18,8 @@ pub struct EvaluateJob {
     pub key: LeaseKey,
     /// The version it belongs to, for the log.
     pub version: VersionId,
+    /// Of which sub-model.
+    pub sub_model: SubModelId,
     /// SHA-256 of the opened payload.
     pub input_sha256: Sha256,
     /// What is asked.
@@ -48,7 +50,11 @@ pub(super) fn open(
         key,
         version,
         input_sha256,
-        served: loaded.and_then(|loaded| served(loaded, &sub_model, &ask)),
+        // Training reads the files themselves.
+        served: loaded
+            .filter(|_| ask.reference.is_none())
+            .and_then(|loaded| served(loaded, &sub_model, &ask)),
+        sub_model,
         ask,
     })
 }
@@ -61,9 +67,6 @@ fn check(evaluate: EvaluatePayload, lease: &Lease) -> Result<EvaluationAsk, Refu
         return Err(Refusal::cannot(
             "the payload names another candidate than the lease",
         ));
-    }
-    if ask.reference.is_some() {
-        return Err(Refusal::cannot("this node makes no reference updates yet"));
     }
     Ok(ask)
 }

@@ -133,6 +133,7 @@ fn job(text: TextSource, tokens: u64) -> EvaluateJob {
             epoch: 2,
         },
         version: "owm-v0.1.0".parse().unwrap(),
+        sub_model: "owm-geo".parse().unwrap(),
         input_sha256: Sha256([4; 32]),
         ask: EvaluationAsk {
             files: vec![weights],
@@ -170,6 +171,7 @@ fn measure(
         loader: Arc::new(NoLoader),
         texts,
         ram: None,
+        updates: std::path::PathBuf::new(),
     };
     measured(job, context, &tools, None, stop)
 }
@@ -270,6 +272,7 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
         loader: Arc::new(NoLoader),
         texts: Arc::new(Shelf::default()),
         ram: Some(1 << 40),
+        updates: std::path::PathBuf::new(),
     };
     let folder = tempfile::tempdir().unwrap();
     let laid_out = LaidOut {
