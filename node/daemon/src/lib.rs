@@ -23,6 +23,7 @@ pub mod network;
 pub mod orders;
 pub mod register;
 pub mod renewal;
+pub mod residue;
 pub mod roles;
 pub mod session;
 pub mod status;
