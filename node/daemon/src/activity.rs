@@ -343,7 +343,7 @@ impl RunningTask {
         }
         let Some(progress) = &self.progress else {
             let how = if self.streaming { ", streamed" } else { "" };
-            return format!("{}{how}", self.kind);
+            return format!("answer{how}");
         };
         let percent = progress.done * 100 / progress.of.max(1);
         let mut text = format!("{} {percent} %", self.kind);
