@@ -342,8 +342,11 @@ impl RunningTask {
             return format!("{}: {doing}", self.kind);
         }
         let Some(progress) = &self.progress else {
-            let how = if self.streaming { ", streamed" } else { "" };
-            return format!("answer{how}");
+            return match (self.kind.as_str(), self.streaming) {
+                ("inference", true) => "answer, streamed".to_owned(),
+                ("inference", false) => "answer".to_owned(),
+                (kind, _) => kind.to_owned(),
+            };
         };
         let percent = progress.done * 100 / progress.of.max(1);
         let mut text = format!("{} {percent} %", self.kind);
