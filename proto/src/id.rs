@@ -42,6 +42,8 @@ uuid_ids! {
     NodeId,
     /// A task (`tasks.task_id`).
     TaskId,
+    /// A look at one candidate by several nodes (`evaluations.evaluation_id`).
+    EvaluationId,
 }
 
 /// A public request: 128 random bits that are the *capability* to read its answer (spec §9).

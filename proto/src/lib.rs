@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod envelope;
+pub mod evaluation;
 pub mod genesis;
 pub mod gossip;
 pub mod hash;
@@ -23,7 +24,7 @@ pub use envelope::{
     Envelope, EnvelopeError, Purpose, SignatureCheck, SignerRule, StrictEd25519, Verified,
 };
 pub use hash::Sha256;
-pub use id::{NodeId, RequestId, SessionId, TaskId};
+pub use id::{EvaluationId, NodeId, RequestId, SessionId, TaskId};
 pub use key::{KeyError, NodeKey, PublicKey};
 pub use ladder::{FileSpec, Ladder, LadderBuilder, PieceCheck, PieceLen};
 pub use money::{Msat, Permille, Sats};

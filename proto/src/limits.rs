@@ -72,3 +72,33 @@ pub const SHARDS_MAX: u32 = 1 << 16;
 /// The SHA-256 midstate ladder of one file, 32 bytes a piece: half a terabyte in pieces of 1 MiB, two in
 /// pieces of 4 MiB. It is kept in memory while the file is fetched or served.
 pub const LADDER_BYTES_MAX: u64 = 16 << 20;
+
+/// Files of one candidate: weights in parts, configuration, tokenizer.
+pub const CANDIDATE_FILES_MAX: usize = 64;
+
+/// Shards of one evaluation: more than any corpus has.
+pub const SHARDS_NAMED_MAX: usize = 256;
+
+/// Documents that one evaluation measures with.
+pub const EVALUATE_DOCUMENTS_MAX: u32 = 100_000;
+
+/// Bytes of text of one evaluation: hours on two cores.
+pub const EVALUATE_BYTES_MAX: u64 = 64 << 20;
+
+/// Tokens of one row: above the context of every served model.
+pub const EVALUATE_WINDOW_MAX: u32 = 1 << 15;
+
+/// The JSON of one evaluation's report: hashes and figures.
+pub const REPORT_BYTES_MAX: usize = 64 << 10;
+
+/// The bytes of one update: a hundred times those of 135 million parameters at 10 %.
+pub const UPDATE_BYTES_MAX: u64 = 1 << 30;
+
+/// Rank of low-rank training.
+pub const LORA_RANK_MAX: u32 = 512;
+
+/// Local steps of one reference update or of one node in a round.
+pub const TRAIN_STEPS_MAX: u32 = 10_000;
+
+/// Rows of one local step.
+pub const TRAIN_BATCH_MAX: u32 = 1_024;

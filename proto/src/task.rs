@@ -28,9 +28,11 @@ text_enum! {
 
 text_enum! {
     /// What a node offers slots for.
-    Role, "a role (infer, train, ingest)" {
-        /// Runs a model forward.
+    Role, "a role (infer, evaluate, train, ingest)" {
+        /// Answers users.
         Infer = "infer",
+        /// Measures candidates, beside the model that it serves.
+        Evaluate = "evaluate",
         /// Changes weights.
         Train = "train",
         /// Reads data.
@@ -42,7 +44,8 @@ impl TaskType {
     /// Which slots it takes.
     pub const fn role(self) -> Role {
         match self {
-            Self::Inference | Self::Evaluate | Self::Audit => Role::Infer,
+            Self::Inference | Self::Audit => Role::Infer,
+            Self::Evaluate => Role::Evaluate,
             Self::FlRound | Self::GradientAgg => Role::Train,
             Self::DataIngest | Self::EmbedData => Role::Ingest,
         }

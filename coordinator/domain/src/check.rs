@@ -1,11 +1,16 @@
 //! Level 0 of the verification ladder: what can be told of a result without computing it again. Called
-//! for every result before it is decided on; a fault is told to the node and stored.
+//! for every result before it is decided on; a fault is told to the node and stored. What evaluations report is in
+//! `report`.
+
+mod report;
 
 use owm_proto::{
     Sha256, TaskId,
     limits::{OUTPUT_BYTES_MAX, OUTPUT_TOKENS_MAX, SHORT_TEXT_BYTES_MAX},
     statement::{Finish, Segment, TaskResultStatement, tokens_sha256},
 };
+
+pub use report::{GivenReport, check_report};
 
 /// What a lease asked for.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +138,53 @@ pub enum Fault {
         /// As sent.
         share_to: usize,
     },
+    /// An answer where a report was asked for, or the other way round.
+    #[error("the task asks for {asked}, and that is not what came")]
+    WrongKind {
+        /// What it asks for.
+        asked: &'static str,
+    },
+    /// A report that is none.
+    #[error("the report does not parse: update owm-node")]
+    NoReport,
+    /// A report of something else.
+    #[error("the report is of another {what} than the task's")]
+    OtherReport {
+        /// What differs.
+        what: &'static str,
+    },
+    /// A figure that is none.
+    #[error("the report's {figure} is no finite number of that kind")]
+    Figure {
+        /// Which.
+        figure: &'static str,
+    },
+    /// Figures that exclude each other.
+    #[error("the report contradicts itself: {0}")]
+    Contradiction(&'static str),
+    /// An update that is none, or of something else.
+    #[error("the update is refused: {0}")]
+    Update(String),
+    /// Too little text.
+    #[error("the report is over {given} {unit}, at least {min} are asked for")]
+    TooLittle {
+        /// As said.
+        given: u64,
+        /// Of what.
+        unit: &'static str,
+        /// The bound.
+        min: u64,
+    },
+    /// Too much text.
+    #[error("the report is over {given} {unit}, at most {max} are asked for")]
+    TooMuch {
+        /// As said.
+        given: u64,
+        /// Of what.
+        unit: &'static str,
+        /// The bound.
+        max: u64,
+    },
     /// A backend's name of absurd length.
     #[error("the backend's name is longer than {SHORT_TEXT_BYTES_MAX} bytes")]
     BackendName,
@@ -162,15 +214,15 @@ fn check_lengths(expected: &Expected<'_>, given: &Given<'_>) -> Result<(), Fault
     if tokens == 0 && text > 0 {
         return Err(Fault::TextWithoutTokens);
     }
-    if given.statement.backend.len() > SHORT_TEXT_BYTES_MAX {
-        return Err(Fault::BackendName);
-    }
     Ok(())
 }
 
-fn check_statement(expected: &Expected<'_>, given: &Given<'_>) -> Result<(), Fault> {
+/// What holds for the signed result of every kind of task.
+fn check_lease(expected: &Expected<'_>, said: &TaskResultStatement) -> Result<(), Fault> {
     let what = "the result";
-    let said = given.statement;
+    if said.backend.len() > SHORT_TEXT_BYTES_MAX {
+        return Err(Fault::BackendName);
+    }
     if said.task_id != expected.task_id || said.epoch != expected.epoch {
         return Err(Fault::WrongLease { what });
     }
@@ -183,6 +235,13 @@ fn check_statement(expected: &Expected<'_>, given: &Given<'_>) -> Result<(), Fau
     if said.seed != expected.seed {
         return Err(Fault::WrongSeed { what });
     }
+    Ok(())
+}
+
+fn check_statement(expected: &Expected<'_>, given: &Given<'_>) -> Result<(), Fault> {
+    let what = "the result";
+    let said = given.statement;
+    check_lease(expected, said)?;
     if said.output_tokens as usize != given.tokens.len() {
         return Err(Fault::TokenCount {
             given: given.tokens.len(),

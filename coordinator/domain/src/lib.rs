@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod check;
+pub mod evaluation;
 pub mod gossip;
 pub mod liveness;
 pub mod network;

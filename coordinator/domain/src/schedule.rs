@@ -11,7 +11,9 @@
 
 mod board;
 
-use owm_proto::{NodeId, NodeStatus, Permille, Role, Sha256, TaskType, Tier};
+use owm_proto::{
+    EvaluationId, NodeId, NodeStatus, Permille, PublicKey, Role, Sha256, TaskType, Tier,
+};
 
 use board::Board;
 pub use board::{SERVED_FILES_MAX, TRIED_MAX};
@@ -31,13 +33,26 @@ pub struct TaskNeed {
     pub only_holders: bool,
     /// Nodes that had it already.
     pub tried: Vec<NodeId>,
+    /// It is one of several tasks that go to nodes of different owners.
+    pub apart: Option<Apart>,
+}
+
+/// Tasks of which each owner gets one at most: evaluations of one candidate (spec §10.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apart {
+    /// Which tasks belong together.
+    pub group: EvaluationId,
+    /// Who has one of them, or has done one.
+    pub owners: Vec<PublicKey>,
 }
 
 /// Free slots per role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Credits {
-    /// For inference, evaluation and audits.
+    /// For inference and audits.
     pub infer: u32,
+    /// For evaluations.
+    pub evaluate: u32,
     /// For rounds and aggregation.
     pub train: u32,
     /// For reading data.
@@ -49,6 +64,7 @@ impl Credits {
     pub const fn of(&self, role: Role) -> u32 {
         match role {
             Role::Infer => self.infer,
+            Role::Evaluate => self.evaluate,
             Role::Train => self.train,
             Role::Ingest => self.ingest,
         }
@@ -58,6 +74,7 @@ impl Credits {
     pub const fn of_mut(&mut self, role: Role) -> &mut u32 {
         match role {
             Role::Infer => &mut self.infer,
+            Role::Evaluate => &mut self.evaluate,
             Role::Train => &mut self.train,
             Role::Ingest => &mut self.ingest,
         }
@@ -69,6 +86,8 @@ impl Credits {
 pub struct Candidate {
     /// Which.
     pub node: NodeId,
+    /// Whose.
+    pub owner: PublicKey,
     /// Only active nodes get work.
     pub status: NodeStatus,
     /// Its tier in effect.

@@ -38,6 +38,7 @@ use crate::{
     page::Feed,
     rpc::chunks::ChunkSender,
     sessions::Sessions,
+    spool::Spool,
     swarm::Swarm,
     tasks::signs::SignSender,
     verdict::desk::Desk,
@@ -70,6 +71,8 @@ pub struct Parts {
     pub authority: Arc<Authority>,
     /// Published files.
     pub blobs: Blobs,
+    /// Updates that nodes have handed in.
+    pub spool: Spool,
     /// Connected nodes.
     pub sessions: Sessions,
     /// Who waits for which answer.
@@ -151,6 +154,10 @@ impl App {
         let now = UnixMillis(with.clock.now_ms());
         Self(Arc::new(Parts {
             swarm: Swarm::new(&with.config, &with.authority, now),
+            spool: Spool::in_folder(
+                &with.config.rounds.spool,
+                with.config.rounds.spool_max.get(),
+            ),
             config: with.config,
             store: with.store,
             vault: with.vault,

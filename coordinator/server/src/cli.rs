@@ -8,6 +8,7 @@ mod invite;
 mod log_level;
 mod man;
 mod nodes;
+mod tasks;
 
 use std::{
     path::{Path, PathBuf},
@@ -85,6 +86,9 @@ pub enum Command {
     /// Registered nodes.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Evaluations: what nodes find of a candidate.
+    #[command(subcommand)]
+    Task(tasks::TaskCommand),
     /// Keys for the public API.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),

@@ -11,7 +11,7 @@ use owm_coordinator_domain::node::{AdmissionPolicy, StakePolicy, TierMinima};
 use owm_p2p::Multiaddr;
 use owm_proto::{Msat, Sats, Tier};
 use owm_service::{
-    config::HumanDuration,
+    config::{HumanBytes, HumanDuration},
     dialer::NetworkPolicy,
     gate::GateLimits,
     tls::{
@@ -58,6 +58,8 @@ owm_service::config! {
         pub scheduler: SchedulerSection,
         /// What work earns.
         pub rewards: RewardsSection,
+        /// Training: where updates lie.
+        pub rounds: RoundsSection,
     }
 
     /// Where its keys and documents are.
@@ -198,6 +200,14 @@ owm_service::config! {
         pub heartbeat: HumanDuration = HumanDuration::from_secs(60),
     }
 
+    /// Training: where updates lie.
+    pub struct RoundsSection {
+        /// The folder in which nodes' updates wait; files are named by their SHA-256.
+        pub spool: PathBuf = PathBuf::from("spool"),
+        /// Bytes that may lie there; more updates are told to come again.
+        pub spool_max: HumanBytes = HumanBytes::new(16 << 30),
+    }
+
     /// What work earns. Booked as owed; nothing is paid yet.
     pub struct RewardsSection {
         /// Satoshi for one unit of t1 inference at full quality.
@@ -228,6 +238,7 @@ impl Config {
         absolute(&mut self.identity.dir);
         absolute(&mut self.blobs.dir);
         absolute(&mut self.control.socket);
+        absolute(&mut self.rounds.spool);
         self.database.url_file.as_mut().map(absolute);
     }
 }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use owm_coordinator_domain::{
-    schedule::{TaskNeed, assign},
+    schedule::{Apart, TaskNeed, assign},
     task::{Attempt, HandBackReason},
 };
 use owm_coordinator_store::{
     StoreError, Tx,
     chunk::{chunk_load, chunk_trim},
+    evaluation::evaluations_apart,
     lease::{LeaseGrant, QueuedTask, lease_claim, lease_grant},
     task::task_count_queued,
 };
@@ -58,6 +59,7 @@ const fn bit(role: Role) -> u8 {
         Role::Infer => 1,
         Role::Train => 2,
         Role::Ingest => 4,
+        Role::Evaluate => 8,
     }
 }
 
@@ -164,9 +166,10 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
         let left = task_count_queued(&mut tx, role).await? > 0;
         return Ok(Look { leased: 0, left });
     }
+    let claimed = queued.len();
     let mut seed = [0; 32];
     app.request_rng().fill_bytes(&mut seed);
-    let needs: Vec<TaskNeed> = queued.iter().map(need).collect();
+    let (queued, needs) = needs(&mut tx, role, queued).await?;
     let candidates: Vec<_> = nodes.iter().map(|n| n.candidate.clone()).collect();
     let mut grants = vec![];
     let mut leases = vec![];
@@ -189,7 +192,7 @@ async fn look(app: &App, role: Role) -> Result<Look, StoreError> {
     if grants.is_empty() {
         return Ok(Look::UNSEEN);
     }
-    let left = queued.len() == limit as usize || grants.len() < queued.len();
+    let left = claimed == limit as usize || grants.len() < claimed;
     lease_grant(&mut tx, &grants, now).await?;
     tx.commit().await?;
     owm_service::failpoint::hit(LEASE_WRITTEN);
@@ -236,7 +239,25 @@ async fn forced_prefix(app: &App, tx: &mut Tx, queued: &QueuedTask) -> Option<Ve
         .ok()
 }
 
-fn need(queued: &QueuedTask) -> TaskNeed {
+/// What each task asks of a node, and without those that another coordinator is leasing a sibling of.
+async fn needs(
+    tx: &mut Tx,
+    role: Role,
+    mut queued: Vec<QueuedTask>,
+) -> Result<(Vec<QueuedTask>, Vec<TaskNeed>), StoreError> {
+    if role != Role::Evaluate {
+        let needs = queued.iter().map(|queued| need(queued, None)).collect();
+        return Ok((queued, needs));
+    }
+    let ids: Vec<_> = queued.iter().map(|q| q.loaded.facts.task_id).collect();
+    let mut apart = evaluations_apart(tx, &ids).await?;
+    queued.retain(|queued| apart.contains_key(&queued.loaded.facts.task_id));
+    let need = |queued: &QueuedTask| need(queued, apart.remove(&queued.loaded.facts.task_id));
+    let needs = queued.iter().map(need).collect();
+    Ok((queued, needs))
+}
+
+fn need(queued: &QueuedTask, apart: Option<Apart>) -> TaskNeed {
     let facts = &queued.loaded.facts;
     TaskNeed {
         task_type: facts.task_type,
@@ -245,6 +266,7 @@ fn need(queued: &QueuedTask) -> TaskNeed {
         models: facts.model_sha256.clone(),
         only_holders: facts.task_type == TaskType::Inference,
         tried: queued.loaded.task.tried.clone(),
+        apart,
     }
 }
 

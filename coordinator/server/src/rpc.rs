@@ -7,6 +7,7 @@ mod heartbeat;
 mod model;
 mod poll;
 mod register;
+mod update;
 mod work;
 
 #[cfg(test)]
@@ -142,6 +143,15 @@ impl coordinator_server::Coordinator for NodeService {
         Ok(Response::new(wire::SubmitTaskResultResponse {
             ack: Some(ack),
         }))
+    }
+
+    async fn submit_update(
+        &self,
+        request: Request<Streaming<wire::SubmitUpdateRequest>>,
+    ) -> Result<Response<wire::SubmitUpdateResponse>, Status> {
+        let key = caller(&request)?;
+        let ack = self.update_take(key, request.into_inner()).await?;
+        Ok(Response::new(wire::SubmitUpdateResponse { ack: Some(ack) }))
     }
 
     async fn get_model_version(

@@ -132,6 +132,7 @@ impl Sessions {
         };
         let facts = Candidate {
             node: node.node_id,
+            owner: node.owner,
             status: node.status,
             tier: node.effective_tier,
             cpu_only: node.cpu_only,

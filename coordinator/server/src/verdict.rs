@@ -5,7 +5,9 @@
 mod answer;
 pub(crate) mod desk;
 mod lease;
+mod opened;
 mod result;
+pub(crate) mod update;
 
 use owm_coordinator_domain::task::{FailureCode, Next, Task};
 use owm_coordinator_store::{
@@ -15,7 +17,7 @@ use owm_coordinator_store::{
 };
 use owm_proto::{EnvelopeError, NodeId, TaskId, wire::coordinator as wire};
 
-pub(crate) use self::result::share_from;
+pub(crate) use self::opened::share_from;
 use crate::{app::App, ask::AnswerFailure};
 
 owm_service::failpoints! {

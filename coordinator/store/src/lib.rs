@@ -6,6 +6,7 @@ pub mod chunk;
 pub mod database;
 pub mod doctor;
 pub mod error;
+pub mod evaluation;
 pub mod figures;
 pub mod glance;
 pub mod gossip;

@@ -92,15 +92,7 @@ pub async fn model_publish(
     let files = manifest.files.iter().map(|file| (file.sha256, file.size));
     // Ladders are files too: stored and served under their own hash.
     for (sha256, size) in files.chain(ladders) {
-        sqlx::query!(
-            "INSERT INTO model_files (sha256, size_bytes, object_key, created_at)
-             VALUES ($1, $2, $1, $3) ON CONFLICT (sha256) DO NOTHING",
-            sha256.to_string(),
-            size.cast_signed(),
-            to_pg(now)
-        )
-        .execute(&mut *tx.inner)
-        .await?;
+        model_file_add(tx, &sha256, size, now).await?;
     }
     sqlx::query!(
         "UPDATE model_versions SET is_current = FALSE WHERE is_current AND sequence < $1",
@@ -123,6 +115,26 @@ pub async fn model_publish(
         &envelope.signature()[..],
         envelope.claimed_signer().to_string(),
         manifest.note
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    Ok(())
+}
+
+/// A file that lies in the object store may be served from now on, to whoever knows its hash.
+#[tracing::instrument(name = "db.model.add_file", skip_all, err)]
+pub async fn model_file_add(
+    tx: &mut Tx,
+    sha256: &Sha256,
+    size: u64,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO model_files (sha256, size_bytes, object_key, created_at)
+             VALUES ($1, $2, $1, $3) ON CONFLICT (sha256) DO NOTHING",
+        sha256.to_string(),
+        size.cast_signed(),
+        to_pg(now)
     )
     .execute(&mut *tx.inner)
     .await?;

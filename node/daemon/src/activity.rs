@@ -1,4 +1,4 @@
-//! What is computed here right now and was in the last minute: `roles::infer` tells it, `facts` shows it,
+//! What is computed here right now and was in the last minute: `roles` tell it, `facts` shows it,
 //! `metrics` counts it.
 //! Must stay true: counts and times only, never a token or a text; bounded by the slots and one minute.
 
@@ -22,6 +22,9 @@ pub struct RunningTask {
     pub task_id: String,
     /// Which attempt.
     pub epoch: u64,
+    /// `inference`, `evaluate`.
+    #[serde(default = "inference")]
+    pub kind: String,
     /// `owm-v0.1.0`.
     pub model_version: String,
     /// Whether its tokens are sent as they come.
@@ -32,8 +35,49 @@ pub struct RunningTask {
     pub tokens: u32,
     /// Milliseconds since it was accepted.
     pub elapsed_ms: u64,
-    /// Tokens of the answer a second since the first of them; 0 before the second.
+    /// Tokens of the answer a second since the first of them; 0 before the second. Of other tasks, tokens that
+    /// have gone through the model a second.
     pub tokens_per_s: f64,
+    /// What is being done, where it is not the computing itself.
+    #[serde(default)]
+    pub doing: Option<String>,
+    /// How far it is, of tasks that know.
+    #[serde(default)]
+    pub progress: Option<ShownProgress>,
+}
+
+/// How far a task is that is no answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownProgress {
+    /// So many are done.
+    pub done: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Of these: `tokens`, `steps`.
+    pub unit: String,
+    /// Mean loss so far, or of the last step, in nats per token.
+    pub loss: Option<f64>,
+    /// Milliseconds that the rest takes at this pace; absent until there is one.
+    pub eta_ms: Option<u64>,
+}
+
+/// The same, as its task tells it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// So many are done.
+    pub done: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Of these.
+    pub unit: &'static str,
+    /// Tokens that have gone through the model.
+    pub tokens: u64,
+    /// In nats per token, once there is one.
+    pub loss: Option<f64>,
+}
+
+fn inference() -> String {
+    "inference".to_owned()
 }
 
 /// Tokens a second in the last [`WINDOW_SECS`], idle time included.
@@ -71,6 +115,7 @@ pub struct Snapshot {
 
 #[derive(Debug)]
 struct Run {
+    kind: &'static str,
     model_version: String,
     streaming: bool,
     started: Duration,
@@ -78,6 +123,9 @@ struct Run {
     first: Option<Duration>,
     last: Duration,
     tokens: u32,
+    doing: Option<String>,
+    /// The newest, and when the first came that it is counted from.
+    progress: Option<(Progress, Progress, Duration)>,
 }
 
 #[derive(Debug, Default)]
@@ -108,9 +156,46 @@ impl Activity {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task begins.
+    /// An answer begins.
     pub fn started(&self, key: LeaseKey, model_version: &str, streaming: bool, now: Duration) {
+        self.begin(key, "inference", model_version, streaming, now);
+    }
+
+    /// A task of another kind begins.
+    pub fn begun(&self, key: LeaseKey, kind: &'static str, model_version: &str, now: Duration) {
+        self.begin(key, kind, model_version, false, now);
+    }
+
+    /// It does something that is not counted.
+    pub fn doing(&self, key: LeaseKey, what: &str, now: Duration) {
+        if let Some(run) = self.lock().running.get_mut(&key) {
+            run.doing = Some(what.to_owned());
+            run.last = now;
+        }
+    }
+
+    /// It is so far.
+    pub fn progressed(&self, key: LeaseKey, progress: Progress, now: Duration) {
+        if let Some(run) = self.lock().running.get_mut(&key) {
+            let (first, since) = run
+                .progress
+                .map_or((progress, now), |(_, first, since)| (first, since));
+            run.progress = Some((progress, first, since));
+            run.doing = None;
+            run.last = now;
+        }
+    }
+
+    fn begin(
+        &self,
+        key: LeaseKey,
+        kind: &'static str,
+        model_version: &str,
+        streaming: bool,
+        now: Duration,
+    ) {
         let run = Run {
+            kind,
             model_version: model_version.to_owned(),
             streaming,
             started: now,
@@ -118,6 +203,8 @@ impl Activity {
             first: None,
             last: now,
             tokens: 0,
+            doing: None,
+            progress: None,
         };
         self.lock().running.insert(key, run);
     }
@@ -228,16 +315,72 @@ impl Run {
         } else {
             steps / generating.as_secs_f64()
         };
+        let (progress, pace) = self.progress.map_or((None, None), |(now, first, since)| {
+            let (shown, pace) = now.shown(first, self.last.saturating_sub(since));
+            (Some(shown), Some(pace))
+        });
         RunningTask {
             task_id: key.task.to_string(),
             epoch: key.epoch,
+            kind: self.kind.to_owned(),
+            doing: self.doing.clone(),
+            progress,
             model_version: self.model_version.clone(),
             streaming: self.streaming,
             prompt_tokens: self.prompt.map(|(tokens, _)| tokens),
             tokens: self.tokens,
             elapsed_ms: now.saturating_sub(self.started).as_millis() as u64,
-            tokens_per_s,
+            tokens_per_s: pace.unwrap_or(tokens_per_s),
         }
+    }
+}
+
+impl RunningTask {
+    /// What it is and how far, in a few words.
+    pub fn about(&self) -> String {
+        if let Some(doing) = &self.doing {
+            return format!("{}: {doing}", self.kind);
+        }
+        let Some(progress) = &self.progress else {
+            return match (self.kind.as_str(), self.streaming) {
+                ("inference", true) => "answer, streamed".to_owned(),
+                ("inference", false) => "answer".to_owned(),
+                (kind, _) => kind.to_owned(),
+            };
+        };
+        let percent = progress.done * 100 / progress.of.max(1);
+        let mut text = format!("{} {percent} %", self.kind);
+        if progress.unit != "tokens" {
+            text = format!(
+                "{text}, {} {} of {}",
+                progress.unit, progress.done, progress.of
+            );
+        }
+        if let Some(loss) = progress.loss {
+            text = format!("{text}, loss {loss:.3}");
+        }
+        if let Some(eta) = progress.eta_ms {
+            text = format!("{text}, {} s left", eta.div_ceil(1_000));
+        }
+        text
+    }
+}
+
+impl Progress {
+    /// As it is shown, and tokens a second, `took` after the first was told.
+    fn shown(self, first: Self, took: Duration) -> (ShownProgress, f64) {
+        let secs = took.as_secs_f64();
+        let done = self.done.saturating_sub(first.done) as f64;
+        let left = self.of.saturating_sub(self.done) as f64;
+        let shown = ShownProgress {
+            done: self.done,
+            of: self.of,
+            unit: self.unit.to_owned(),
+            loss: self.loss.filter(|loss| loss.is_finite()),
+            eta_ms: (done > 0.0).then(|| (secs / done * left * 1_000.0) as u64),
+        };
+        let tokens = self.tokens.saturating_sub(first.tokens) as f64;
+        (shown, if secs > 0.0 { tokens / secs } else { 0.0 })
     }
 }
 
@@ -296,6 +439,35 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
+    }
+
+    #[test]
+    fn a_task_that_is_no_answer_shows_how_far_it_is_and_when_it_ends() {
+        let activity = Activity::new(Metrics::new(&Registry::new()));
+        let shown = |now| activity.snapshot(at(now)).running.remove(0);
+        activity.begun(key(1), "evaluate", "owm-v0.1.0", at(0));
+        activity.doing(key(1), "reading", at(1));
+        assert_eq!(shown(2).doing.as_deref(), Some("reading"));
+        assert_eq!(
+            (shown(2).kind.as_str(), shown(2).progress),
+            ("evaluate", None)
+        );
+        let progress = |done, loss| Progress {
+            done,
+            of: 1_000,
+            unit: "tokens",
+            tokens: done,
+            loss,
+        };
+        activity.progressed(key(1), progress(0, None), at(10));
+        assert_eq!(shown(10).progress.unwrap().eta_ms, None);
+        activity.progressed(key(1), progress(200, Some(2.5)), at(14));
+        let task = shown(15);
+        let told = task.progress.unwrap();
+        assert_eq!((told.done, told.of, told.loss), (200, 1_000, Some(2.5)));
+        assert_eq!((told.eta_ms, task.tokens_per_s), (Some(16_000), 50.0));
+        assert_eq!(task.doing, None);
+        assert_eq!(shown(15).about(), "evaluate 20 %, loss 2.500, 16 s left");
     }
 
     #[test]

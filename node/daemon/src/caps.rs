@@ -63,10 +63,20 @@ pub fn ram_used() -> Option<u64> {
     parse_vm_rss(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// Bytes of main memory that can be had without swapping (`MemAvailable`); `None` where the system does not say.
+pub fn memory_available() -> Option<u64> {
+    parse_kib(
+        &std::fs::read_to_string("/proc/meminfo").ok()?,
+        "MemAvailable:",
+    )
+}
+
 fn parse_vm_rss(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    parse_kib(status, "VmRSS:")
+}
+
+fn parse_kib(table: &str, name: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1_024)
 }
@@ -107,5 +117,7 @@ mod tests {
         let status = "Name:\towm-node\nVmPeak:\t  20 kB\nVmRSS:\t  5432 kB\n";
         assert_eq!(parse_vm_rss(status), Some(5_432 * 1_024));
         assert_eq!(parse_vm_rss("Name:\tx\n"), None);
+        let table = "MemTotal:  9 kB\nMemAvailable:    7 kB\n";
+        assert_eq!(parse_kib(table, "MemAvailable:"), Some(7 * 1_024));
     }
 }

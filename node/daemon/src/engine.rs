@@ -3,10 +3,12 @@
 
 use std::{collections::BTreeMap, fmt::Debug, ops::ControlFlow, path::Path, sync::Arc};
 
-use owm_proto::statement::Finish;
+use owm_proto::{Sha256, statement::Finish};
 
 #[cfg(feature = "burn")]
 pub mod burn;
+#[cfg(feature = "burn")]
+mod training;
 
 /// What is loaded and where it computes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -118,6 +120,128 @@ impl Debug for Answer {
     }
 }
 
+/// Text to measure a model with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MeasureJob {
+    /// In the order in which they are read.
+    pub documents: Vec<String>,
+    /// Tokens of one row.
+    pub window: u32,
+    /// Whole documents until this many tokens.
+    pub tokens_max: u64,
+}
+
+impl Debug for MeasureJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MeasureJob({} documents)", self.documents.len())
+    }
+}
+
+/// How far a measurement is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeasuredSoFar {
+    /// Tokens that are foretold.
+    pub done: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Mean loss so far, in nats per token.
+    pub loss: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measurement {
+    /// Documents that were read.
+    pub documents: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Tokens that were foretold.
+    pub tokens: u64,
+    /// [`owm_proto::statement::tokens_sha256`] of the whole row.
+    pub tokens_sha256: Sha256,
+    /// Nats per token.
+    pub loss: f64,
+    /// The documents' length as the model would write them.
+    pub bits_per_byte: f64,
+}
+
+/// Local steps of training, as a round or a reference asks for them.
+#[derive(Clone, PartialEq)]
+pub struct TrainJob {
+    /// Trained on.
+    pub documents: Vec<String>,
+    /// Whole documents until this many tokens.
+    pub tokens_max: u64,
+    /// Tokens of a row.
+    pub sequence: u32,
+    /// Rows of a step.
+    pub rows: u32,
+    /// Steps.
+    pub steps: u32,
+    /// Full learning rate.
+    pub learning_rate: f32,
+    /// Rank and seed of low-rank training; `None`: every weight.
+    pub low_rank: Option<(u16, [u8; 32])>,
+    /// The order of the text.
+    pub seed: u64,
+}
+
+impl Debug for TrainJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TrainJob({} steps)", self.steps)
+    }
+}
+
+/// How far training is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainedSoFar {
+    /// Steps done.
+    pub step: u32,
+    /// Of so many.
+    pub steps: u32,
+    /// Loss of the last step, in nats per token; `None` before the first.
+    pub loss: Option<f32>,
+    /// Tokens trained on.
+    pub tokens: u64,
+}
+
+/// What training has come to.
+#[derive(Clone, PartialEq)]
+pub struct TrainedStep {
+    /// θ_end − θ_start, flat, in the order of the base's file.
+    pub step: Vec<f32>,
+    /// The base's file before its values.
+    pub header: Vec<u8>,
+    /// Tensors in it.
+    pub tensors: u32,
+    /// Places of the matrices that low-rank training adapts.
+    pub adapted: Vec<u32>,
+    /// Loss of each step.
+    pub losses: Vec<f32>,
+    /// What computed it.
+    pub backend: String,
+    /// Documents that were read.
+    pub documents: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Tokens in the row of them.
+    pub tokens: u64,
+    /// Hash of that row.
+    pub tokens_sha256: Sha256,
+}
+
+impl Debug for TrainedStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TrainedStep({} elements)", self.step.len())
+    }
+}
+
+/// Called on the way; `Break` ends the training.
+pub type OnTrained<'a> = dyn FnMut(TrainedSoFar) -> ControlFlow<()> + 'a;
+
+/// Called on the way; `Break` ends the measurement.
+pub type OnMeasured<'a> = dyn FnMut(MeasuredSoFar) -> ControlFlow<()> + 'a;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
@@ -144,6 +268,15 @@ pub trait InferenceEngine: Send + Sync + Debug {
         job: &GenerateJob,
         on_token: &mut OnToken<'_>,
     ) -> Result<Answer, AnswerError>;
+    /// How well it foretells text; `None`: broken off.
+    fn measure(
+        &self,
+        _job: &MeasureJob,
+        _on_measured: &mut OnMeasured<'_>,
+    ) -> Result<Option<Measurement>, AnswerError> {
+        let why = "this engine cannot measure";
+        Err(AnswerError::Failed(why.into()))
+    }
 }
 
 /// Why a model could not be loaded.
@@ -170,6 +303,17 @@ pub trait EngineLoader: Send + Sync + Debug {
         folder: &Path,
         expected: &BTreeMap<String, [u8; 32]>,
     ) -> Result<Arc<dyn InferenceEngine>, LoadError>;
+
+    /// Trains the model in the directory, which stays as it is; `None`: broken off. Blocks.
+    fn train(
+        &self,
+        _folder: &Path,
+        _expected: &BTreeMap<String, [u8; 32]>,
+        _job: &TrainJob,
+        _on_trained: &mut OnTrained<'_>,
+    ) -> Result<Option<TrainedStep>, LoadError> {
+        Err(LoadError::Unusable("this engine cannot train".into()))
+    }
 }
 
 /// Stands in where no engine was built in: says so.

@@ -128,6 +128,11 @@ impl Home {
         self.0.join("last-exit.json")
     }
 
+    /// Updates that the coordinator has not acknowledged.
+    pub fn updates(&self) -> PathBuf {
+        self.0.join("updates")
+    }
+
     /// Models.
     pub fn models(&self) -> PathBuf {
         self.0.join("models")

@@ -23,11 +23,13 @@ pub mod network;
 pub mod orders;
 pub mod register;
 pub mod renewal;
+pub mod residue;
 pub mod roles;
 pub mod session;
 pub mod status;
 pub mod swarm;
 pub mod tasklog;
+pub mod text;
 pub mod top;
 #[cfg(feature = "burn")]
 pub mod train;

@@ -4,6 +4,7 @@
 
 mod poll;
 mod stream;
+mod update;
 
 use std::{
     sync::{

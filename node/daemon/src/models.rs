@@ -4,6 +4,7 @@
 //! sequence by itself; a version that is loaded stays loaded until the next one is.
 
 mod bring;
+mod candidate;
 mod check;
 mod choice;
 mod download;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use bring::BringError;
+pub use candidate::{CandidateError, CandidateShelf, LaidOut};
 pub use check::{Checked, Expected, FileState, check, hash_file, plan};
 pub use choice::{NoneWanted, SEQUENCE, files_of, wanted};
 pub use download::{DownloadError, Fetcher, Limits};
@@ -55,6 +57,8 @@ pub struct LoadedModel {
 pub struct LoadedSubModel {
     /// SHA-256s of the weights, in manifest order.
     pub weights: Vec<Sha256>,
+    /// SHA-256s of all files it was loaded from, in manifest order.
+    pub files: Vec<Sha256>,
     /// What computes.
     pub engine: Arc<dyn InferenceEngine>,
 }

@@ -9,7 +9,7 @@ mod taking;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use owm_proto::wire::coordinator::HandBackReason;
+use owm_proto::{Role, wire::coordinator::HandBackReason};
 use owm_service::backoff::Backoff;
 use rand_chacha::ChaCha20Rng;
 
@@ -25,8 +25,8 @@ pub const FLUSH_TIME: Duration = Duration::from_secs(5);
 /// What the machine needs to know from the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Tasks at the same time.
-    pub slots: u32,
+    /// Tasks of each role at the same time.
+    pub slots: BTreeMap<Role, u32>,
     /// Between signs of life; `None` where the transport has its own (long polls).
     pub ping: Option<Duration>,
     /// Time to finish after [`Event::Stop`].
@@ -61,6 +61,8 @@ pub enum Registration {
 pub enum Ending {
     /// A result is in the task log.
     Result,
+    /// The same, with bytes that are too large for the link: it is handed in by a call.
+    ResultWithBytes,
     /// Given back.
     HandBack {
         /// The kind.
@@ -97,6 +99,8 @@ pub enum Event {
     Lease {
         /// Which.
         key: LeaseKey,
+        /// Whose slot it takes.
+        role: Role,
         /// Its time.
         time: Duration,
     },
@@ -147,13 +151,18 @@ pub enum Effect {
     Disconnect,
     /// Offer so many slots more, with the weights given.
     Offer {
+        /// For what.
+        role: Role,
         /// Added to what is outstanding.
         credits: u32,
         /// The whole set.
         sha256: Vec<String>,
     },
-    /// Take back every slot that is offered.
-    Withdraw,
+    /// Take back every slot of a role that is offered.
+    Withdraw {
+        /// Of which.
+        role: Role,
+    },
     /// A sign of life.
     Ping(u64),
     /// A heartbeat, on the link or by a call.
@@ -234,7 +243,7 @@ pub struct Session {
     running: BTreeMap<LeaseKey, leases::Running>,
     /// Results waiting for an acknowledgement, and when to hand them in by a call.
     unacked: BTreeMap<LeaseKey, leases::Waiting>,
-    outstanding: u32,
+    outstanding: BTreeMap<Role, u32>,
     weights: Vec<String>,
     open: bool,
     paused: bool,
@@ -261,7 +270,7 @@ impl Session {
                 .into_iter()
                 .map(|key| (key, waiting.clone()))
                 .collect(),
-            outstanding: 0,
+            outstanding: BTreeMap::new(),
             weights: Vec::new(),
             open: true,
             paused: false,
@@ -322,7 +331,7 @@ impl Session {
                 self.reconnect.reset();
             }
             Event::Pong(n) => self.on_pong(n),
-            Event::Lease { key, time } => self.on_lease(now, key, time, &mut effects),
+            Event::Lease { key, role, time } => self.on_lease(now, key, (role, time), &mut effects),
             Event::Cancel(key) => self.on_cancel(key, &mut effects),
             Event::Ack(key) => drop(self.unacked.remove(&key)),
             Event::SubmitFailed(key) => self.on_submit_failed(now, key),
@@ -378,23 +387,20 @@ impl Session {
             ping: 0,
             unanswered: 0,
         };
-        self.outstanding = 0;
+        self.outstanding.clear();
         self.next_heartbeat = now;
         self.unacked
             .values_mut()
             .for_each(|waiting| waiting.due(now));
         effects.extend(self.running.keys().map(|key| Effect::ResendChunks(*key)));
-        if !self.weights.is_empty() && self.free() == 0 {
-            effects.push(Effect::Offer {
-                credits: 0,
-                sha256: self.weights.clone(),
-            });
+        if !self.weights.is_empty() && self.free(Role::Infer) == 0 {
+            effects.push(self.weights_alone());
         }
     }
 
     fn on_link_lost(&mut self, now: Duration, unknown: bool) {
         self.lost_at.get_or_insert(now);
-        self.outstanding = 0;
+        self.outstanding.clear();
         self.link = Link::Down {
             retry_at: now + self.reconnect.next(&mut self.rng),
         };
@@ -418,11 +424,8 @@ impl Session {
 
     fn on_weights(&mut self, weights: Vec<String>, effects: &mut Vec<Effect>) {
         self.weights = weights;
-        if self.is_linked() && (self.free() == 0 || !self.may_offer()) {
-            effects.push(Effect::Offer {
-                credits: 0,
-                sha256: self.weights.clone(),
-            });
+        if self.is_linked() && (self.free(Role::Infer) == 0 || !self.may_offer(Role::Infer)) {
+            effects.push(self.weights_alone());
         }
     }
 

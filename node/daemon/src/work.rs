@@ -2,10 +2,12 @@
 //! `daemon` calls it with what is loaded and what is allowed.
 //! Must stay true: every foreign byte is bounded here; no reason quotes the user's text.
 
+mod evaluate;
+
 use std::sync::Arc;
 
 use owm_proto::{
-    NodeKey, Sha256, SubModelId, TaskId, TaskType, VersionId,
+    NodeKey, Role, Sha256, SubModelId, TaskId, TaskType, VersionId,
     limits::{
         CHAT_MESSAGES_MAX, OUTPUT_TOKENS_MAX, PROMPT_BYTES_MAX, STOP_STRING_BYTES_MAX,
         STOP_STRINGS_MAX,
@@ -23,10 +25,21 @@ use crate::{
     tasklog::LeaseKey,
 };
 
+pub use evaluate::EvaluateJob;
+
 /// Sealed payloads above this are refused unopened: a prompt and its envelope fit twice.
 const SEALED_BYTES_MAX: usize = 2 * PROMPT_BYTES_MAX;
 
-/// A task that can be computed here.
+/// A task that can be done here.
+#[derive(Debug)]
+pub enum Job {
+    /// An answer.
+    Infer(Box<InferJob>),
+    /// A measurement.
+    Evaluate(Box<EvaluateJob>),
+}
+
+/// A question that can be answered here.
 #[derive(Debug)]
 pub struct InferJob {
     /// Which lease.
@@ -88,26 +101,41 @@ pub fn lease_key(task_id: &str, epoch: u64) -> Option<LeaseKey> {
     Some(LeaseKey { task, epoch })
 }
 
+/// Whose slot a lease takes; of an unknown kind, those of answers.
+pub fn lease_role(lease: &Lease) -> Role {
+    let task_type = lease.task_type.parse::<TaskType>();
+    task_type.map_or(Role::Infer, TaskType::role)
+}
+
 /// Checks a lease against what is loaded, opens its payload and checks that too.
 pub fn open(
     key: LeaseKey,
     lease: &Lease,
     node: &NodeKey,
     loaded: Option<&LoadedModel>,
-) -> Result<InferJob, Refusal> {
+) -> Result<Job, Refusal> {
     match lease.task_type.parse::<TaskType>() {
-        Ok(TaskType::Inference) => {}
-        Ok(other) => {
-            return Err(Refusal::cannot(format!(
-                "this node does no {other} tasks yet"
-            )));
+        Ok(TaskType::Inference) => {
+            open_inference(key, lease, node, loaded).map(|job| Job::Infer(Box::new(job)))
         }
-        Err(_) => {
-            return Err(Refusal::cannot(
-                "the task's type is unknown here: update owm-node",
-            ));
+        Ok(TaskType::Evaluate) => {
+            evaluate::open(key, lease, node, loaded).map(|job| Job::Evaluate(Box::new(job)))
         }
+        Ok(other) => Err(Refusal::cannot(format!(
+            "this node does no {other} tasks yet"
+        ))),
+        Err(_) => Err(Refusal::cannot(
+            "the task's type is unknown here: update owm-node",
+        )),
     }
+}
+
+fn open_inference(
+    key: LeaseKey,
+    lease: &Lease,
+    node: &NodeKey,
+    loaded: Option<&LoadedModel>,
+) -> Result<InferJob, Refusal> {
     let loaded = loaded.ok_or_else(|| Refusal::cannot("no model is loaded yet"))?;
     let (version, found) = find_model(lease, loaded)?;
     let Opened {
@@ -117,10 +145,9 @@ pub fn open(
     } = open_payload(lease, node)?;
     let inference = match payload.task {
         Some(Task::Inference(inference)) => inference,
-        Some(Task::Evaluate(_)) => return Err(Refusal::cannot("this node does not evaluate yet")),
-        None => {
+        Some(Task::Evaluate(_)) | None => {
             return Err(Refusal::cannot(
-                "the payload is of an unknown kind: update owm-node",
+                "the payload is of another kind than the lease: update owm-node",
             ));
         }
     };
@@ -138,10 +165,8 @@ pub fn open(
     })
 }
 
-fn find_model<'a>(
-    lease: &Lease,
-    loaded: &'a LoadedModel,
-) -> Result<(VersionId, &'a LoadedSubModel), Refusal> {
+/// The version and sub-model that a lease names.
+fn named(lease: &Lease) -> Result<(VersionId, SubModelId), Refusal> {
     let version: VersionId = lease
         .model_version
         .parse()
@@ -150,6 +175,14 @@ fn find_model<'a>(
         .sub_model
         .parse()
         .map_err(|_| Refusal::cannot("the lease names an unknown sub-model"))?;
+    Ok((version, sub_model))
+}
+
+fn find_model<'a>(
+    lease: &Lease,
+    loaded: &'a LoadedModel,
+) -> Result<(VersionId, &'a LoadedSubModel), Refusal> {
+    let (version, sub_model) = named(lease)?;
     let found = loaded
         .sub_models
         .get(&sub_model)

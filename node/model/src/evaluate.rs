@@ -45,6 +45,23 @@ pub fn evaluate<T: AsRef<str> + Sync>(
     let loaded = engine.loaded();
     let tokens =
         tokens_of(&loaded.config, &loaded.tokenizer, documents).map_err(TrainError::Tokenize)?;
+    let bytes = documents
+        .iter()
+        .map(|document| document.as_ref().len() as u64);
+    let mut share = |done: usize, _: f64| go_on(done as f64 / (tokens.len() - 1) as f64);
+    evaluate_tokens(engine, &tokens, bytes.sum(), window, &mut share)
+}
+
+/// The same for documents that are one row of tokens already ([`tokens_of`]) and have `bytes` bytes. `go_on` hears
+/// how many tokens are foretold and their mean loss so far.
+pub fn evaluate_tokens(
+    engine: &Engine,
+    tokens: &[u32],
+    bytes: u64,
+    window: usize,
+    go_on: &mut dyn FnMut(usize, f64) -> ControlFlow<()>,
+) -> Result<Option<Evaluation>, TrainError> {
+    let loaded = engine.loaded();
     let window = window
         .min(loaded.config.context)
         .min(tokens.len().saturating_sub(1));
@@ -58,7 +75,7 @@ pub fn evaluate<T: AsRef<str> + Sync>(
     let mut loss = 0.0;
     let mut start = 0;
     while start < foretold {
-        if go_on(start as f64 / foretold as f64).is_break() {
+        if go_on(start, loss / start.max(1) as f64).is_break() {
             return Ok(None);
         }
         let left = foretold - start;
@@ -69,10 +86,6 @@ pub fn evaluate<T: AsRef<str> + Sync>(
         loss += head::loss(&hidden, &head_weight, &part[1..])?;
         start += rows * length;
     }
-    let bytes: u64 = documents
-        .iter()
-        .map(|document| document.as_ref().len() as u64)
-        .sum();
     Ok(Some(Evaluation {
         loss: loss / foretold as f64,
         bits_per_byte: loss / std::f64::consts::LN_2 / bytes.max(1) as f64,

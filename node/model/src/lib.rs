@@ -30,7 +30,7 @@ pub use engine::{
     Engine, EngineDescription, FinishReason, GenerateJob, Generation, LoadOptions, TokenEvent,
 };
 pub use error::{GenerateError, LoadError, PromptError};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_tokens};
 pub use fresh::{FreshShape, write_fresh, write_fresh_of};
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};

@@ -134,7 +134,7 @@ pub struct HeartbeatResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Offer {
-    /// infer, train, ingest
+    /// infer, evaluate, train, ingest
     #[prost(string, tag = "1")]
     pub role: ::prost::alloc::string::String,
     /// added to what is outstanding
@@ -191,6 +191,9 @@ pub struct Output {
     /// owm/segment/v1, the last one, covering this node's whole share
     #[prost(message, optional, tag = "3")]
     pub segment: ::core::option::Option<SignedEnvelope>,
+    /// Of an evaluation, and then nothing else: the report's exact JSON, whose SHA-256 is the result's output hash.
+    #[prost(bytes = "vec", tag = "4")]
+    pub report: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskResult {
@@ -392,6 +395,27 @@ pub struct SubmitTaskResultResponse {
     pub ack: ::core::option::Option<ResultAck>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitUpdateRequest {
+    #[prost(oneof = "submit_update_request::Part", tags = "1, 2")]
+    pub part: ::core::option::Option<submit_update_request::Part>,
+}
+/// Nested message and enum types in `SubmitUpdateRequest`.
+pub mod submit_update_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        /// first, and once
+        #[prost(message, tag = "1")]
+        Result(super::TaskResult),
+        #[prost(bytes, tag = "2")]
+        Chunk(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitUpdateResponse {
+    #[prost(message, optional, tag = "1")]
+    pub ack: ::core::option::Option<ResultAck>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetModelVersionRequest {
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
@@ -460,15 +484,80 @@ pub struct InferencePayload {
     #[prost(bool, tag = "9")]
     pub stream: bool,
 }
-/// Held-out loss of exact bytes (spec §10.8). Reserved shape: no node offers it before training exists.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// A look at exact bytes (spec §10.4, §10.8): their held-out loss, or a reference update from them. Holds no
+/// user's text; Rust's `owm_proto::evaluation` says what is allowed.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EvaluatePayload {
-    #[prost(string, tag = "1")]
-    pub sha256: ::prost::alloc::string::String,
+    /// All files that the model is loaded from, weights, configuration, tokenizer. A node that lacks one fetches
+    /// it by its SHA-256, also if no manifest names it.
+    #[prost(message, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<CandidateFile>,
+    /// A public corpus and parts of it (none: all); an empty id: the node's own folder.
     #[prost(string, tag = "2")]
-    pub corpus_id: ::prost::alloc::string::String,
+    pub corpus: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub shards: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What of the text: at most so many documents and bytes, chosen by the lease's seed; at least and at most
+    /// so many tokens.
+    #[prost(uint32, tag = "4")]
+    pub documents_max: u32,
+    #[prost(uint64, tag = "5")]
+    pub bytes_max: u64,
+    #[prost(uint64, tag = "6")]
+    pub tokens_min: u64,
+    #[prost(uint64, tag = "7")]
+    pub tokens_max: u64,
+    /// tokens of one row: each sees those of its row before it
+    #[prost(uint32, tag = "8")]
+    pub window: u32,
+    #[prost(uint64, tag = "9")]
+    pub seed: u64,
+    /// Train instead of measuring, on the side that is not held out.
+    #[prost(message, optional, tag = "10")]
+    pub reference: ::core::option::Option<ReferenceSteps>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CandidateFile {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
     #[prost(string, tag = "3")]
-    pub shard_rule: ::prost::alloc::string::String,
+    pub sha256: ::prost::alloc::string::String,
+    /// 0: none
+    #[prost(uint64, tag = "4")]
+    pub piece_len: u64,
+    /// empty: none
+    #[prost(string, tag = "5")]
+    pub ladder_sha256: ::prost::alloc::string::String,
+}
+/// How a reference update is made: as a round's.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReferenceSteps {
+    #[prost(uint32, tag = "1")]
+    pub steps: u32,
+    /// rows of a step
+    #[prost(uint32, tag = "2")]
+    pub batch: u32,
+    #[prost(float, tag = "3")]
+    pub learning_rate: f32,
+    #[prost(float, tag = "4")]
+    pub clip_norm: f32,
+    /// of a million values, how many are sent
+    #[prost(uint32, tag = "5")]
+    pub keep_ppm: u32,
+    #[prost(uint32, tag = "6")]
+    pub value_bits: u32,
+    #[prost(uint64, tag = "7")]
+    pub round: u64,
+    /// Low-rank training, where the rank is not 0.
+    #[prost(uint32, tag = "8")]
+    pub lora_rank: u32,
+    #[prost(uint32, tag = "9")]
+    pub lora_epoch: u32,
+    /// 32 bytes
+    #[prost(bytes = "vec", tag = "10")]
+    pub lora_seed: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -825,6 +914,36 @@ pub mod coordinator_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Hands in an update: the signed result, whose report names the SHA-256 of the bytes, then the bytes. The
+        /// result's commit counts from the first message on; the bytes may take their time.
+        pub async fn submit_update(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::SubmitUpdateRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitUpdateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/owm.coordinator.v1.Coordinator/SubmitUpdate",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("owm.coordinator.v1.Coordinator", "SubmitUpdate"),
+                );
+            self.inner.client_streaming(req, path, codec).await
+        }
         /// The signed manifest of a version, the newest by default.
         pub async fn get_model_version(
             &mut self,
@@ -917,6 +1036,15 @@ pub mod coordinator_server {
             request: tonic::Request<super::SubmitTaskResultRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SubmitTaskResultResponse>,
+            tonic::Status,
+        >;
+        /// Hands in an update: the signed result, whose report names the SHA-256 of the bytes, then the bytes. The
+        /// result's commit counts from the first message on; the bytes may take their time.
+        async fn submit_update(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::SubmitUpdateRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitUpdateResponse>,
             tonic::Status,
         >;
         /// The signed manifest of a version, the newest by default.
@@ -1270,6 +1398,53 @@ pub mod coordinator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/owm.coordinator.v1.Coordinator/SubmitUpdate" => {
+                    #[allow(non_camel_case_types)]
+                    struct SubmitUpdateSvc<T: Coordinator>(pub Arc<T>);
+                    impl<
+                        T: Coordinator,
+                    > tonic::server::ClientStreamingService<super::SubmitUpdateRequest>
+                    for SubmitUpdateSvc<T> {
+                        type Response = super::SubmitUpdateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::SubmitUpdateRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Coordinator>::submit_update(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SubmitUpdateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

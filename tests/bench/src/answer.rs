@@ -143,6 +143,7 @@ impl<'a> Made<'a> {
                 text,
                 tokens: self.tokens.to_vec(),
                 segment: Some(self.segment(from, n)),
+                report: vec![],
             }),
         }
     }

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use owm_proto::{NodeStatus, Role, Sha256, TaskType};
+use owm_proto::{EvaluationId, NodeStatus, PublicKey, Role, Sha256, TaskType};
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{RngCore as _, SeedableRng as _},
 };
 
-use super::{Candidate, Credits, TaskNeed};
+use super::{Apart, Candidate, Credits, TaskNeed};
 
 /// Weights files of one node that are looked at: a node that serves more names the rest in vain.
 pub const SERVED_FILES_MAX: usize = 256;
@@ -30,6 +30,8 @@ pub(super) struct Board<'a> {
     serving: HashMap<Sha256, u32>,
     /// Which candidates hold all of a task's files, by the files: tasks of one model share it.
     holders: HashMap<Vec<Sha256>, Vec<bool>>,
+    /// Owners that got a task of a group in this batch.
+    apart: HashMap<EvaluationId, Vec<PublicKey>>,
     rng: ChaCha20Rng,
     /// Kept between tasks to spare allocations: (candidate, weight so far).
     drawn: Vec<(usize, u64)>,
@@ -59,6 +61,7 @@ impl<'a> Board<'a> {
             merit: candidates.iter().map(merit).collect(),
             serving,
             holders: HashMap::new(),
+            apart: HashMap::new(),
             rng: ChaCha20Rng::from_seed(seed),
             drawn: Vec::with_capacity(candidates.len()),
         }
@@ -75,6 +78,10 @@ impl<'a> Board<'a> {
         })?;
         let credit = self.credits[chosen].of_mut(task.task_type.role());
         *credit = credit.saturating_sub(1);
+        if let Some(apart) = &task.apart {
+            let owner = self.candidates[chosen].owner;
+            self.apart.entry(apart.group).or_default().push(owner);
+        }
         if is_round(task) && !std::mem::replace(&mut self.training[chosen], true) {
             let candidate = &self.candidates[chosen];
             if serves(candidate, false) {
@@ -112,6 +119,13 @@ impl<'a> Board<'a> {
             if is_round(task) && !self.may_train(index) {
                 continue;
             }
+            if task
+                .apart
+                .as_ref()
+                .is_some_and(|apart| self.has_one(apart, candidate))
+            {
+                continue;
+            }
             total += self.merit[index] * u64::from(free).min(COUNTED_CREDITS_MAX);
             drawn.push((index, total));
         }
@@ -121,6 +135,13 @@ impl<'a> Board<'a> {
         });
         self.drawn = drawn;
         chosen
+    }
+
+    /// Whether the candidate's owner has a task of the group already.
+    fn has_one(&self, apart: &Apart, candidate: &Candidate) -> bool {
+        let now = self.apart.get(&apart.group);
+        apart.owners.contains(&candidate.owner)
+            || now.is_some_and(|owners| owners.contains(&candidate.owner))
     }
 
     /// Whether someone else answers for everything this node serves.

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use owm_proto::{NodeId, NodeStatus, Permille, Role, Sha256, TaskType, Tier};
+use owm_proto::{
+    EvaluationId, NodeId, NodeKey, NodeStatus, Permille, PublicKey, Role, Sha256, TaskType, Tier,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,6 +20,7 @@ fn weights(n: u8) -> Sha256 {
 fn candidate(n: u8) -> Candidate {
     Candidate {
         node: node(n),
+        owner: owner(n),
         status: NodeStatus::Active,
         tier: Tier::T1,
         cpu_only: false,
@@ -25,6 +28,7 @@ fn candidate(n: u8) -> Candidate {
         stake_bonus: Permille::ONE,
         credits: Credits {
             infer: 1,
+            evaluate: 1,
             train: 1,
             ingest: 1,
         },
@@ -42,7 +46,12 @@ fn need(task_type: TaskType) -> TaskNeed {
         models: vec![weights(1)],
         only_holders: false,
         tried: Vec::new(),
+        apart: None,
     }
+}
+
+fn owner(n: u8) -> PublicKey {
+    NodeKey::from_seed(&[n; 32]).public()
 }
 
 fn seed(n: u64) -> [u8; 32] {
@@ -109,6 +118,7 @@ fn chances_follow_reliability_tier_and_stake() {
         Candidate {
             credits: Credits {
                 infer: 4,
+                evaluate: 0,
                 train: 0,
                 ingest: 0,
             },
@@ -163,7 +173,8 @@ fn a_batch_respects_credits_and_priorities() {
     ];
     let candidates = [Candidate {
         credits: Credits {
-            infer: 2,
+            infer: 1,
+            evaluate: 1,
             train: 0,
             ingest: 1,
         },
@@ -173,7 +184,7 @@ fn a_batch_respects_credits_and_priorities() {
     assert_eq!(
         leased,
         [(2, 0), (1, 0), (4, 0)],
-        "evaluate, then the older inference; ingest has its own slots"
+        "by priority, the older of two inferences before the audit; each role has its own slots"
     );
 }
 
@@ -208,6 +219,7 @@ fn a_round_never_takes_the_last_inference_slot() {
         infer_slots: 0,
         credits: Credits {
             infer: 0,
+            evaluate: 0,
             train: 1,
             ingest: 0,
         },
@@ -221,6 +233,7 @@ fn a_round_never_takes_the_last_inference_slot() {
     let busy = Candidate {
         credits: Credits {
             infer: 0,
+            evaluate: 0,
             train: 0,
             ingest: 0,
         },
@@ -290,7 +303,7 @@ proptest! {
         n: u64,
     ) {
         let candidates: Vec<_> = credits.iter().enumerate().map(|(i, &(infer, train))| Candidate {
-            credits: Credits { infer, train, ingest: 0 },
+            credits: Credits { infer, evaluate: infer / 2, train, ingest: 0 },
             infer_slots: infer,
             ..candidate(u8::try_from(i).unwrap())
         }).collect();
@@ -316,6 +329,7 @@ fn dispatch_of_500_tasks_over_200_nodes() {
         .map(|n| Candidate {
             credits: Credits {
                 infer: 4,
+                evaluate: 0,
                 train: 1,
                 ingest: 1,
             },
@@ -340,4 +354,40 @@ fn dispatch_of_500_tasks_over_200_nodes() {
         leased / 20
     );
     assert_eq!(leased, 20 * 500);
+}
+
+#[test]
+fn evaluations_of_one_candidate_go_to_different_owners() {
+    let group = EvaluationId::from_random([1; 16]);
+    let task = |owners: Vec<PublicKey>| TaskNeed {
+        apart: Some(Apart { group, owners }),
+        ..need(TaskType::Evaluate)
+    };
+    // Two owners with two nodes each, all with room for two tasks.
+    let mut nodes: Vec<Candidate> = (1..=4).map(candidate).collect();
+    for node in &mut nodes {
+        node.credits.evaluate = 2;
+    }
+    (nodes[1].owner, nodes[3].owner) = (nodes[0].owner, nodes[2].owner);
+    for n in 0..200 {
+        let given = assign(&vec![task(vec![]); 4], &nodes, seed(n));
+        assert_eq!(given.len(), 2, "one for each owner");
+        assert_ne!(nodes[given[0].1].owner, nodes[given[1].1].owner);
+        let given = assign(&vec![task(vec![nodes[0].owner]); 4], &nodes, seed(n));
+        assert_eq!(given.len(), 1, "one owner has one from before");
+        assert_eq!(nodes[given[0].1].owner, nodes[2].owner);
+    }
+    let other = TaskNeed {
+        apart: Some(Apart {
+            group: EvaluationId::from_random([2; 16]),
+            owners: vec![],
+        }),
+        ..need(TaskType::Evaluate)
+    };
+    let given = assign(&[task(vec![]), other], &nodes[..1], seed(1));
+    assert_eq!(
+        given.len(),
+        2,
+        "another candidate's may be the same owner's"
+    );
 }

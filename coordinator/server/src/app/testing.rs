@@ -122,6 +122,7 @@ async fn app_at(pool: PgPool, change: impl FnOnce(&mut Config), clock: SharedClo
     .unwrap();
     config.identity.dir = dir;
     config.blobs.dir = folder.path().join("blobs");
+    config.rounds.spool = folder.path().join("spool");
     change(&mut config);
     let blobs = Blobs::in_folder(&config.blobs.dir).unwrap();
     let store = Store::from_pool(pool);
@@ -384,6 +385,7 @@ pub(crate) fn follow(
             text,
             tokens: tokens.clone(),
             segment: Some(segment(n)),
+            report: vec![],
         }),
     }));
     said

@@ -119,6 +119,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             )
             .await
         }
+        Command::Task(command) => super::tasks::run(context, command, json, now).await,
         Command::ApiKey(ApiKeyCommand::Create { name, config }) => {
             api_key(context, &read_config(&config.config)?, &name, json, now).await
         }

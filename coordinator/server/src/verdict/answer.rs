@@ -12,7 +12,10 @@ use owm_proto::{
     receipt::{RECEIPT_FORMAT, Receipt, ReceiptFile, ReceiptStatement, SignedReceipt},
 };
 
-use super::result::{Accepted, Opened};
+use super::{
+    opened::{AnswerPart, Opened},
+    result::Accepted,
+};
 use crate::{app::App, ask::Answer};
 
 impl App {
@@ -25,9 +28,11 @@ impl App {
     ) -> Result<Option<Answer>, StoreError> {
         let facts = &work.loaded.facts;
         let open = request_open_of_task(tx, &self.vault, facts.task_id).await?;
-        let Some(request) = open else { return Ok(None) };
+        let (Some(request), Some(part)) = (open, opened.answer()) else {
+            return Ok(None);
+        };
         let model = model_lookup(tx, Some(&facts.model_version)).await?;
-        let (answer, receipt) = self.answer_make(work, opened, &request, model.as_ref());
+        let (answer, receipt) = self.answer_make(work, (opened, part), &request, model.as_ref());
         let bytes = serde_json::to_vec(&answer).unwrap_or_default();
         let (id, output) = (&request.id, &opened.statement.output_sha256);
         request_answer(tx, &self.vault, id, &bytes, output, &receipt, self.now()).await?;
@@ -38,7 +43,7 @@ impl App {
     pub(super) fn answer_make(
         &self,
         work: &Accepted<'_>,
-        opened: &Opened,
+        (opened, part): (&Opened, &AnswerPart),
         request: &OpenRequest,
         model: Option<&ModelVersion>,
     ) -> (Answer, Envelope) {
@@ -70,7 +75,7 @@ impl App {
             input_sha256: facts.input_sha256,
             output_sha256: said.output_sha256,
             tokens_sha256: said.tokens_sha256,
-            segments: segments(work, opened),
+            segments: segments(work, part),
             result: ReceiptStatement::from_envelope(&opened.result_envelope, 0, said.output_tokens),
             answered_at_ms: now,
         };
@@ -78,8 +83,8 @@ impl App {
         let instance = &self.authority.instance;
         let signed = Envelope::sign(instance, Purpose::Receipt, &self.network(), payload);
         let answer = Answer {
-            answer: opened.text.clone(),
-            token_ids: opened.tokens.clone(),
+            answer: part.text.clone(),
+            token_ids: part.tokens.clone(),
             sub_models_used: vec![facts.sub_model.clone()],
             model_version: facts.model_version.clone(),
             sha256: facts
@@ -103,17 +108,17 @@ impl App {
 }
 
 /// The shares of all nodes: those of earlier attempts as delivered, then the finishing node's own.
-fn segments(work: &Accepted<'_>, opened: &Opened) -> Vec<ReceiptStatement> {
+fn segments(work: &Accepted<'_>, part: &AnswerPart) -> Vec<ReceiptStatement> {
     let earlier = work
         .delivered
         .segments
         .iter()
         .filter(|s| s.epoch < work.attempt.epoch);
-    let own = &opened.segment;
+    let own = &part.segment;
     earlier
         .map(|s| ReceiptStatement::from_envelope(&s.envelope, s.from, s.to))
         .chain([ReceiptStatement::from_envelope(
-            &opened.segment_envelope,
+            &part.segment_envelope,
             own.from,
             own.to,
         )])

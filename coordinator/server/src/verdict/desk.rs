@@ -9,7 +9,6 @@ use std::{collections::HashSet, sync::Arc};
 use owm_coordinator_domain::task::{Attempt, Phase, ResultDecision, decide_result};
 use owm_coordinator_store::{
     StoreError, Tx,
-    chunk::{Delivered, chunk_load},
     ledger::{LedgerEvent, LedgerKind},
     verdict::{
         AnswerGiven, ResultAccepted, ResultKey, ResultsLoaded, results_accept, results_load,
@@ -19,7 +18,8 @@ use owm_proto::{Msat, NodeId, Role, Sha256, UnixMillis, wire::coordinator as wir
 
 use super::{
     RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT,
-    result::{Accepted, GivenWork, Judged, Opened, ack},
+    opened::{Asked, GivenWork, Opened},
+    result::{Accepted, Judged, ack},
 };
 use crate::{
     app::App,
@@ -93,6 +93,7 @@ impl Batch for Desk {
             })
             .collect();
         app.dispatcher.slot_free(Role::Infer);
+        app.dispatcher.slot_free(Role::Evaluate);
         heard
     }
 }
@@ -188,12 +189,12 @@ impl App {
         let Some(model) = self.model_of(tx, version).await? else {
             return Ok(None);
         };
-        let delivered = if loaded.facts.streaming {
-            chunk_load(tx, &self.vault, id).await?
-        } else {
-            Delivered::default()
+        // Reports are few and have rows of their own to be written.
+        let Some(part) = opened.answer() else {
+            return Ok(None);
         };
-        let work = GivenWork::new(loaded, attempt, delivered, opened, item.at);
+        let asked = Asked::load(self, tx, loaded).await?;
+        let work = GivenWork::new(loaded, attempt, asked, opened, item.at);
         let ResultDecision::First { .. } =
             decide_result(&loaded.task, &work.attempt, &work.given, now)
         else {
@@ -214,7 +215,8 @@ impl App {
             delivered: &work.delivered,
         };
         let request = all.requests.get(&id);
-        let answer = request.map(|open| self.answer_make(&accepted, opened, open, Some(&model)));
+        let answer =
+            request.map(|open| self.answer_make(&accepted, (opened, part), open, Some(&model)));
         let given = answer.as_ref().map(|(answer, receipt)| AnswerGiven {
             id: answer.request_id,
             answer: serde_json::to_vec(answer).unwrap_or_default(),

@@ -2,24 +2,24 @@
 //! Results come through `desk`, which judges the plain cases in batches; here is how one is judged alone.
 
 use owm_coordinator_domain::{
-    check::{Expected, Given, check_inference},
     reward::{RewardFactors, Work},
     task::{
-        Attempt, CommitDecision, GivenResult, Next, Outcome, Phase, RejectReason, ResultDecision,
-        Task, decide_result,
+        Attempt, CommitDecision, Next, Outcome, Phase, RejectReason, ResultDecision, Task,
+        decide_result,
     },
 };
 use owm_coordinator_store::{
     StoreError, Tx,
-    chunk::{Delivered, chunk_load},
+    chunk::Delivered,
+    evaluation::evaluation_report,
     ledger::{LedgerEvent, LedgerKind, ledger_book, ledger_booked_for},
     node::Node,
     outcome::{AttemptEnd, attempt_end, attempt_load, commit_record},
     task::{Ending, LoadedTask, task_load, task_save},
 };
 use owm_proto::{
-    Envelope, Msat, NodeId, Permille, PublicKey, Sha256, SignerRule, TaskId, UnixMillis,
-    statement::{Commit as CommitStatement, Segment, Statement as _, TaskResultStatement},
+    Envelope, Msat, NodeId, Permille, PublicKey, Sha256, SignerRule, TaskId,
+    statement::{Commit as CommitStatement, Statement as _},
     wire::coordinator as wire,
 };
 
@@ -27,6 +27,8 @@ use super::{
     RESULT_AFTER_COMMIT, RESULT_BEFORE_COMMIT, VerdictError,
     desk::{Desk, HandedIn, Heard},
     failure_of,
+    opened::{Asked, GivenWork, Opened, Product},
+    update,
 };
 use crate::{
     app::App,
@@ -34,44 +36,6 @@ use crate::{
     batch::hand_in,
     tasks::alive,
 };
-
-/// A node's work, opened: every signature verified.
-pub(super) struct Opened {
-    pub(super) commit: CommitStatement,
-    pub(super) commit_envelope: Envelope,
-    pub(super) statement: TaskResultStatement,
-    pub(super) result_envelope: Envelope,
-    pub(super) segment: Segment,
-    pub(super) segment_envelope: Envelope,
-    pub(super) text: String,
-    pub(super) tokens: Vec<u32>,
-}
-
-impl Opened {
-    pub(super) fn open(
-        app: &App,
-        key: &PublicKey,
-        wire: wire::TaskResult,
-    ) -> Result<Self, VerdictError> {
-        let (network, signer) = (app.network(), SignerRule::Exactly(key));
-        let output = wire
-            .output
-            .ok_or(VerdictError::Malformed("the output is missing"))?;
-        let commit_envelope = Envelope::from_wire(wire.commit)?;
-        let result_envelope = Envelope::from_wire(wire.result)?;
-        let segment_envelope = Envelope::from_wire(output.segment)?;
-        Ok(Self {
-            commit: CommitStatement::open(&commit_envelope, &network, signer)?,
-            statement: TaskResultStatement::open(&result_envelope, &network, signer)?,
-            segment: Segment::open(&segment_envelope, &network, signer)?,
-            commit_envelope,
-            result_envelope,
-            segment_envelope,
-            text: output.text,
-            tokens: output.tokens,
-        })
-    }
-}
 
 /// What a judged result is answered with, and what has to be told.
 pub(super) struct Judged {
@@ -84,43 +48,6 @@ pub(super) struct Judged {
     pub(super) failure: Option<AnswerFailure>,
     /// Nodes whose attempts are moot now.
     pub(super) cancelled: Option<(NodeId, u64)>,
-}
-
-/// A result beside what it is held against: its attempt with the commit that stands, and what was
-/// delivered of it.
-pub(super) struct GivenWork {
-    pub(super) decided: CommitDecision,
-    pub(super) attempt: Attempt,
-    pub(super) delivered: Delivered,
-    pub(super) given: GivenResult,
-}
-
-impl GivenWork {
-    /// A result that arrives with its commit is a commit first; on time is what was received on time
-    /// (`at`), however long it then waited to be judged.
-    pub(super) fn new(
-        loaded: &LoadedTask,
-        found: &Attempt,
-        delivered: Delivered,
-        opened: &Opened,
-        at: UnixMillis,
-    ) -> Self {
-        let decided = found.commit(opened.commit.result_sha256, at);
-        let attempt = Attempt {
-            commit: Some(*decided.standing()),
-            ..found.clone()
-        };
-        let given = GivenResult {
-            hash: Sha256::of(opened.result_envelope.unverified_payload()),
-            checked: check(loaded, found.epoch, &delivered, opened),
-        };
-        Self {
-            decided,
-            attempt,
-            delivered,
-            given,
-        }
-    }
 }
 
 impl App {
@@ -158,6 +85,11 @@ impl App {
     ) -> Result<wire::ResultAck, VerdictError> {
         let at = self.now();
         let opened = Opened::open(self, key, wire)?;
+        if update::named(&opened.product).is_some() {
+            return Err(VerdictError::Malformed(
+                "an update comes with its bytes: call SubmitUpdate",
+            ));
+        }
         match hand_in::<Desk>(self, HandedIn { node, opened, at }).await? {
             Heard::Judged(ack) => Ok(ack),
             Heard::Alone(item) => Ok(self.result_alone(*item).await?),
@@ -214,17 +146,13 @@ impl App {
         let Some(found) = found.filter(|a| a.node == node) else {
             return Ok(refuse("this node never had a lease under this epoch"));
         };
-        let delivered = if loaded.facts.streaming {
-            chunk_load(&mut tx, &self.vault, id).await?
-        } else {
-            Delivered::default()
-        };
+        let asked = Asked::load(self, &mut tx, &loaded).await?;
         let GivenWork {
             decided,
             attempt,
             delivered,
             given,
-        } = GivenWork::new(&loaded, &found, delivered, opened, *at);
+        } = GivenWork::new(&loaded, &found, asked, opened, *at);
         if let CommitDecision::Recorded(commit) = &decided {
             commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
         }
@@ -301,7 +229,13 @@ impl App {
         task_save(tx, id, task, ending, now).await?;
         self.book(tx, work.attempt, id, LedgerKind::Reward, reward, &factors)
             .await?;
-        let answer = self.answer_write(tx, work, opened).await?;
+        let answer = match &opened.product {
+            Product::Answer(_) => self.answer_write(tx, work, opened).await?,
+            Product::Report(report) => {
+                evaluation_report(tx, id, report, now).await?;
+                None
+            }
+        };
         // The live lease may be another node's: its work is moot.
         let other = match work.loaded.task.phase {
             Phase::Leased { node, .. } if node != attempt.node => {
@@ -439,45 +373,6 @@ pub(super) struct Accepted<'a> {
     pub(super) loaded: &'a LoadedTask,
     pub(super) attempt: &'a Attempt,
     pub(super) delivered: &'a Delivered,
-}
-
-fn check(
-    loaded: &LoadedTask,
-    epoch: u64,
-    delivered: &Delivered,
-    opened: &Opened,
-) -> Result<(), owm_coordinator_domain::check::Fault> {
-    let facts = &loaded.facts;
-    let expected = Expected {
-        task_id: facts.task_id,
-        epoch,
-        model_sha256: &facts.model_sha256,
-        input_sha256: facts.input_sha256,
-        seed: facts.seed,
-        max_tokens: facts.max_tokens,
-        context_tokens: None,
-        share_from: share_from(delivered, epoch),
-        delivered_tokens: &delivered.tokens,
-        delivered_text: &delivered.text,
-    };
-    let given = Given {
-        statement: &opened.statement,
-        text: &opened.text,
-        tokens: &opened.tokens,
-        segment: &opened.segment,
-    };
-    check_inference(&expected, &given)
-}
-
-/// Where the share of the attempt under `epoch` begins: after what earlier attempts had delivered.
-pub(crate) fn share_from(delivered: &Delivered, epoch: u64) -> u32 {
-    delivered
-        .segments
-        .iter()
-        .filter(|s| s.epoch < epoch)
-        .map(|s| s.to)
-        .max()
-        .unwrap_or(0)
 }
 
 pub(super) fn ack(

@@ -187,7 +187,14 @@ fn load(config: &NodeConfig, home: &Home) -> Result<LoadedModel, RunError> {
         };
         engines.insert(set, Arc::clone(&engine));
         let weights = manifest.weights_sha256(&id);
-        sub_models.insert(id, LoadedSubModel { weights, engine });
+        sub_models.insert(
+            id,
+            LoadedSubModel {
+                weights,
+                files: vec![],
+                engine,
+            },
+        );
     }
     Ok(LoadedModel {
         version: manifest.version.clone(),
@@ -229,7 +236,14 @@ fn load_folder(folder: &Path) -> Result<LoadedModel, RunError> {
         sequence: 0,
         note: "a model of this folder; no release, signed by nobody".to_owned(),
         default_sub_model: id.clone(),
-        sub_models: BTreeMap::from([(id, LoadedSubModel { weights, engine })]),
+        sub_models: BTreeMap::from([(
+            id,
+            LoadedSubModel {
+                weights,
+                files: vec![],
+                engine,
+            },
+        )]),
     })
 }
 

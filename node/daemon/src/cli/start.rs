@@ -1,6 +1,6 @@
 //! `owm-node start`: loads the configuration and the key, probes the machine, runs the daemon.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use owm_proto::{NodeKey, invite::Invite};
@@ -21,6 +21,7 @@ use crate::{
     hardware::{Backend, Hardware},
     home::Home,
     last_exit::LastExit,
+    text::Texts,
 };
 
 #[derive(Clone, Debug, Args)]
@@ -60,7 +61,8 @@ pub(super) fn run(arguments: &StartArgs, output: Output) -> ExitCode {
             let _lock = home.lock()?;
             let clock = Arc::clone(&context.clock);
             LastExit::begin(&home, clock.now_ms());
-            let outcome = Box::pin(serve(context, config, home.clone())).await;
+            let beside = path.parent().unwrap_or(Path::new("")).to_owned();
+            let outcome = Box::pin(serve(context, config, home.clone(), &beside)).await;
             LastExit::of(&outcome, clock.now_ms()).store(&home);
             outcome
         };
@@ -79,7 +81,12 @@ impl StartArgs {
     }
 }
 
-async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), RunError> {
+async fn serve(
+    context: Context,
+    config: NodeConfig,
+    home: Home,
+    beside: &Path,
+) -> Result<(), RunError> {
     if config.coordinator.invite.is_empty() {
         return Err(RunError::usage(
             "[coordinator] invite is empty; run owm-node init --join <invite>",
@@ -111,6 +118,7 @@ async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), R
         tracing::info!("{line}");
     }
     let (loader, backend) = engine(&config)?;
+    let texts = texts(&config, beside);
     tracing::info!(node.key = %key.public(), data = %home.path().display(), "node starts");
     supervisor::ready("running; see owm-node status");
     let parts = Parts {
@@ -122,6 +130,7 @@ async fn serve(context: Context, config: NodeConfig, home: Home) -> Result<(), R
         invite,
         dialer: Dialer::new(NetworkPolicy::Clearnet),
         loader,
+        texts,
         readiness,
     };
     daemon::run(context.into(), parts).await
@@ -139,6 +148,26 @@ pub(super) fn engine(config: &NodeConfig) -> Result<(Arc<dyn EngineLoader>, Back
         Backend::Cpu
     };
     Ok((Arc::new(BurnLoader { device }), backend))
+}
+
+/// Text to measure with; `beside`: the configuration's folder.
+#[cfg(feature = "burn")]
+fn texts(config: &NodeConfig, beside: &Path) -> Arc<dyn Texts> {
+    let section = &config.text;
+    Arc::new(crate::text::OwnTexts {
+        folder: section.folder.as_ref().map(|folder| beside.join(folder)),
+        cache: section
+            .cache
+            .as_ref()
+            .map(|cache| beside.join(cache))
+            .or_else(super::train::cache_folder),
+        fetch: section.fetch,
+    })
+}
+
+#[cfg(not(feature = "burn"))]
+fn texts(_: &NodeConfig, _: &Path) -> Arc<dyn Texts> {
+    Arc::new(crate::text::NoTexts)
 }
 
 #[cfg(not(feature = "burn"))]

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{ConfigArg, Output, block_on, pause::pause_line};
 use crate::{
+    activity::RunningTask,
     control::{self, ControlError, StatusAnswer},
     home::Home,
     status::{ModelStatus, Origin, Status},
@@ -145,11 +146,22 @@ fn lines(answer: &StatusAnswer) -> Vec<String> {
         "tasks: {} of {} slots running, {} results unacknowledged{hours}",
         status.running, status.slots, status.unacknowledged
     ));
+    lines.extend(answer.running.iter().map(running_line));
     let now = UnixMillis(SystemClock::new().now_ms());
     lines.extend(status.pause.iter().map(|pause| pause_line(pause, now)));
     lines.extend(answer.earnings.iter().map(sums));
     lines.extend(status.hardware.iter().cloned());
     lines
+}
+
+fn running_line(task: &RunningTask) -> String {
+    format!(
+        "  task {}: {}, {:.1} tokens/s, for {} s",
+        task.task_id,
+        task.about(),
+        task.tokens_per_s,
+        task.elapsed_ms / 1_000
+    )
 }
 
 fn model_lines(model: &ModelStatus) -> Vec<String> {

@@ -27,6 +27,7 @@ use crate::train::{
     state_file, train,
 };
 use show::Show;
+pub(super) use source::cache_folder;
 
 /// Text that is trained on at most, in bytes: more than two cores go through in a day.
 const TEXT_BYTES: usize = 32 << 20;

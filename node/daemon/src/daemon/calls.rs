@@ -1,7 +1,10 @@
 //! The calls the loop starts and hears of later: joining, registering, handing in, heartbeats.
 
+use std::path::{Path, PathBuf};
+
 use owm_proto::{
     UnixMillis,
+    evaluation::{EvaluationReport, Finding},
     invite::Invite,
     wire::coordinator::{
         GetNetworkRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ResultAck,
@@ -79,18 +82,49 @@ pub(super) async fn register(coordinator: Coordinator, request: RegisterNodeRequ
     CallDone::Registered(coordinator.register_node(request).await.map(Box::new))
 }
 
-/// Hands in a result from the log.
-pub(super) async fn submit(coordinator: Coordinator, log: TaskLog, key: LeaseKey) -> CallDone {
+/// Hands in a result from the log, with the update that it names, if it does.
+pub(super) async fn submit(
+    coordinator: Coordinator,
+    log: TaskLog,
+    updates: PathBuf,
+    key: LeaseKey,
+) -> CallDone {
     let read = log.run(move |log| log.unacked_result(key)).await;
     let decoded = read
         .ok()
         .flatten()
         .and_then(|bytes| TaskResult::decode(bytes.as_slice()).ok());
     let outcome = match decoded {
-        Some(result) => coordinator.submit(result).await.map_err(SubmitError::Call),
+        Some(result) => match update_of(&result, &updates) {
+            None => coordinator.submit(result).await.map_err(SubmitError::Call),
+            Some(path) => submit_update(&coordinator, result, path).await,
+        },
         None => Err(SubmitError::Unreadable),
     };
     CallDone::Submitted(key, outcome)
+}
+
+/// Where the update lies that a result names.
+fn update_of(result: &TaskResult, updates: &Path) -> Option<PathBuf> {
+    let report = EvaluationReport::from_bytes(&result.output.as_ref()?.report)?;
+    match report.finding {
+        Finding::Update { sha256, .. } => Some(updates.join(format!("{sha256}.owmu"))),
+        Finding::HeldOut { .. } => None,
+    }
+}
+
+async fn submit_update(
+    coordinator: &Coordinator,
+    result: TaskResult,
+    path: PathBuf,
+) -> Result<ResultAck, SubmitError> {
+    let file = tokio::fs::File::open(&path).await;
+    let file = file.map_err(|_| SubmitError::Unreadable)?;
+    let ack = coordinator.submit_update(result, file).await?;
+    // It may be sent again if the acknowledgement is not booked; the coordinator then has the bytes already, but asks
+    // for the result only. A file that stays is cleared away when nothing waits any more.
+    drop(tokio::fs::remove_file(&path).await);
+    Ok(ack)
 }
 
 /// A heartbeat without a link.

@@ -20,10 +20,10 @@ use crate::{
     CHUNK_SENT, LEASE_ACCEPTED,
     caps::ram_used,
     heartbeat::{self, Beat},
-    roles::infer,
+    roles::{evaluate, infer},
     session::{Effect, Ending, Event},
     tasklog::LeaseKey,
-    work::{self, InferJob, Refusal},
+    work::{self, Refusal},
 };
 
 /// How long a message may wait for room in the link's queue: as long as three signs of life.
@@ -39,16 +39,20 @@ impl Daemon {
                 self.metrics.links_lost.inc();
                 self.link = None;
             }
-            Effect::Offer { credits, sha256 } => {
+            Effect::Offer {
+                role,
+                credits,
+                sha256,
+            } => {
                 self.send(Message::Offer(Offer {
-                    role: "infer".into(),
+                    role: role.to_string(),
                     credits,
                     sha256,
                 }))
                 .await;
             }
-            Effect::Withdraw => {
-                let role = "infer".into();
+            Effect::Withdraw { role } => {
+                let role = role.to_string();
                 self.send(Message::Withdraw(Withdraw { role })).await;
             }
             Effect::Ping(n) => {
@@ -97,7 +101,8 @@ impl Daemon {
                     self.events.push_back(Event::SubmitFailed(key));
                     return Ok(());
                 }
-                let call = calls::submit(self.coordinator.clone(), self.log.clone(), key);
+                let updates = self.means.tools.updates.clone();
+                let call = calls::submit(self.coordinator.clone(), self.log.clone(), updates, key);
                 self.calls.spawn(call);
             }
             Effect::End(over) => self.over = Some(over),
@@ -193,7 +198,6 @@ impl Daemon {
     async fn start(&mut self, key: LeaseKey) {
         match self.accept(key) {
             Ok(job) => {
-                tracing::info!(lease = %key, model.version = %job.version, stream = job.stream, "task accepted");
                 failpoint::hit_async(LEASE_ACCEPTED).await;
                 let (stop, context) = (
                     owm_service::CancellationToken::new(),
@@ -207,9 +211,19 @@ impl Daemon {
                     },
                 );
                 // Detached: it ends with an event, and stops when the daemon is dropped.
-                drop(tokio::task::spawn_blocking(move || {
-                    infer::run(&job, &context, &stop);
-                }));
+                match job {
+                    work::Job::Infer(job) => {
+                        tracing::info!(lease = %key, model.version = %job.version, stream = job.stream, "task accepted");
+                        drop(tokio::task::spawn_blocking(move || {
+                            infer::run(&job, &context, &stop);
+                        }));
+                    }
+                    work::Job::Evaluate(job) => {
+                        tracing::info!(lease = %key, model.version = %job.version, text = %job.ask.text, "evaluation accepted");
+                        let means = self.means.clone();
+                        drop(tokio::spawn(evaluate::run(*job, context, means, stop)));
+                    }
+                }
             }
             Err(Refusal { reason, message }) => {
                 self.events
@@ -218,7 +232,7 @@ impl Daemon {
         }
     }
 
-    fn accept(&mut self, key: LeaseKey) -> Result<InferJob, Refusal> {
+    fn accept(&mut self, key: LeaseKey) -> Result<work::Job, Refusal> {
         let (_, lease) = self
             .arrived
             .take_if(|(arrived, _)| *arrived == key)

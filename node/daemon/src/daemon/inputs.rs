@@ -182,8 +182,9 @@ impl Daemon {
                     return Ok(());
                 };
                 let time = Duration::from_millis(lease.lease_ms.into());
+                let role = work::lease_role(&lease);
                 self.arrived = Some((key, lease));
-                self.events.push_back(Event::Lease { key, time });
+                self.events.push_back(Event::Lease { key, role, time });
             }
             Message::Cancel(cancel) => {
                 if let Some(key) = work::lease_key(&cancel.task_id, cancel.epoch) {
@@ -262,7 +263,7 @@ impl Daemon {
                 }
                 tracing::info!(lease = %key, ending = name_of(&ending), tokens, "task ended");
                 let lost = match &ending {
-                    Ending::Result => None,
+                    Ending::Result | Ending::ResultWithBytes => None,
                     Ending::Stopped => Some(("cancelled", String::new())),
                     Ending::HandBack { message, .. } => Some(("handed_back", message.clone())),
                 };
@@ -474,7 +475,7 @@ impl Daemon {
 
 fn name_of(ending: &Ending) -> &'static str {
     match ending {
-        Ending::Result => "result",
+        Ending::Result | Ending::ResultWithBytes => "result",
         Ending::HandBack { .. } => "handed_back",
         Ending::Stopped => "stopped",
     }

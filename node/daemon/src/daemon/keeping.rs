@@ -15,9 +15,11 @@ use crate::{
     link::Coordinator,
     metrics::Metrics,
     models::{
-        Fetcher, Fetching, Getter, Keeper, KeeperSettings, Limits, LoadedModel, ModelEvent, Shelf,
+        CandidateShelf, Fetcher, Fetching, Getter, Keeper, KeeperSettings, Limits, LoadedModel,
+        ModelEvent, Shelf,
     },
     network::{NetworkBook, Networks},
+    roles::evaluate::{Means, Tools},
     status::Status,
     swarm::Swarm,
     tasklog::TaskLog,
@@ -93,6 +95,25 @@ impl Kept<'_> {
             metrics: Some(self.metrics.downloads.clone()),
             status: Some(status),
         }))
+    }
+
+    /// What evaluations are done with.
+    pub(super) fn means(&self, parts: &Parts, networks: &Networks) -> Means {
+        Means {
+            shelf: CandidateShelf {
+                networks: networks.clone(),
+                invite: parts.invite.clone(),
+                peers: self.swarm.files(),
+                fetcher: fetcher(&parts.config, &parts.dialer, self.shelf.clone()),
+                last: Arc::default(),
+            },
+            tools: Tools {
+                loader: Arc::clone(&parts.loader),
+                texts: Arc::clone(&parts.texts),
+                ram: self.caps.ram,
+                updates: parts.home.updates(),
+            },
+        }
     }
 
     /// Starts the keeper.

@@ -87,7 +87,10 @@ impl Meeting {
         if !section.enabled {
             return Ok(Swarm::off("[p2p] enabled = false"));
         }
-        let roles = [("infer", parts.config.roles.infer)];
+        let roles = [
+            ("infer", parts.config.roles.infer),
+            ("evaluate", parts.config.roles.evaluate),
+        ];
         let roles = roles.iter().filter(|(_, slots)| *slots > 0);
         Ok(Swarm::start(swarm::Setup {
             settings,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use owm_proto::{
-    Envelope, NodeKey, SessionId, UnixMillis,
+    Envelope, NodeKey, Role, SessionId, UnixMillis,
     invite::Invite,
     statement::Membership,
     wire::coordinator::{Chunk, Lease, SignedEnvelope, TaskResult},
@@ -32,10 +32,14 @@ use crate::{
     orders::{OrderBook, Orders},
     register::Application,
     renewal::Renewal,
-    roles::infer::{JobContext, JobEvent},
+    roles::{
+        evaluate::Means,
+        infer::{JobContext, JobEvent},
+    },
     session::{Event, Over, Session, Settings},
     status::Status,
     tasklog::{LeaseKey, TaskLog},
+    text::Texts,
 };
 
 /// How often the session looks at the time.
@@ -62,6 +66,7 @@ pub(super) struct Setup {
     pub(super) metrics: Metrics,
     pub(super) activity: Activity,
     pub(super) meeting: Meeting,
+    pub(super) means: Means,
 }
 
 /// A task under way here.
@@ -99,6 +104,8 @@ pub(super) struct Daemon {
     /// Fresh results, until they are sent; the log has them too.
     pub(super) results: BTreeMap<LeaseKey, TaskResult>,
     pub(super) job_context: JobContext,
+    /// What evaluations are done with.
+    pub(super) means: Means,
     pub(super) job_events: mpsc::Receiver<JobEvent>,
     pub(super) calls: tokio::task::JoinSet<CallDone>,
     pub(super) models: mpsc::Receiver<ModelEvent>,
@@ -125,10 +132,11 @@ impl Daemon {
         let rng = frame.seed.rng("daemon");
         let known = setup.networks.now();
         let (job_tx, job_events) = mpsc::channel(JOB_QUEUE);
-        let settings = settings(&parts.config);
+        let settings = settings(&parts.config, parts.texts.as_ref());
         let mut picture = setup.status.borrow().clone();
         show_network(&mut picture, &known);
         picture.link_error = None;
+        picture.slots = settings.slots.values().sum();
         let mut ordered = setup.orders.follow();
         // What was ordered while the network was asked for is news to the loop.
         ordered.mark_changed();
@@ -152,6 +160,7 @@ impl Daemon {
                 activity: setup.activity,
                 events: job_tx,
             },
+            means: setup.means,
             key: Arc::clone(&parts.key),
             clock: Arc::clone(&frame.clock),
             transport: parts.config.coordinator.transport,
@@ -248,10 +257,27 @@ impl Drop for Daemon {
     }
 }
 
-fn settings(config: &NodeConfig) -> Settings {
+/// How many evaluations are taken: none without text.
+fn evaluations(config: &NodeConfig, texts: &dyn Texts) -> u32 {
+    let wanted = config.roles.evaluate;
+    match texts.why_none().filter(|_| wanted > 0) {
+        Some(why) => {
+            tracing::warn!("no evaluations are taken: {why}");
+            0
+        }
+        None => wanted,
+    }
+}
+
+fn settings(config: &NodeConfig, texts: &dyn Texts) -> Settings {
     let section = &config.coordinator;
+    let evaluations = evaluations(config, texts);
+    let slots = [
+        (Role::Infer, config.roles.infer),
+        (Role::Evaluate, evaluations),
+    ];
     Settings {
-        slots: config.roles.infer,
+        slots: slots.into(),
         ping: (section.transport == Transport::Stream).then(|| section.ping.get()),
         drain: config.node.drain.get(),
         reconnect: (section.reconnect_min.get(), section.reconnect_max.get()),

@@ -269,12 +269,31 @@ impl Shelf {
             .folder
             .join(manifest.version.as_str())
             .join(id.as_str());
+        let files = sub_model_files(manifest, id);
+        self.link(folder, files.into_iter())
+    }
+
+    /// The same for files that belong to no version, under a name of their own.
+    pub fn lay_out_candidate(
+        &self,
+        name: &str,
+        files: &[ManifestFile],
+    ) -> Result<(PathBuf, BTreeMap<String, [u8; 32]>), ShelfError> {
+        let folder = self.folder.join("candidates").join(name);
+        self.link(folder, files.iter())
+    }
+
+    fn link<'a>(
+        &self,
+        folder: PathBuf,
+        files: impl Iterator<Item = &'a ManifestFile>,
+    ) -> Result<(PathBuf, BTreeMap<String, [u8; 32]>), ShelfError> {
         if folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|source| io_error(&folder, source))?;
         }
         std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, source))?;
         let mut expected = BTreeMap::new();
-        for file in sub_model_files(manifest, id) {
+        for file in files {
             let link = folder.join(&file.name);
             std::fs::hard_link(self.blob(&file.sha256), &link)
                 .map_err(|source| io_error(&link, source))?;

@@ -201,6 +201,7 @@ fn finish_result(
             text: answer.text.clone(),
             tokens: answer.tokens.clone(),
             segment: Some((&segment).into()),
+            report: Vec::new(),
         }),
     };
     let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());

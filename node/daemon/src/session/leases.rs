@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use owm_proto::wire::coordinator::HandBackReason;
+use owm_proto::{Role, wire::coordinator::HandBackReason};
 
 use super::{ACK_WAIT, Effect, Ending, Session};
 use crate::tasklog::LeaseKey;
@@ -11,6 +11,7 @@ use crate::tasklog::LeaseKey;
 /// A task under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Running {
+    role: Role,
     /// Monotonic.
     pub(super) deadline: Duration,
     broken: Option<Broken>,
@@ -47,23 +48,43 @@ impl Waiting {
 }
 
 impl Session {
-    /// Slots that nobody uses and nobody has been offered.
-    pub(super) fn free(&self) -> u32 {
-        let used = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
-        self.settings
-            .slots
-            .saturating_sub(used)
-            .saturating_sub(self.outstanding)
+    /// Slots of a role that nobody uses and nobody has been offered.
+    pub(super) fn free(&self, role: Role) -> u32 {
+        let offered = self.outstanding.get(&role).copied().unwrap_or(0);
+        let left = self.slots(role).saturating_sub(self.used(role));
+        left.saturating_sub(offered)
+    }
+
+    fn slots(&self, role: Role) -> u32 {
+        self.settings.slots.get(&role).copied().unwrap_or(0)
+    }
+
+    fn used(&self, role: Role) -> u32 {
+        let used = self.running.values().filter(|task| task.role == role);
+        u32::try_from(used.count()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn offer_what_is_free(&mut self, effects: &mut Vec<Effect>) {
-        let credits = self.free();
-        if self.may_offer() && credits > 0 && !self.over {
-            self.outstanding += credits;
-            effects.push(Effect::Offer {
-                credits,
-                sha256: self.weights.clone(),
-            });
+        let roles: Vec<Role> = self.settings.slots.keys().copied().collect();
+        for role in roles {
+            let credits = self.free(role);
+            if self.may_offer(role) && credits > 0 && !self.over {
+                *self.outstanding.entry(role).or_default() += credits;
+                effects.push(Effect::Offer {
+                    role,
+                    credits,
+                    sha256: self.weights.clone(),
+                });
+            }
+        }
+    }
+
+    /// What is loaded, without a slot.
+    pub(super) fn weights_alone(&self) -> Effect {
+        Effect::Offer {
+            role: Role::Infer,
+            credits: 0,
+            sha256: self.weights.clone(),
         }
     }
 
@@ -71,7 +92,7 @@ impl Session {
         &mut self,
         now: Duration,
         key: LeaseKey,
-        time: Duration,
+        (role, time): (Role, Duration),
         effects: &mut Vec<Effect>,
     ) {
         if self.running.contains_key(&key) {
@@ -88,9 +109,11 @@ impl Session {
         if let Some(older) = older {
             self.break_for(older, Broken::Cancelled, effects);
         }
-        self.outstanding = self.outstanding.saturating_sub(1);
+        if let Some(offered) = self.outstanding.get_mut(&role) {
+            *offered = offered.saturating_sub(1);
+        }
         let no_slot = || {
-            let is_full = self.running.len() >= self.settings.slots as usize;
+            let is_full = self.used(role) >= self.slots(role);
             is_full.then_some((HandBackReason::CannotDo, "no slot is free"))
         };
         let refusal = self.why_nothing_is_taken().or_else(no_slot);
@@ -104,6 +127,7 @@ impl Session {
             self.running.insert(
                 key,
                 Running {
+                    role,
                     deadline: now + time,
                     broken: None,
                 },
@@ -154,6 +178,9 @@ impl Session {
                 if linked {
                     effects.push(Effect::SendResult(key));
                 }
+            }
+            (Ending::ResultWithBytes, _) => {
+                self.unacked.insert(key, Waiting::due_at(now));
             }
             (_, Some(Broken::ShuttingDown)) => effects.push(hand_back(
                 HandBackReason::ShuttingDown,

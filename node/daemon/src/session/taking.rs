@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use owm_proto::wire::coordinator::HandBackReason;
+use owm_proto::{Role, wire::coordinator::HandBackReason};
 
 use super::{Effect, FLUSH_TIME, Over, Session, leases::Broken};
 
@@ -18,9 +18,11 @@ pub(super) struct Leaving {
 }
 
 impl Session {
-    pub(super) fn may_offer(&self) -> bool {
+    pub(super) fn may_offer(&self, role: Role) -> bool {
         let takes_work = self.why_nothing_is_taken().is_none();
-        self.is_linked() && takes_work && !self.weights.is_empty()
+        // Answers come from the loaded model; a candidate is loaded beside it, or without one.
+        let has_model = role != Role::Infer || !self.weights.is_empty();
+        self.is_linked() && takes_work && has_model
     }
 
     /// What a lease is handed back with, whatever it is.
@@ -43,11 +45,17 @@ impl Session {
         effects: &mut Vec<Effect>,
         change: impl FnOnce(&mut Self),
     ) {
-        let could = self.may_offer();
+        let roles: Vec<Role> = self.settings.slots.keys().copied().collect();
+        let could: Vec<Role> = roles
+            .into_iter()
+            .filter(|role| self.may_offer(*role))
+            .collect();
         change(self);
-        if could && !self.may_offer() {
-            self.outstanding = 0;
-            effects.push(Effect::Withdraw);
+        for role in could {
+            if !self.may_offer(role) {
+                self.outstanding.remove(&role);
+                effects.push(Effect::Withdraw { role });
+            }
         }
     }
 

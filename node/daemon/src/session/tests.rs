@@ -1,6 +1,6 @@
 //! The machine, step by step, with times made up.
 
-use owm_proto::TaskId;
+use owm_proto::{Role, TaskId};
 use owm_service::rng::Seed;
 
 use super::*;
@@ -8,6 +8,7 @@ use super::*;
 mod taking;
 
 const SECOND: Duration = Duration::from_secs(1);
+const WITHDRAW: Effect = Effect::Withdraw { role: Role::Infer };
 
 fn key(n: u8) -> LeaseKey {
     LeaseKey {
@@ -18,7 +19,7 @@ fn key(n: u8) -> LeaseKey {
 
 fn session(slots: u32, unacked: Vec<LeaseKey>) -> Session {
     let settings = Settings {
-        slots,
+        slots: BTreeMap::from([(Role::Infer, slots)]),
         ping: Some(10 * SECOND),
         drain: 20 * SECOND,
         reconnect: (SECOND, 60 * SECOND),
@@ -29,6 +30,7 @@ fn session(slots: u32, unacked: Vec<LeaseKey>) -> Session {
 
 fn offer(credits: u32) -> Effect {
     Effect::Offer {
+        role: Role::Infer,
         credits,
         sha256: vec!["w".into()],
     }
@@ -62,6 +64,7 @@ fn active(slots: u32) -> Session {
 
 fn lease(n: u8) -> Event {
     Event::Lease {
+        role: Role::Infer,
         key: key(n),
         time: 30 * SECOND,
     }
@@ -111,6 +114,7 @@ fn a_newer_attempt_breaks_the_older_one_off() {
     let effects = session.on(
         SECOND,
         Event::Lease {
+            role: Role::Infer,
             key: newer,
             time: SECOND,
         },
@@ -123,7 +127,14 @@ fn a_cancel_without_an_epoch_means_whatever_attempt_runs() {
     let mut session = active(2);
     let third = LeaseKey { epoch: 3, ..key(1) };
     let time = 30 * SECOND;
-    session.on(SECOND, Event::Lease { key: third, time });
+    session.on(
+        SECOND,
+        Event::Lease {
+            key: third,
+            role: Role::Infer,
+            time,
+        },
+    );
     session.on(SECOND, lease(2));
     let other = LeaseKey { epoch: 2, ..key(1) };
     assert_eq!(session.on(SECOND, Event::Cancel(other)), []);
@@ -256,7 +267,7 @@ fn a_result_whose_acknowledgement_got_lost_is_handed_in_by_a_call() {
 fn a_draining_node_takes_nothing_finishes_and_ends() {
     let mut session = active(2);
     session.on(SECOND, lease(1));
-    assert_eq!(session.on(2 * SECOND, Event::Stop), [Effect::Withdraw]);
+    assert_eq!(session.on(2 * SECOND, Event::Stop), [WITHDRAW]);
     assert_eq!(session.phase(), Phase::Draining);
     assert_eq!(
         hand_backs(&session.on(3 * SECOND, lease(2))),
@@ -290,7 +301,7 @@ fn what_does_not_finish_while_draining_is_handed_back() {
 fn outside_the_hours_nothing_is_offered_or_taken() {
     let mut session = active(1);
     let closed = session.on(SECOND, Event::Open(false));
-    assert_eq!(closed, [Effect::Withdraw], "the coordinator need not try");
+    assert_eq!(closed, [WITHDRAW], "the coordinator need not try");
     assert_eq!(
         hand_backs(&session.on(SECOND, lease(1))),
         [HandBackReason::CannotDo]
@@ -305,6 +316,7 @@ fn new_weights_are_told_even_when_no_slot_is_free() {
     assert_eq!(
         effects,
         [Effect::Offer {
+            role: Role::Infer,
             credits: 0,
             sha256: vec!["new".into()]
         }]
@@ -358,4 +370,60 @@ fn heartbeats_go_by_a_call_while_there_is_no_link() {
     assert!(effects.contains(&Effect::Connect), "{effects:?}");
     let effects = session.on(62 * SECOND, Event::LinkLost { unknown: false });
     assert_eq!(effects, [Effect::Heartbeat { on_link: false }]);
+}
+
+#[test]
+fn each_role_has_its_own_slots() {
+    let mut session = active(1);
+    session.settings.slots.insert(Role::Evaluate, 1);
+    let evaluate = |n| Event::Lease {
+        key: key(n),
+        role: Role::Evaluate,
+        time: 30 * SECOND,
+    };
+    let offered = |effects: &[Effect]| -> Vec<(Role, u32)> {
+        let offer = |effect: &Effect| match effect {
+            Effect::Offer { role, credits, .. } => Some((*role, *credits)),
+            _ => None,
+        };
+        effects.iter().filter_map(offer).collect()
+    };
+    assert_eq!(
+        offered(&session.on(SECOND, Event::Tick)),
+        [(Role::Evaluate, 1)]
+    );
+    assert_eq!(session.on(SECOND, evaluate(1)), [Effect::Run(key(1))]);
+    assert_eq!(session.on(SECOND, lease(2)), [Effect::Run(key(2))]);
+    let full = session.on(SECOND, evaluate(3));
+    assert_eq!(hand_backs(&full), [HandBackReason::CannotDo]);
+    let done = session.on(SECOND, Event::Ended(key(1), Ending::Result));
+    assert_eq!(offered(&done), [(Role::Evaluate, 1)]);
+    let paused = session.on(SECOND, Event::Pause(true));
+    assert_eq!(
+        paused,
+        [
+            WITHDRAW,
+            Effect::Withdraw {
+                role: Role::Evaluate
+            }
+        ]
+    );
+}
+
+#[test]
+fn a_node_without_a_model_measures_all_the_same() {
+    let mut session = session(1, vec![]);
+    session.settings.slots.insert(Role::Evaluate, 2);
+    session.on(Duration::ZERO, Event::Tick);
+    let member = Registration::Active {
+        heartbeat: 60 * SECOND,
+    };
+    session.on(Duration::ZERO, Event::Registered(member));
+    let up = session.on(Duration::ZERO, Event::LinkUp);
+    let offer = Effect::Offer {
+        role: Role::Evaluate,
+        credits: 2,
+        sha256: vec![],
+    };
+    assert_eq!(up, [Effect::Heartbeat { on_link: true }, offer]);
 }

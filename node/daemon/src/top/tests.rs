@@ -104,6 +104,9 @@ fn facts() -> Facts {
             running: vec![RunningTask {
                 task_id: "0a1b2c3d-0000-4000-8000-000000000000".into(),
                 epoch: 1,
+                kind: "inference".into(),
+                doing: None,
+                progress: None,
                 model_version: "owm-v0.0.1".into(),
                 streaming: true,
                 prompt_tokens: Some(31),

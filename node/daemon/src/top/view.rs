@@ -297,10 +297,13 @@ fn running_table(tasks: &[RunningTask]) -> Table<'_> {
             words::cut(&task.task_id, ID_CHARS),
             task.model_version.clone(),
             words::known(task.prompt_tokens, |n| n.to_string()),
-            task.tokens.to_string(),
+            task.progress.as_ref().map_or_else(
+                || task.tokens.to_string(),
+                |progress| progress.done.to_string(),
+            ),
             format!("{:.1}", task.tokens_per_s),
             words::time(task.elapsed_ms),
-            if task.streaming { "yes" } else { "no" }.to_owned(),
+            task.about(),
         ])
     });
     let widths = [
@@ -313,7 +316,7 @@ fn running_table(tasks: &[RunningTask]) -> Table<'_> {
         Constraint::Fill(1),
     ];
     let header = [
-        "task", "model", "prompt", "tokens", "tok/s", "elapsed", "stream",
+        "task", "model", "prompt", "tokens", "tok/s", "elapsed", "what",
     ];
     Table::new(rows, widths)
         .header(Row::new(header).style(DIM))

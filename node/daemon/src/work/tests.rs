@@ -37,6 +37,7 @@ impl InferenceEngine for Mute {
 
 fn loaded() -> LoadedModel {
     let sub_model = LoadedSubModel {
+        files: vec![],
         weights: vec![Sha256::of(b"w")],
         engine: Arc::new(Mute),
     };
@@ -87,7 +88,10 @@ fn lease(payload: InferencePayload, forced_prefix: Vec<u32>) -> Lease {
 
 fn check_lease(lease: &Lease) -> Result<InferJob, Refusal> {
     let key = lease_key(&lease.task_id, lease.epoch).unwrap();
-    open(key, lease, &node(), Some(&loaded()))
+    match open(key, lease, &node(), Some(&loaded()))? {
+        Job::Infer(job) => Ok(*job),
+        Job::Evaluate(_) => panic!("a question became an evaluation"),
+    }
 }
 
 fn reason_of(lease: &Lease) -> HandBackReason {

@@ -9,9 +9,9 @@ use std::{
 
 use owm_node::engine::{
     Answer, AnswerError, EncodeError, EngineDescription, EngineLoader, GenerateJob,
-    InferenceEngine, LoadError, OnToken, Question, Token,
+    InferenceEngine, LoadError, MeasureJob, Measurement, OnMeasured, OnToken, Question, Token,
 };
-use owm_proto::statement::Finish;
+use owm_proto::statement::{Finish, tokens_sha256};
 
 /// Its context, in tokens.
 pub(crate) const CONTEXT: u32 = 512;
@@ -103,6 +103,23 @@ impl InferenceEngine for Echo {
             });
         }
         Ok(tokens)
+    }
+
+    /// As if every byte were a token.
+    fn measure(
+        &self,
+        job: &MeasureJob,
+        _: &mut OnMeasured<'_>,
+    ) -> Result<Option<Measurement>, AnswerError> {
+        let row: Vec<u32> = job.documents.concat().bytes().map(u32::from).collect();
+        Ok(Some(Measurement {
+            documents: job.documents.len() as u32,
+            bytes: row.len() as u64,
+            tokens: row.len() as u64,
+            tokens_sha256: tokens_sha256(&row),
+            loss: 2.0,
+            bits_per_byte: 2.0 / std::f64::consts::LN_2,
+        }))
     }
 
     fn generate(

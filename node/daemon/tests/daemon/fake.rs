@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use owm_p2p::{Documents, NewestCheckpoint};
 use owm_proto::{
     Envelope, NodeId, NodeKey, PublicKey, Purpose, Sha256, TaskId, Tier, UnixMillis,
+    evaluation::EvaluationAsk,
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, Revocation, network_id},
     gossip::{Bootstrap, Checkpoint},
     invite::Invite,
@@ -43,7 +44,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PATIENCE, task_id};
+use super::{PATIENCE, tap::Tap, task_id};
 
 const WEIGHTS: &[u8] = b"weights that nobody reads";
 const VERSION: &str = "owm-v0.1.0";
@@ -86,6 +87,7 @@ pub(crate) struct Fake {
     /// Where it really listens.
     pub(crate) address: String,
     state: Arc<State>,
+    tap: Tap,
     streams: mpsc::Receiver<Stream>,
     seen: mpsc::Receiver<TaskResult>,
 }
@@ -103,6 +105,11 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
         ("tokenizer.json", b"{}".to_vec()),
         ("config.json", b"{\"a\": 1}".to_vec()),
     ]
+}
+
+/// The served model's files, as an evaluation names them.
+pub(crate) fn candidate() -> Vec<ManifestFile> {
+    manifest().files
 }
 
 fn manifest() -> Manifest {
@@ -253,6 +260,9 @@ impl Fake {
         let address = listener.local_addr().unwrap();
         let identity = Identity::from_pkcs8_der(&instance.to_pkcs8_der()).unwrap();
         let incoming = serve_tls(listener, server_config(&identity), TlsLimits::default());
+        let tap = Tap::default();
+        let listening = tap.clone();
+        let incoming = incoming.map(move |io| io.map(|io| listening.on(io)));
         let service = CoordinatorServer::new(Service(Arc::clone(&state)));
         tokio::spawn(
             tonic::transport::Server::builder()
@@ -271,9 +281,15 @@ impl Fake {
             invite,
             address: address.to_string(),
             state,
+            tap,
             streams,
             seen,
         }
+    }
+
+    /// All bytes that nodes have sent, decrypted.
+    pub(crate) fn heard(&self) -> Vec<u8> {
+        self.tap.heard()
     }
 
     /// What a peer serves of the network: a heartbeat every second.
@@ -636,10 +652,48 @@ impl Stream {
         forced_prefix: &[u32],
         change: impl FnOnce(&mut Lease),
     ) -> TaskId {
-        let payload = TaskPayload {
-            task: Some(Task::Inference(inference)),
+        let task = Task::Inference(inference);
+        self.send_task(node, epoch, task, forced_prefix, change)
+            .await
+    }
+
+    /// A measurement of the served model.
+    pub(crate) async fn evaluation(&self, node: &NodeKey, ask: &EvaluationAsk) -> TaskId {
+        let task = Task::Evaluate(ask.into());
+        let change = |lease: &mut Lease| lease.task_type = "evaluate".into();
+        self.send_task(node, 1, task, &[], change).await
+    }
+
+    /// Waits until a task is handed back.
+    pub(crate) async fn hand_back_of_work(&mut self) -> HandBack {
+        loop {
+            if let work_up::Message::HandBack(back) = self.next().await {
+                return back;
+            }
         }
-        .encode_to_vec();
+    }
+
+    /// Waits until the node has offered slots of this role.
+    pub(crate) async fn offer_of(&mut self, role: &str) -> u32 {
+        loop {
+            if let work_up::Message::Offer(offer) = self.next().await
+                && offer.role == role
+                && offer.credits > 0
+            {
+                return offer.credits;
+            }
+        }
+    }
+
+    async fn send_task(
+        &self,
+        node: &NodeKey,
+        epoch: u64,
+        task: Task,
+        forced_prefix: &[u32],
+        change: impl FnOnce(&mut Lease),
+    ) -> TaskId {
+        let payload = TaskPayload { task: Some(task) }.encode_to_vec();
         let input_hash = Sha256::of(&payload).to_string();
         let sealed = SealedTask {
             payload,
@@ -833,6 +887,13 @@ impl Coordinator for Service {
             reward_msat,
         };
         Ok(Response::new(SubmitTaskResultResponse { ack: Some(ack) }))
+    }
+
+    async fn submit_update(
+        &self,
+        _: Request<tonic::Streaming<owm_proto::wire::coordinator::SubmitUpdateRequest>>,
+    ) -> Result<Response<owm_proto::wire::coordinator::SubmitUpdateResponse>, Status> {
+        Err(Status::unimplemented("no test of these hands in an update"))
     }
 
     async fn get_model_version(

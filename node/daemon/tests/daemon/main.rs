@@ -8,8 +8,10 @@ mod fake;
 mod faults;
 mod orders;
 mod peer;
+mod private;
 mod program;
 mod swarm;
+mod tap;
 mod train;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -72,6 +74,22 @@ fn start(fake: &Fake, folder: &Path, config: NodeConfig) -> Node {
 }
 
 fn start_at(fake: &Fake, folder: &Path, config: NodeConfig, clock: SharedClock) -> Node {
+    start_with(
+        fake,
+        folder,
+        config,
+        clock,
+        Arc::new(owm_node::text::NoTexts),
+    )
+}
+
+fn start_with(
+    fake: &Fake,
+    folder: &Path,
+    config: NodeConfig,
+    clock: SharedClock,
+    texts: Arc<dyn owm_node::text::Texts>,
+) -> Node {
     let home = Home::open(folder).unwrap();
     let key = Arc::new(NodeKey::load_or_create(&home.key(), &[77; 32]).unwrap());
     let gate = Arc::new(Gate::default());
@@ -89,6 +107,7 @@ fn start_at(fake: &Fake, folder: &Path, config: NodeConfig, clock: SharedClock) 
         key: Arc::clone(&key),
         invite: fake.invite.clone(),
         dialer: Dialer::new(NetworkPolicy::LoopbackOnly),
+        texts,
         loader: Arc::new(EchoLoader {
             gate: Arc::clone(&gate),
         }),

@@ -147,7 +147,9 @@ pub(super) fn corpus(
     };
     let cache = match cache {
         Some(cache) => cache.to_owned(),
-        None => cache_folder()?,
+        None => {
+            cache_folder().ok_or_else(|| RunError::usage("HOME is not set; give --cache FOLDER"))?
+        }
     };
     let documents = match load(&corpus, &cache, shards) {
         // Not there yet, or damaged there.
@@ -172,13 +174,13 @@ pub(super) fn corpus(
     Ok(documents)
 }
 
-fn cache_folder() -> Result<PathBuf, RunError> {
+/// Where archives of corpora are kept, if nothing else is said.
+pub(in crate::cli) fn cache_folder() -> Option<PathBuf> {
     let named = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
     let cache = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")));
-    let cache = cache.ok_or_else(|| RunError::usage("HOME is not set; give --cache FOLDER"))?;
-    Ok(cache.join("owm/corpora"))
+    Some(cache?.join("owm/corpora"))
 }

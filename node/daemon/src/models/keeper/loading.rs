@@ -28,7 +28,12 @@ impl Keeper {
                 engines.insert(set.clone(), self.load_one(manifest, laid_out).await?);
             }
             let engine = Arc::clone(&engines[&set]);
-            sub_models.insert(id, LoadedSubModel { weights, engine });
+            let loaded = LoadedSubModel {
+                weights,
+                files: set,
+                engine,
+            };
+            sub_models.insert(id, loaded);
         }
         let (version, sequence) = (manifest.version.clone(), manifest.sequence);
         let loaded = LoadedModel {

@@ -12,10 +12,7 @@ fn drain() -> Event {
 fn a_paused_node_takes_its_slots_back_and_finishes_what_runs() {
     let mut session = active(2);
     session.on(SECOND, lease(1));
-    assert_eq!(
-        session.on(2 * SECOND, Event::Pause(true)),
-        [Effect::Withdraw]
-    );
+    assert_eq!(session.on(2 * SECOND, Event::Pause(true)), [WITHDRAW]);
     assert_eq!(session.phase(), Phase::Active, "it stays connected");
     assert_eq!(session.on(2 * SECOND, Event::Pause(true)), [], "said once");
     let done = session.on(3 * SECOND, Event::Ended(key(1), Ending::Result));
@@ -71,7 +68,7 @@ fn a_pause_outlives_a_reconnect() {
 #[test]
 fn pausing_outside_the_hours_says_nothing_twice() {
     let mut session = active(1);
-    assert_eq!(session.on(SECOND, Event::Open(false)), [Effect::Withdraw]);
+    assert_eq!(session.on(SECOND, Event::Open(false)), [WITHDRAW]);
     assert_eq!(session.on(SECOND, Event::Pause(true)), []);
     assert_eq!(session.on(SECOND, Event::Open(true)), [], "still paused");
     assert_eq!(session.on(SECOND, Event::Pause(false)), [offer(1)]);
@@ -81,7 +78,7 @@ fn pausing_outside_the_hours_says_nothing_twice() {
 fn a_drained_node_finishes_hands_in_and_ends() {
     let mut session = active(1);
     session.on(SECOND, lease(1));
-    assert_eq!(session.on(2 * SECOND, drain()), [Effect::Withdraw]);
+    assert_eq!(session.on(2 * SECOND, drain()), [WITHDRAW]);
     assert_eq!(session.phase(), Phase::Draining);
     let long_after = session.on(25 * SECOND, Event::Tick);
     assert!(

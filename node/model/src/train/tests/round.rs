@@ -129,7 +129,9 @@ fn parent_and_update_make_the_file_that_the_trainer_writes() {
             assert!(encoded.residue.values().iter().all(|value| *value == 0.0));
             let update = Update::parse(&encoded.bytes).unwrap();
             let mut child = parent;
-            let merged = Merge::new(&layout, &update).unwrap().in_place(&mut child);
+            let merged = Merge::new(&layout, child.len() as u64, &update)
+                .unwrap()
+                .in_place(&mut child);
             let child_is = |bytes: Vec<u8>| bytes == child;
             assert!(child_is(
                 std::fs::read(out.join("model.safetensors")).unwrap()

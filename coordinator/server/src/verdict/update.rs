@@ -1,0 +1,245 @@
+//! Updates: announced by a signed result, committed before their bytes, held against what was asked, then judged like
+//! every result.
+
+use std::path::Path;
+
+use owm_coordinator_domain::task::CommitDecision;
+use owm_coordinator_store::{
+    StoreError,
+    evaluation::evaluation_ask,
+    outcome::{attempt_load, commit_record},
+    task::task_load,
+};
+use owm_proto::{
+    NodeId, PublicKey, Sha256, SubModelId, UnixMillis,
+    evaluation::{EvaluationAsk, EvaluationReport, Finding, LoraPlan, ReferenceSteps},
+    genesis::NetworkId,
+    limits::UPDATE_BYTES_MAX,
+    wire::coordinator as wire,
+};
+use owm_update::{Mode, Origin, Published, Update};
+
+use super::{
+    VerdictError,
+    desk::{Desk, HandedIn, Heard},
+    opened::{Opened, Product},
+};
+use crate::{app::App, batch::hand_in, tasks::alive};
+
+/// What a signed result announces.
+#[derive(Clone, Debug)]
+pub(crate) struct Announced {
+    /// Who announces it.
+    pub(crate) node: NodeId,
+    /// SHA-256 of the update's bytes.
+    pub(crate) sha256: Sha256,
+    /// How many they are.
+    pub(crate) size: u64,
+    /// Whether they are taken: it was committed on time.
+    pub(crate) is_wanted: bool,
+    /// When it was received.
+    at: UnixMillis,
+}
+
+/// What an update has to be of.
+#[derive(Clone, Debug)]
+struct Expected {
+    network: NetworkId,
+    node: PublicKey,
+    sub_model: SubModelId,
+    ask: EvaluationAsk,
+}
+
+/// The update that a report names.
+pub(super) fn named(product: &Product) -> Option<(Sha256, u64)> {
+    let Product::Report(bytes) = product else {
+        return None;
+    };
+    match EvaluationReport::from_bytes(bytes)?.finding {
+        Finding::Update { sha256, size, .. } => Some((sha256, size)),
+        Finding::HeldOut { .. } => None,
+    }
+}
+
+impl App {
+    /// Opens what announces an update and records its commit: from here on the bytes may take their time.
+    pub(crate) async fn update_announced(
+        &self,
+        node: NodeId,
+        key: &PublicKey,
+        wire: &wire::TaskResult,
+    ) -> Result<Announced, VerdictError> {
+        let at = self.now();
+        let opened = Opened::open(self, key, wire.clone())?;
+        let named = named(&opened.product);
+        let (sha256, size) = named.ok_or(VerdictError::Malformed("the report names no update"))?;
+        if size > UPDATE_BYTES_MAX {
+            return Err(VerdictError::Malformed("no update is as large as that"));
+        }
+        let Product::Report(report) = &opened.product else {
+            return Err(VerdictError::Malformed("the report is missing"));
+        };
+        let result = Sha256::of(opened.result_envelope.unverified_payload());
+        let is_signed = opened.statement.output_sha256 == Sha256::of(report)
+            && opened.commit.result_sha256 == result
+            && opened.commit.task_id == opened.statement.task_id
+            && opened.commit.epoch == opened.statement.epoch;
+        if !is_signed {
+            return Err(VerdictError::Malformed(
+                "commit, result and report do not belong together",
+            ));
+        }
+        let is_wanted = self.update_commit(node, &opened, result, at).await?;
+        Ok(Announced {
+            node,
+            sha256,
+            size,
+            is_wanted,
+            at,
+        })
+    }
+
+    /// Whether the commit stands and was on time.
+    async fn update_commit(
+        &self,
+        node: NodeId,
+        opened: &Opened,
+        result: Sha256,
+        at: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        let (id, epoch) = (opened.commit.task_id, opened.commit.epoch);
+        alive::settle(self).await?;
+        let mut tx = self.store.begin("update.commit").await?;
+        if task_load(&mut tx, id).await?.is_none() {
+            return Ok(false);
+        }
+        let found = attempt_load(&mut tx, id, epoch).await?;
+        let Some(attempt) = found.filter(|attempt| attempt.node == node) else {
+            return Ok(false);
+        };
+        let decided = attempt.commit(result, at);
+        if let CommitDecision::Recorded(commit) = &decided {
+            commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
+            tx.commit().await?;
+        }
+        let stands = decided.standing();
+        Ok(stands.on_time && stands.result == result)
+    }
+
+    /// Judges the result of an update whose bytes are here (or were not wanted).
+    pub(crate) async fn update_judge(
+        &self,
+        key: &PublicKey,
+        wire: wire::TaskResult,
+        announced: Announced,
+    ) -> Result<wire::ResultAck, VerdictError> {
+        let mut opened = Opened::open(self, key, wire)?;
+        let checked = if announced.is_wanted {
+            self.update_check(key, &opened, &announced).await?
+        } else {
+            Err("its bytes were not taken".to_owned())
+        };
+        opened.update = Some(checked);
+        let (node, at) = (announced.node, announced.at);
+        match hand_in::<Desk>(self, HandedIn { node, opened, at }).await? {
+            Heard::Judged(ack) => Ok(ack),
+            Heard::Alone(item) => Ok(self.result_alone(*item).await?),
+        }
+    }
+
+    async fn update_check(
+        &self,
+        key: &PublicKey,
+        opened: &Opened,
+        announced: &Announced,
+    ) -> Result<Result<(), String>, StoreError> {
+        let id = opened.statement.task_id;
+        let mut tx = self.store.begin("update.ask").await?;
+        let (ask, task) = (
+            evaluation_ask(&mut tx, id).await?,
+            task_load(&mut tx, id).await?,
+        );
+        drop(tx);
+        let (Some(ask), Some(task)) = (ask, task) else {
+            return Ok(Err("nobody has asked for it".into()));
+        };
+        let expected = Expected {
+            network: self.network(),
+            node: *key,
+            sub_model: task.facts.sub_model,
+            ask,
+        };
+        let path = self.spool.path(&announced.sha256);
+        let checking = tokio::task::spawn_blocking(move || check(&path, &expected));
+        checking.await.map_err(|_| StoreError::interrupted())
+    }
+}
+
+/// What is wrong with an update, in words. Blocks.
+fn check(path: &Path, expected: &Expected) -> Result<(), String> {
+    let bytes = std::fs::read(path).map_err(|_| "its bytes are gone; send them again")?;
+    let update = Update::parse(&bytes).map_err(|error| error.to_string())?;
+    let (said, steps) = (&update.header().subject, expected.ask.reference);
+    let steps = steps.ok_or("an update was not asked for")?;
+    let of_another = [
+        ("network", said.network != expected.network),
+        ("sub-model", said.sub_model != expected.sub_model),
+        ("round", said.round != steps.round),
+        ("parent", expected.ask.weights_sha256() != [said.base]),
+        ("maker or plan", !is_planned(&said.origin, &steps, expected)),
+        (
+            "coding",
+            update.header().codec.keep.ppm() != steps.keep_ppm
+                || update.header().codec.values.bits() != steps.value_bits,
+        ),
+    ];
+    if !is_mode(&said.mode, steps.lora) {
+        return Err("it is of another mode than the lease's".into());
+    }
+    if let Some((what, _)) = of_another.iter().find(|(_, differs)| *differs) {
+        return Err(format!("it is of another {what} than the lease's"));
+    }
+    // The parent's file is not at hand: whoever aggregates holds layout, targets and length against it.
+    let header = update.header();
+    let published = Published {
+        network: expected.network,
+        round: steps.round,
+        sub_model: expected.sub_model.clone(),
+        base: said.base,
+        layout: said.layout,
+        mode: said.mode.clone(),
+        elements: header.elements,
+        codec: header.codec,
+        clip: steps.clip_norm,
+    };
+    let verified = update.verify(&published).map(drop);
+    verified.map_err(|error| error.to_string())
+}
+
+fn is_mode(mode: &Mode, planned: Option<LoraPlan>) -> bool {
+    match (mode, planned) {
+        (Mode::Full, None) => true,
+        (Mode::Lora(said), Some(planned)) => {
+            said.rank == planned.rank && said.epoch == planned.epoch && said.seed == planned.seed
+        }
+        _ => false,
+    }
+}
+
+fn is_planned(origin: &Origin, steps: &ReferenceSteps, expected: &Expected) -> bool {
+    let most = u64::from(steps.steps) * u64::from(steps.batch);
+    match origin {
+        Origin::Node {
+            node,
+            samples,
+            steps: done,
+            clip,
+        } => {
+            *node == expected.node
+                && (1..=most).contains(samples)
+                && *done == steps.steps
+                && clip.to_bits() == steps.clip_norm.to_bits()
+        }
+        Origin::Aggregate { .. } => false,
+    }
+}

@@ -1,0 +1,119 @@
+//! Local steps of training for a lease, on the CPU: `owm-model`'s trainer behind [`super::EngineLoader::train`].
+//! Must stay true: model, text and job decide every byte of the step; no error quotes the text.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use owm_model::{AdamW, Base, Decay, TrainError, TrainMode, TrainPlan, Trainer, tokens_of};
+use owm_proto::statement::tokens_sha256;
+use owm_service::report::Chain;
+
+use super::{LoadError, OnTrained, TrainJob, TrainedSoFar, TrainedStep};
+
+/// Rows of one forward pass of a model above [`SMALL_PARAMETERS`] weights.
+const LARGE_PASS_ROWS: usize = 1;
+/// As in `train::defaults`.
+const SMALL_PARAMETERS: u64 = 10_000_000;
+/// Where training computes.
+const BACKEND: &str = "burn-flex/f32";
+
+pub(super) fn train(
+    folder: &Path,
+    expected: &BTreeMap<String, [u8; 32]>,
+    job: &TrainJob,
+    on_trained: &mut OnTrained<'_>,
+) -> Result<Option<TrainedStep>, LoadError> {
+    let base = Base::load(folder, Some(expected));
+    let base = base.map_err(|error| LoadError::Unusable(Chain(&error).to_string()))?;
+    let failed = |error: TrainError| LoadError::Unusable(error.to_string());
+    let (documents, tokens) = row(&base, job)?;
+    let count = tokens.len() as u64;
+    let hash = tokens_sha256(&tokens);
+    let plan = plan(job, base.parameters());
+    let base = Arc::new(base);
+    let mut trainer = Trainer::new(Arc::clone(&base), tokens, plan).map_err(failed)?;
+    let mut so_far = TrainedSoFar {
+        step: 0,
+        steps: job.steps,
+        loss: None,
+        tokens: 0,
+    };
+    while !trainer.is_done() {
+        let mut go_on = || on_trained(so_far);
+        let Some(progress) = trainer.step(&mut go_on).map_err(failed)? else {
+            return Ok(None);
+        };
+        so_far.step = progress.step;
+        so_far.loss = Some(progress.loss);
+        so_far.tokens = progress.tokens;
+        if on_trained(so_far).is_break() {
+            return Ok(None);
+        }
+    }
+    let trained = trainer.finish().map_err(failed)?;
+    let losses = trained.losses.clone();
+    let step = trained.into_step().map_err(failed)?;
+    let order = base.flat_order().map_err(failed)?;
+    Ok(Some(TrainedStep {
+        step,
+        header: order.header.to_vec(),
+        tensors: order.tensors,
+        adapted: order.adapted,
+        losses,
+        backend: BACKEND.to_owned(),
+        documents: u32::try_from(documents).unwrap_or(u32::MAX),
+        bytes: job.documents[..documents]
+            .iter()
+            .map(|text| text.len() as u64)
+            .sum(),
+        tokens: count,
+        tokens_sha256: hash,
+    }))
+}
+
+/// The first documents as one row of at most `tokens_max` tokens, and how many they are.
+fn row(base: &Base, job: &TrainJob) -> Result<(usize, Vec<u32>), LoadError> {
+    let row = |documents: &[String]| {
+        let tokens = tokens_of(base.config(), base.tokenizer(), documents);
+        // What is wrong with a text may quote it.
+        tokens.map_err(|error| LoadError::Unusable(error.to_string()))
+    };
+    let (mut documents, mut tokens) = (0, 0_u64);
+    for document in &job.documents {
+        tokens += row(std::slice::from_ref(document))?.len() as u64;
+        if tokens > job.tokens_max {
+            break;
+        }
+        documents += 1;
+    }
+    Ok((documents, row(&job.documents[..documents])?))
+}
+
+fn plan(job: &TrainJob, parameters: u64) -> TrainPlan {
+    let rows = job.rows as usize;
+    TrainPlan {
+        mode: match job.low_rank {
+            None => TrainMode::Full,
+            Some((rank, seed)) => TrainMode::LowRank {
+                rank: usize::from(rank),
+                seed,
+            },
+        },
+        steps: job.steps,
+        sequence: job.sequence as usize,
+        rows,
+        // Each pass's gradients are added in order: the cut is part of the plan, whatever the threads.
+        pass_rows: if parameters < SMALL_PARAMETERS {
+            rows.div_ceil(2)
+        } else {
+            LARGE_PASS_ROWS
+        },
+        optimizer: AdamW {
+            learning_rate: job.learning_rate,
+            ..AdamW::default()
+        },
+        warmup: 0,
+        decay: Decay::Constant,
+        clip_norm: Some(1.0),
+        seed: job.seed,
+    }
+}

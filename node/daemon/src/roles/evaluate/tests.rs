@@ -1,0 +1,296 @@
+//! A measurement with an engine and a text that are made up: what is reported, and when nothing is.
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use owm_proto::{
+    NodeKey, SignerRule, TaskId, evaluation::EvaluationAsk, genesis::NetworkId,
+    manifest::ManifestFile, wire::coordinator::HandBackReason,
+};
+use owm_service::{clock::SystemClock, metrics::Registry};
+
+use super::*;
+use crate::{
+    activity::Activity,
+    engine::{Answer, EncodeError, EngineDescription, GenerateJob, LoadError, OnToken, Question},
+    metrics::Metrics,
+    tasklog::{LeaseKey, TaskLog},
+};
+
+/// Measures what it is told to.
+#[derive(Debug)]
+struct Scales {
+    tokens: u64,
+}
+
+impl InferenceEngine for Scales {
+    fn description(&self) -> EngineDescription {
+        EngineDescription {
+            backend: "scales/f64".into(),
+            device: String::new(),
+            device_reason: String::new(),
+            context_length: 64,
+            parameters: 1,
+        }
+    }
+
+    fn encode(&self, _: &Question) -> Result<Vec<u32>, EncodeError> {
+        Err(EncodeError::Refused("it only measures".into()))
+    }
+
+    fn generate(&self, _: &GenerateJob, _: &mut OnToken<'_>) -> Result<Answer, AnswerError> {
+        Err(AnswerError::Failed("it only measures".into()))
+    }
+
+    fn measure(
+        &self,
+        job: &MeasureJob,
+        on_measured: &mut crate::engine::OnMeasured<'_>,
+    ) -> Result<Option<Measurement>, AnswerError> {
+        for done in [0, self.tokens / 2] {
+            let so_far = MeasuredSoFar {
+                done,
+                of: self.tokens,
+                loss: 2.0,
+            };
+            if on_measured(so_far).is_break() {
+                return Ok(None);
+            }
+        }
+        let bytes = job
+            .documents
+            .iter()
+            .map(|text| text.len() as u64)
+            .sum::<u64>();
+        Ok(Some(Measurement {
+            documents: job.documents.len() as u32,
+            bytes,
+            tokens: self.tokens,
+            tokens_sha256: Sha256([7; 32]),
+            loss: 2.0,
+            bits_per_byte: 2.0 * self.tokens as f64 / std::f64::consts::LN_2 / bytes as f64,
+        }))
+    }
+}
+
+/// Remembers what was wanted of it.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<Option<(Side, u64)>>);
+
+impl Texts for Shelf {
+    fn why_none(&self) -> Option<String> {
+        None
+    }
+
+    fn documents(
+        &self,
+        wanted: &Wanted<'_>,
+        _: &CancellationToken,
+        hears: &mut dyn FnMut(&str),
+    ) -> Result<Vec<String>, TextError> {
+        hears("reading");
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked = Some((wanted.side, wanted.seed));
+        Ok(vec!["canary sings".into()])
+    }
+}
+
+/// Loads nothing.
+#[derive(Debug)]
+struct NoLoader;
+
+impl EngineLoader for NoLoader {
+    fn load(
+        &self,
+        _: &Path,
+        _: &std::collections::BTreeMap<String, [u8; 32]>,
+    ) -> Result<Arc<dyn InferenceEngine>, LoadError> {
+        Err(LoadError::Unusable("it is not asked to".into()))
+    }
+}
+
+fn node() -> Arc<NodeKey> {
+    Arc::new(NodeKey::from_seed(&[1; 32]))
+}
+
+fn network() -> NetworkId {
+    NetworkId(Sha256([9; 32]))
+}
+
+fn job(text: TextSource, tokens: u64) -> EvaluateJob {
+    let weights = ManifestFile {
+        name: "model.safetensors".into(),
+        size: 1,
+        sha256: Sha256([1; 32]),
+        piece_len: None,
+        ladder_sha256: None,
+    };
+    EvaluateJob {
+        key: LeaseKey {
+            task: TaskId::from_random([3; 16]),
+            epoch: 2,
+        },
+        version: "owm-v0.1.0".parse().unwrap(),
+        sub_model: "owm-geo".parse().unwrap(),
+        input_sha256: Sha256([4; 32]),
+        ask: EvaluationAsk {
+            files: vec![weights],
+            text,
+            documents_max: 5,
+            bytes_max: 100,
+            tokens_min: 4,
+            tokens_max: 100,
+            window: 8,
+            seed: 11,
+            reference: None,
+        },
+        served: Some(Arc::new(Scales { tokens })),
+    }
+}
+
+fn context() -> JobContext {
+    JobContext {
+        node: node(),
+        network: network(),
+        clock: SystemClock::shared(),
+        log: TaskLog::in_memory().unwrap(),
+        activity: Activity::new(Metrics::new(&Registry::new())),
+        events: tokio::sync::mpsc::channel(4).0,
+    }
+}
+
+fn measure(
+    job: &EvaluateJob,
+    context: &JobContext,
+    texts: Arc<dyn Texts>,
+    stop: &CancellationToken,
+) -> Outcome {
+    let tools = Tools {
+        loader: Arc::new(NoLoader),
+        texts,
+        ram: None,
+        updates: std::path::PathBuf::new(),
+    };
+    measured(job, context, &tools, None, stop)
+}
+
+fn report_of(result: &TaskResult) -> (TaskResultStatement, EvaluationReport) {
+    let envelope = owm_proto::Envelope::from_wire(result.result.clone()).unwrap();
+    let key = node().public();
+    let said = TaskResultStatement::open(&envelope, &network(), SignerRule::Exactly(&key)).unwrap();
+    let report = &result.output.as_ref().unwrap().report;
+    assert_eq!(said.output_sha256, Sha256::of(report));
+    (said, EvaluationReport::from_bytes(report).unwrap())
+}
+
+fn geo() -> TextSource {
+    TextSource::Corpus {
+        id: "owm-geo".into(),
+        shards: vec!["europe".into()],
+    }
+}
+
+#[test]
+fn what_is_found_is_signed_and_logged() {
+    let (job, context, texts) = (job(geo(), 10), context(), Arc::new(Shelf::default()));
+    context
+        .activity
+        .begun(job.key, "evaluate", "v", std::time::Duration::ZERO);
+    let done = measure(&job, &context, texts.clone(), &CancellationToken::new());
+    let (result, tokens) = done.unwrap().unwrap();
+    let (said, report) = report_of(&result);
+    assert_eq!((tokens, said.prompt_tokens, said.seed), (10, 10, 11));
+    assert_eq!((said.backend.as_str(), said.epoch), ("scales/f64", 2));
+    assert_eq!(report.candidate, [Sha256([1; 32])]);
+    assert_eq!(
+        (report.text, report.tokens_sha256),
+        (geo(), Sha256([7; 32]))
+    );
+    assert!(matches!(report.finding, Finding::HeldOut { loss, .. } if loss.0 == 2.0));
+    assert_eq!(*texts.0.lock().unwrap(), Some((Side::HeldOut, 11)));
+    assert_eq!(
+        context.log.unacked().unwrap(),
+        [job.key],
+        "logged before it is sent"
+    );
+    let shown = context
+        .activity
+        .snapshot(std::time::Duration::ZERO)
+        .running
+        .remove(0);
+    assert_eq!(shown.progress.map(|p| (p.done, p.of)), Some((5, 10)));
+}
+
+#[test]
+fn of_a_private_text_nothing_is_told_that_it_could_be_guessed_by() {
+    let (job, context) = (job(TextSource::Local, 10), context());
+    let done = measure(
+        &job,
+        &context,
+        Arc::new(Shelf::default()),
+        &CancellationToken::new(),
+    );
+    let (result, _) = done.unwrap().unwrap();
+    let (said, report) = report_of(&result);
+    assert_ne!(report.tokens_sha256, Sha256([7; 32]), "not the plain hash");
+    assert_eq!(said.tokens_sha256, report.tokens_sha256);
+    let again = shown_hash(&TextSource::Local, &node(), Sha256([7; 32]));
+    assert_eq!(
+        report.tokens_sha256, again,
+        "the same text can be told to be the same"
+    );
+    let other = NodeKey::from_seed(&[2; 32]);
+    assert_ne!(
+        again,
+        shown_hash(&TextSource::Local, &other, Sha256([7; 32]))
+    );
+}
+
+#[test]
+fn what_is_broken_off_or_too_short_gives_no_report() {
+    let context = context();
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    let texts = || Arc::new(Shelf::default());
+    let done = measure(&job(geo(), 10), &context, texts(), &stopped);
+    assert!(done.unwrap().is_none());
+    let short = measure(&job(geo(), 3), &context, texts(), &CancellationToken::new());
+    let refusal = short.unwrap_err();
+    assert_eq!(refusal.reason, HandBackReason::CannotDo);
+    assert!(refusal.message.contains("3 tokens"), "{}", refusal.message);
+    assert!(context.log.unacked().unwrap().is_empty());
+}
+
+#[test]
+fn a_candidate_without_room_is_refused_with_the_figures() {
+    let mut job = job(geo(), 10);
+    job.served = None;
+    job.ask.files[0].size = u64::MAX / 4;
+    let tools = Tools {
+        loader: Arc::new(NoLoader),
+        texts: Arc::new(Shelf::default()),
+        ram: Some(1 << 40),
+        updates: std::path::PathBuf::new(),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let laid_out = LaidOut {
+        folder: folder.path().join("links"),
+        expected: std::collections::BTreeMap::new(),
+    };
+    let done = measured(
+        &job,
+        &context(),
+        &tools,
+        Some(laid_out),
+        &CancellationToken::new(),
+    );
+    let refusal = done.unwrap_err();
+    assert_eq!(refusal.reason, HandBackReason::CannotDo);
+    assert!(
+        refusal.message.contains("bytes of memory"),
+        "{}",
+        refusal.message
+    );
+}
