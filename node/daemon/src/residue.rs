@@ -60,7 +60,7 @@ impl ResidueStore {
         is_committed: &dyn Fn(Sha256) -> bool,
     ) -> Result<Option<Residue>, ResidueStoreError> {
         self.settle(subject, is_committed)?;
-        self.read(&self.current(subject))
+        Self::read(&self.current(subject))
     }
 
     /// Keeps the residue that an update leaves, until [`Self::committed`] is said, or the next [`Self::load`] asks.
@@ -96,7 +96,7 @@ impl ResidueStore {
         let parsed = Update::parse(&bytes)?;
         let subject = &parsed.header().subject;
         self.settle_back(subject)?;
-        if let Some(residue) = self.read(&self.current(subject))? {
+        if let Some(residue) = Self::read(&self.current(subject))? {
             let whole = residue.put_back(&parsed)?;
             write_atomically(&self.back(subject, update), &whole.to_bytes())?;
         }
@@ -149,7 +149,7 @@ impl ResidueStore {
         Ok(())
     }
 
-    fn read(&self, path: &Path) -> Result<Option<Residue>, ResidueStoreError> {
+    fn read(path: &Path) -> Result<Option<Residue>, ResidueStoreError> {
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|error| at(path, error))?,

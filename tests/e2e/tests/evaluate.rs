@@ -80,7 +80,7 @@ fn assert_three_reports(shown: &Value) {
     assert_eq!(column(shown, "phase"), [&json!("done"); 3], "{shown:#}");
     assert_eq!(column(shown, "flag"), [&Value::Null; 3], "{shown:#}");
     let mut nodes = column(shown, "node");
-    nodes.sort_by_key(|node| node.to_string());
+    nodes.sort_by_key(ToString::to_string);
     nodes.dedup();
     assert_eq!(nodes.len(), 3, "each another node: {shown:#}");
 }
@@ -173,7 +173,7 @@ async fn three_owners_agree_in_every_bit_on_a_public_corpus_and_are_owed_once() 
         .unwrap();
     assert_three_reports(&local);
     let mut hashes = column(&local, "tokens_sha256");
-    hashes.sort_by_key(|hash| hash.to_string());
+    hashes.sort_by_key(ToString::to_string);
     hashes.dedup();
     assert_eq!(hashes.len(), 3, "{local:#}");
     assert!(!local.to_string().contains(CANARY));
@@ -226,7 +226,7 @@ async fn booked_once(net: &mut Devnet, shown: &Value) -> Result<()> {
 
 #[tokio::test]
 async fn what_a_node_cannot_measure_is_handed_back_with_the_reason_and_ends_at_the_deadline() {
-    let (mut net, _texts) = network().await;
+    let (net, _texts) = network().await;
     let unknown = [
         "--sub-model",
         "owm-geo",

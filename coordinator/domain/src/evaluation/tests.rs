@@ -82,7 +82,9 @@ fn one_owner_has_one_voice() {
     // Three nodes of one owner are no majority against one of another, and the other way round.
     let mut many: Vec<Report> = (1..=3).map(|n| with_tokens(report(n, 1.0), 9)).collect();
     let owner = many[0].owner;
-    many.iter_mut().for_each(|report| report.owner = owner);
+    for report in &mut many {
+        report.owner = owner;
+    }
     many.extend([report(7, 2.0), report(8, 2.0)]);
     assert_eq!(summarise(&many).loss, Some(2.0));
 }

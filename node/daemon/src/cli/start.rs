@@ -133,7 +133,8 @@ async fn serve(
         texts,
         readiness,
     };
-    daemon::run(context.into(), parts).await
+    // It holds all that the daemon does: too much for the stack of who waits for it.
+    Box::pin(daemon::run(context.into(), parts)).await
 }
 
 #[cfg(feature = "burn")]

@@ -28,18 +28,17 @@ impl Coordinator {
         let size = file.metadata().await.map_or(0, |found| found.len());
         let time = SEND_BASE + Duration::from_secs(size / BYTES_PER_S_MIN);
         let parts = stream::unfold((Some(result), file), |(result, mut file)| async {
-            let part = match result {
-                Some(result) => Part::Result(result),
-                None => {
-                    let mut chunk = vec![0; CHUNK_BYTES];
-                    // One that can't be read on is too short, and is refused as such.
-                    let read = file.read(&mut chunk).await.unwrap_or(0);
-                    chunk.truncate(read);
-                    if read == 0 {
-                        return None;
-                    }
-                    Part::Chunk(chunk)
+            let part = if let Some(result) = result {
+                Part::Result(result)
+            } else {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                // One that can't be read on is too short, and is refused as such.
+                let read = file.read(&mut chunk).await.unwrap_or(0);
+                chunk.truncate(read);
+                if read == 0 {
+                    return None;
                 }
+                Part::Chunk(chunk)
             };
             let message = SubmitUpdateRequest { part: Some(part) };
             Some((message, (None, file)))

@@ -94,27 +94,26 @@ async fn evaluated(
     };
     let logged = context.log.run(move |log| log.accepted(&accepted)).await;
     logged.map_err(|error| Refusal::failed(error.to_string()))?;
-    let laid_out = match &job.served {
-        Some(_) => None,
-        None => {
-            let tell = |here: u64, of: u64| {
-                let now = context.clock.monotonic();
-                let what = format!("fetching the candidate: {here} of {of} bytes");
-                context.activity.doing(job.key, &what, now);
-            };
-            let brought = means.shelf.bring(job.key, &job.ask.files, &stop, &tell);
-            match brought.await {
-                Ok(laid_out) => Some(laid_out),
-                Err(CandidateError::Stopped) => return Ok(None),
-                Err(error) => return Err(Refusal::cannot(Chain(&error).to_string())),
-            }
+    let laid_out = if job.served.is_some() {
+        None
+    } else {
+        let tell = |here: u64, of: u64| {
+            let now = context.clock.monotonic();
+            let what = format!("fetching the candidate: {here} of {of} bytes");
+            context.activity.doing(job.key, &what, now);
+        };
+        let brought = means.shelf.bring(job.key, &job.ask.files, &stop, &tell);
+        match brought.await {
+            Ok(laid_out) => Some(laid_out),
+            Err(CandidateError::Stopped) => return Ok(None),
+            Err(error) => return Err(Refusal::cannot(Chain(&error).to_string())),
         }
     };
     let measuring = tokio::task::spawn_blocking(move || match (job.ask.reference, &laid_out) {
         (Some(steps), Some(laid_out)) => {
             reference::trained(&job, steps, &context, &means.tools, laid_out, &stop)
         }
-        _ => measured(&job, &context, &means.tools, laid_out, &stop),
+        _ => measured(&job, &context, &means.tools, laid_out.as_ref(), &stop),
     });
     // A panic must not keep the slot: it is a failure like any other.
     let done = measuring.await;
@@ -126,7 +125,7 @@ fn measured(
     job: &EvaluateJob,
     context: &JobContext,
     tools: &Tools,
-    laid_out: Option<LaidOut>,
+    laid_out: Option<&LaidOut>,
     stop: &CancellationToken,
 ) -> Outcome {
     let started = context.clock.monotonic();
@@ -144,7 +143,7 @@ fn measured(
         Err(TextError::Stopped) => return Ok(None),
         Err(error) => return Err(Refusal::cannot(error.to_string())),
     };
-    let engine = match (&job.served, &laid_out) {
+    let engine = match (&job.served, laid_out) {
         (Some(served), _) => Arc::clone(served),
         (None, Some(laid_out)) => {
             tell("loading the candidate");

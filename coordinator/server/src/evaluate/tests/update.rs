@@ -136,8 +136,8 @@ async fn an_update_is_committed_taken_and_owed_once(pool: PgPool) {
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
 async fn an_update_of_something_else_is_refused_with_the_reason(pool: PgPool) {
-    let app = app(pool).await;
     type Spoil = fn(&mut Subject);
+    let app = app(pool).await;
     let spoils: [(&str, Spoil); 4] = [
         ("parent", |s| s.base = Sha256([1; 32])),
         ("round", |s| s.round += 1),
@@ -178,7 +178,7 @@ async fn bytes_that_nobody_committed_to_in_time_are_not_taken(pool: PgPool) {
     assert!(!app.spool.has(&announced.sha256, announced.size));
 
     // The first was on time; its bytes may come after the lease.
-    clock.pass(Duration::from_secs(11 * 60));
+    clock.pass(Duration::from_mins(11));
     let ack = submit(&app, &node, &first, &bytes).await;
     assert_eq!(ack.verdict(), Verdict::Accepted, "{}", ack.reason);
 }

@@ -208,7 +208,9 @@ fn what_is_found_is_signed_and_logged() {
         (report.text, report.tokens_sha256),
         (geo(), Sha256([7; 32]))
     );
-    assert!(matches!(report.finding, Finding::HeldOut { loss, .. } if loss.0 == 2.0));
+    assert!(
+        matches!(report.finding, Finding::HeldOut { loss, .. } if loss.0.to_bits() == 2.0_f64.to_bits())
+    );
     assert_eq!(*texts.0.lock().unwrap(), Some((Side::HeldOut, 11)));
     assert_eq!(
         context.log.unacked().unwrap(),
@@ -283,7 +285,7 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
         &job,
         &context(),
         &tools,
-        Some(laid_out),
+        Some(&laid_out),
         &CancellationToken::new(),
     );
     let refusal = done.unwrap_err();
