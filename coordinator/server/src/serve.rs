@@ -138,6 +138,9 @@ pub async fn serve(context: Context, config: Config) -> Result<(), RunError> {
         seed: context.seed.clone(),
         metrics: Metrics::new(&context.metrics),
     });
+    if let Err(error) = app.spool.clear_unfinished() {
+        tracing::warn!(%error, "what a former process left of updates stays in the spool");
+    }
     // Peers need no database of ours, and a port that is taken is told at once.
     swarm::start(&app, &context.lifecycle)?;
     wait_for_database(&context, &app.store, &db_ready).await?;

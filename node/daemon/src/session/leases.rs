@@ -112,16 +112,23 @@ impl Session {
         if let Some(offered) = self.outstanding.get_mut(&role) {
             *offered = offered.saturating_sub(1);
         }
-        let no_slot = || {
-            let is_full = self.used(role) >= self.slots(role);
-            is_full.then_some((HandBackReason::CannotDo, "no slot is free"))
+        let no_slot = || match self.slots(role) {
+            0 => {
+                let text = format!("this node has no slot for {role} tasks");
+                Some((HandBackReason::CannotDo, text))
+            }
+            slots if self.used(role) >= slots => {
+                Some((HandBackReason::CannotDo, "no slot is free".to_owned()))
+            }
+            _ => None,
         };
-        let refusal = self.why_nothing_is_taken().or_else(no_slot);
-        if let Some((reason, message)) = refusal {
+        let nothing = self.why_nothing_is_taken();
+        let nothing = nothing.map(|(reason, message)| (reason, message.to_owned()));
+        if let Some((reason, message)) = nothing.or_else(no_slot) {
             effects.push(Effect::HandBack {
                 key,
                 reason,
-                message: message.to_owned(),
+                message,
             });
         } else {
             self.running.insert(

@@ -123,7 +123,7 @@ async fn what_this_node_cannot_do_goes_back_with_the_reason() {
             |_| {},
             |lease| lease.task_type = "fl_round".into(),
             HandBackReason::CannotDo,
-            "no fl_round tasks",
+            "no slot for train tasks",
         ),
         (
             |question| question.max_tokens = u32::MAX,
