@@ -106,7 +106,7 @@ async fn a_network_without_a_model_is_told_and_waited_for() {
 async fn what_this_node_cannot_do_goes_back_with_the_reason() {
     type ChangeQuestion = fn(&mut InferencePayload);
     type ChangeLease = fn(&mut Lease);
-    let cases: [(ChangeQuestion, ChangeLease, HandBackReason, &str); 5] = [
+    let cases: [(ChangeQuestion, ChangeLease, HandBackReason, &str); 4] = [
         (
             |_| {},
             |lease| lease.model_sha256 = vec![Sha256::of(b"other").to_string()],
@@ -118,12 +118,6 @@ async fn what_this_node_cannot_do_goes_back_with_the_reason() {
             |lease| lease.sub_model = "owm-sci".into(),
             HandBackReason::CannotDo,
             "owm-sci is not loaded here",
-        ),
-        (
-            |_| {},
-            |lease| lease.task_type = "fl_round".into(),
-            HandBackReason::CannotDo,
-            "no slot for train tasks",
         ),
         (
             |question| question.max_tokens = u32::MAX,
@@ -149,6 +143,15 @@ async fn what_this_node_cannot_do_goes_back_with_the_reason() {
         assert!(back.message.contains(words), "{}", back.message);
         assert_eq!(stream.offer().await, 1, "the slot is free again");
     }
+    let round: ChangeLease = |lease| lease.task_type = "fl_round".into();
+    stream.odd_lease(&node.key, |_| {}, round).await;
+    let back = stream.hand_back().await;
+    assert_eq!(back.reason(), HandBackReason::CannotDo);
+    assert!(
+        back.message.contains("no slot for train tasks"),
+        "{}",
+        back.message
+    );
     node.lifecycle.shutdown();
     node.ended().await.unwrap();
 }
