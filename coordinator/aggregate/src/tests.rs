@@ -197,6 +197,15 @@ fn too_few_updates_are_averaged_only_where_the_policy_says_so() {
     let statistics = Statistics::measure(&four).unwrap();
     let refused = decide(StrategyName::OwmRobust, &statistics, &submissions(4));
     assert_eq!(refused, Err(DecideError::NoReference(4)));
+    // That a tiny round is allowed lets no larger one go without a direction.
+    let refused = StrategyName::OwmRobust.strategy().decide(&Field {
+        submissions: &submissions(4),
+        statistics: &statistics,
+        policy: &policy,
+        history: NormHistory::default(),
+        reference: None,
+    });
+    assert_eq!(refused, Err(DecideError::NoReference(4)));
 }
 
 #[test]

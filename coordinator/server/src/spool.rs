@@ -4,9 +4,10 @@
 //! bounded, per update and in all.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use owm_proto::{Sha256, hash::Hasher};
@@ -58,6 +59,21 @@ pub struct Spool {
     dir: Arc<PathBuf>,
     bytes_max: u64,
     receiving: Arc<Semaphore>,
+    promised: Arc<Mutex<BTreeMap<Sha256, u64>>>,
+}
+
+/// Room that is kept for an update while it is received.
+#[derive(Debug)]
+struct Promise {
+    all: Arc<Mutex<BTreeMap<Sha256, u64>>>,
+    sha256: Sha256,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.sha256);
+    }
 }
 
 /// An update that is being received.
@@ -69,6 +85,7 @@ pub struct Incoming {
     got: u64,
     size: u64,
     sha256: Sha256,
+    _room: Promise,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -79,6 +96,7 @@ impl Spool {
             dir: Arc::new(dir.to_owned()),
             bytes_max,
             receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
+            promised: Arc::default(),
         }
     }
 
@@ -109,10 +127,7 @@ impl Spool {
         let turn = turn.map_err(|_| SpoolError::Busy)?;
         let failed = |source| self.failed(source);
         fs::create_dir_all(&*self.dir).map_err(failed)?;
-        let used = self.used().map_err(failed)?;
-        if used.saturating_add(size) > self.bytes_max {
-            return Err(SpoolError::Full);
-        }
+        let room = self.promise(sha256, size)?;
         let mut builder = tempfile::Builder::new();
         let file = builder.prefix(PARTIAL).tempfile_in(&*self.dir);
         Ok(Incoming {
@@ -122,15 +137,41 @@ impl Spool {
             got: 0,
             size,
             sha256,
+            _room: room,
             _turn: turn,
         })
     }
 
-    /// Bytes of all files; unfinished ones of a former process go.
+    /// Keeps room for an update that is announced, before its bytes come; one sender of it at a time.
+    fn promise(&self, sha256: Sha256, size: u64) -> Result<Promise, SpoolError> {
+        let mut all = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.contains_key(&sha256) {
+            return Err(SpoolError::Busy);
+        }
+        let here = self.used().map_err(|source| self.failed(source))?;
+        let coming = all
+            .values()
+            .fold(0_u64, |sum, size| sum.saturating_add(*size));
+        let used = here.saturating_add(coming);
+        if used.saturating_add(size) > self.bytes_max {
+            return Err(SpoolError::Full);
+        }
+        all.insert(sha256, size);
+        drop(all);
+        Ok(Promise {
+            all: Arc::clone(&self.promised),
+            sha256,
+        })
+    }
+
+    /// Bytes of all whole files.
     fn used(&self) -> io::Result<u64> {
         let mut used = 0;
         for entry in fs::read_dir(&*self.dir)? {
-            used += entry?.metadata().map_or(0, |found| found.len());
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+                used += entry.metadata().map_or(0, |found| found.len());
+            }
         }
         Ok(used)
     }
@@ -240,9 +281,11 @@ mod tests {
             .collect();
         assert!(matches!(begin(99, 1), Err(SpoolError::Busy)));
         drop(all);
+        // What is announced counts before a byte of it has come, and comes from one sender at a time.
         let mut left = begin(1, 60).unwrap();
-        left.write(&[0; 60]).unwrap();
         assert!(matches!(begin(2, 60), Err(SpoolError::Full)));
+        assert!(matches!(begin(1, 10), Err(SpoolError::Busy)));
+        left.write(&[0; 60]).unwrap();
         // What a killed process leaves.
         let (_, path) = left.file.keep().unwrap();
         assert!(path.exists());

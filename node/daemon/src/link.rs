@@ -40,6 +40,7 @@ const DOWN_QUEUE: usize = 64;
 
 /// The call that hands a result in.
 const SUBMIT: &str = "SubmitTaskResult";
+const SUBMIT_UPDATE: &str = "SubmitUpdate";
 
 /// A call that gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +144,7 @@ impl CallError {
         match self {
             // Signed by another key, and that is how it is logged.
             Self::Refused {
-                call: SUBMIT,
+                call: SUBMIT | SUBMIT_UPDATE,
                 code: Code::PermissionDenied,
                 ..
             } => true,

@@ -17,7 +17,9 @@ impl Strategy for OwmRobust {
     fn decide(&self, round: &Round<'_>) -> Result<Decision, DecideError> {
         check(round)?;
         let gated = gates::run(round);
-        if gated.reduced_protection && round.reference.is_none() && !round.policy.allow_tiny {
+        // A tiny round goes without; one that faults have made small does not.
+        let is_tiny = round.policy.allow_tiny && round.submissions.len() < gates::TINY_BELOW;
+        if gated.reduced_protection && round.reference.is_none() && !is_tiny {
             let early = |reason: &Option<Reason>| reason.is_some();
             let rejected = gated.rejected.iter().filter(|reason| early(reason)).count();
             return Err(DecideError::NoReference(round.submissions.len() - rejected));

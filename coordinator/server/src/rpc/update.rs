@@ -73,6 +73,9 @@ async fn receive(
         let Part::Chunk(bytes) = part else {
             return Err(Status::invalid_argument("a result comes once"));
         };
+        if bytes.is_empty() {
+            return Err(Status::invalid_argument("a chunk holds bytes"));
+        }
         incoming = blocking(move || {
             let mut incoming: Incoming = incoming;
             incoming.write(&bytes)?;

@@ -1,8 +1,6 @@
 //! Updates: announced by a signed result, committed before their bytes, held against what was asked, then judged like
 //! every result.
 
-use std::path::Path;
-
 use owm_coordinator_domain::task::CommitDecision;
 use owm_coordinator_store::{
     StoreError,
@@ -18,6 +16,7 @@ use owm_proto::{
     wire::coordinator as wire,
 };
 use owm_update::{Mode, Origin, Published, Update};
+use tokio::sync::Semaphore;
 
 use super::{
     VerdictError,
@@ -25,6 +24,9 @@ use super::{
     opened::{Opened, Product},
 };
 use crate::{app::App, batch::hand_in, tasks::alive};
+
+/// Updates that are read and checked at once: each is in memory as a whole.
+static CHECKING: Semaphore = Semaphore::const_new(2);
 
 /// What a signed result announces.
 #[derive(Clone, Debug)]
@@ -117,13 +119,16 @@ impl App {
         let Some(attempt) = found.filter(|attempt| attempt.node == node) else {
             return Ok(false);
         };
+        // A task that wants no update gets none, whatever a report names.
+        let ask = evaluation_ask(&mut tx, id).await?;
+        let is_asked = ask.is_some_and(|ask| ask.reference.is_some());
         let decided = attempt.commit(result, at);
         if let CommitDecision::Recorded(commit) = &decided {
             commit_record(&mut tx, id, epoch, commit, &opened.commit_envelope).await?;
             tx.commit().await?;
         }
         let stands = decided.standing();
-        Ok(stands.on_time && stands.result == result)
+        Ok(is_asked && stands.on_time && stands.result == result)
     }
 
     /// Judges the result of an update whose bytes are here (or were not wanted).
@@ -139,6 +144,14 @@ impl App {
         } else {
             Err("its bytes were not taken".to_owned())
         };
+        if checked.is_err() && announced.is_wanted {
+            // Nobody reads it any more; sent again, it is judged as before.
+            let (spool, sha256) = (self.spool.clone(), announced.sha256);
+            let removed = tokio::task::spawn_blocking(move || spool.remove(&sha256)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(%error, "a rejected update stays in the spool");
+            }
+        }
         opened.update = Some(checked);
         let (node, at) = (announced.node, announced.at);
         match hand_in::<Desk>(self, HandedIn { node, opened, at }).await? {
@@ -170,15 +183,26 @@ impl App {
             ask,
         };
         let path = self.spool.path(&announced.sha256);
-        let checking = tokio::task::spawn_blocking(move || check(&path, &expected));
-        checking.await.map_err(|_| StoreError::interrupted())
+        let _turn = CHECKING.acquire().await;
+        let checking = tokio::task::spawn_blocking(move || {
+            let bytes = std::fs::read(&path);
+            bytes.map(|bytes| check(&bytes, &expected))
+        });
+        match checking.await {
+            Ok(Ok(checked)) => Ok(checked),
+            // Our own disk's fault decides nothing: the node sends it again.
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a received update cannot be read");
+                Err(StoreError::interrupted())
+            }
+            Err(_) => Err(StoreError::interrupted()),
+        }
     }
 }
 
 /// What is wrong with an update, in words. Blocks.
-fn check(path: &Path, expected: &Expected) -> Result<(), String> {
-    let bytes = std::fs::read(path).map_err(|_| "its bytes are gone; send them again")?;
-    let update = Update::parse(&bytes).map_err(|error| error.to_string())?;
+fn check(bytes: &[u8], expected: &Expected) -> Result<(), String> {
+    let update = Update::parse(bytes).map_err(|error| error.to_string())?;
     let (said, steps) = (&update.header().subject, expected.ask.reference);
     let steps = steps.ok_or("an update was not asked for")?;
     let of_another = [

@@ -1,6 +1,9 @@
 //! The calls the loop starts and hears of later: joining, registering, handing in, heartbeats.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use owm_proto::{
     UnixMillis,
@@ -118,7 +121,13 @@ async fn submit_update(
     result: TaskResult,
     path: PathBuf,
 ) -> Result<ResultAck, SubmitError> {
-    let file = tokio::fs::File::open(&path).await;
+    let file = match tokio::fs::File::open(&path).await {
+        // Sent, and the acknowledgement was not booked: the coordinator has the bytes, the result alone is enough.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tokio::fs::File::open("/dev/null").await
+        }
+        file => file,
+    };
     let file = file.map_err(|_| SubmitError::Unreadable)?;
     let ack = coordinator.submit_update(result, file).await?;
     // It may be sent again if the acknowledgement is not booked; the coordinator then has the bytes already, but asks

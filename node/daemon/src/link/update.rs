@@ -9,7 +9,7 @@ use owm_proto::wire::coordinator::{
 use tokio::{fs::File, io::AsyncReadExt as _};
 use tonic::Status;
 
-use super::{CallError, Coordinator};
+use super::{CallError, Coordinator, SUBMIT_UPDATE};
 
 /// Bytes of one message: large enough to be few, small enough to be buffered.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -53,6 +53,6 @@ impl Coordinator {
             Ok(Err(status)) => status,
             Err(_) => Status::deadline_exceeded("no answer in time"),
         };
-        Err(CallError::from_status("SubmitUpdate", &status))
+        Err(CallError::from_status(SUBMIT_UPDATE, &status))
     }
 }
