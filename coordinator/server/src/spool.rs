@@ -289,7 +289,8 @@ mod tests {
         // What a killed process leaves.
         let (_, path) = left.file.keep().unwrap();
         assert!(path.exists());
-        spool.clear_unfinished().unwrap();
-        assert!(!path.exists() && begin(2, 60).is_ok());
+        let next = Spool::in_folder(folder.path(), 100);
+        next.clear_unfinished().unwrap();
+        assert!(!path.exists() && next.begin(Sha256([2; 32]), 60).is_ok());
     }
 }
