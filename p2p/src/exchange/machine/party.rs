@@ -142,13 +142,7 @@ impl Party {
 
     /// How long it takes to bring so many bytes; `fallback`: bytes per second while its own are unknown.
     pub(super) fn eta(&self, now: Duration, bytes: u64, fallback: u64) -> Duration {
-        // Who has nothing to bring is not slow.
-        let rate = if self.requests.is_empty() {
-            self.rate.known()
-        } else {
-            self.rate.at(now)
-        };
-        let rate = rate.unwrap_or(fallback).max(1);
+        let rate = self.rate.at(now).unwrap_or(fallback).max(1);
         Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)
     }
 
@@ -273,29 +267,5 @@ impl Parties {
                 self.by_source.remove(&party.source);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_has_nothing_to_bring_is_as_fast_as_before() {
-        let at = |ms| Duration::from_millis(ms);
-        let mut parties = Parties::default();
-        let ix = parties.add(Source::Web(0));
-        let party = parties.get_mut(ix);
-        let id = RequestId(1);
-        party.on_asked(at(0), id, 1_000_000);
-        for step in 1..=10 {
-            party.on_bytes(at(100 * step), id, 100_000, true);
-        }
-        party.on_done(id);
-        let second = at(1_000);
-        assert_eq!(party.eta(at(1_000), 1_000_000, 1), second);
-        assert_eq!(party.eta(at(60_000), 1_000_000, 1), second, "idle");
-        party.on_asked(at(60_000), RequestId(2), 1_000_000);
-        assert!(party.eta(at(70_000), 1_000_000, 1) > at(60_000), "silent");
     }
 }
