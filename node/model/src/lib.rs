@@ -35,7 +35,7 @@ pub use fresh::{FreshShape, write_fresh, write_fresh_of};
 pub use sampling::Sampling;
 pub use text_stream::{StopStrings, StopStringsError, TextStream};
 pub use tokenizer::Tokenizer;
-pub use tokens::{separator, tokens_of};
+pub use tokens::{Row, separator, tokens_of, tokens_within};
 pub use train::{
     AdamW, Base, Decay, FlatOrder, Progress, TrainError, TrainMode, TrainPlan, Trained, Trainer,
     WrittenModel, check_way, low_rank_fixed,

@@ -42,6 +42,57 @@ pub fn tokens_of<T: AsRef<str> + Sync>(
     Ok(row)
 }
 
+/// Documents as one bounded row of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// How many of the documents are in it, a cut one too.
+    pub documents: usize,
+    /// How many bytes of their texts.
+    pub bytes: u64,
+    /// [`tokens_of`] them.
+    pub tokens: Vec<u32>,
+}
+
+/// The first documents as one row of at most `tokens_max` tokens. The separators between two documents count twice: a
+/// little less than allowed. Of a first document that is too long alone its beginning is taken, a part of 2⁻ⁿ.
+pub fn tokens_within<T: AsRef<str> + Sync>(
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    documents: &[T],
+    tokens_max: u64,
+) -> Result<Row, PromptError> {
+    let alone = |text: &str| tokens_of(config, tokenizer, &[text]);
+    let (mut count, mut bytes, mut sum) = (0, 0, 0_u64);
+    for document in documents {
+        let mut text = document.as_ref();
+        let mut tokens = alone(text)?;
+        if count == 0 {
+            while tokens.len() as u64 > tokens_max && !text.is_empty() {
+                text = &text[..text.floor_char_boundary(text.len() / 2)];
+                tokens = alone(text)?;
+            }
+        }
+        sum += tokens.len() as u64;
+        if sum > tokens_max {
+            break;
+        }
+        count += 1;
+        bytes += text.len() as u64;
+        if text.len() < document.as_ref().len() {
+            return Ok(Row {
+                documents: count,
+                bytes,
+                tokens,
+            });
+        }
+    }
+    Ok(Row {
+        documents: count,
+        bytes,
+        tokens: tokens_of(config, tokenizer, &documents[..count])?,
+    })
+}
+
 /// A text in parts of at most [`PART_BYTES_MAX`] bytes.
 fn parts(mut text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
@@ -77,6 +128,26 @@ mod tests {
         assert_eq!(cut.concat(), text);
         let unbroken = "ä".repeat(PART_BYTES_MAX);
         assert_eq!(parts(&unbroken).concat(), unbroken);
+    }
+
+    #[test]
+    fn whole_documents_are_taken_up_to_the_bound_and_of_one_too_long_its_beginning() {
+        let model = tiny::TinyModel::new();
+        let tokenizer = tiny::tokenizer();
+        let documents = ["abä", "cd", "ef"];
+        let within = |max| tokens_within(&model.config, &tokenizer, &documents, max).unwrap();
+        let row = |documents: &[&str]| Row {
+            documents: documents.len(),
+            bytes: documents.iter().map(|text| text.len() as u64).sum(),
+            tokens: tokens_of(&model.config, &tokenizer, documents).unwrap(),
+        };
+        assert_eq!(within(100), row(&documents));
+        assert_eq!(within(10), row(&documents[..2]));
+        assert_eq!(within(9), row(&documents[..1]));
+        assert_eq!(within(6), row(&documents[..1]));
+        assert_eq!(within(5), row(&["ab"]), "a half, between two letters");
+        assert_eq!(within(3), row(&["a"]));
+        assert_eq!(within(1).documents, 0, "not even the separators");
     }
 
     #[test]

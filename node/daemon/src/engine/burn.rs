@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};
 
 use owm_model::{
     ChatMessage, DeviceChoice, Engine, FinishReason, GenerateError, LoadOptions, Prompt,
-    PromptError, Sampling, TokenEvent, evaluate_tokens, tokens_of,
+    PromptError, Sampling, TokenEvent, evaluate_tokens, tokens_within,
 };
 use owm_proto::statement::{Finish, tokens_sha256};
 use owm_service::report::Chain;
@@ -155,9 +155,10 @@ impl InferenceEngine for BurnEngine {
     ) -> Result<Option<Measurement>, AnswerError> {
         // What is wrong with a text may quote it.
         let refused = |error: PromptError| AnswerError::Failed(error.to_string());
-        let (documents, tokens) = self.row(job).map_err(refused)?;
-        let texts = &job.documents[..documents];
-        let bytes = texts.iter().map(|text| text.len() as u64).sum();
+        let (config, tokenizer) = (self.0.config(), self.0.tokenizer());
+        let row = tokens_within(config, tokenizer, &job.documents, job.tokens_max);
+        let row = row.map_err(refused)?;
+        let (tokens, bytes) = (row.tokens, row.bytes);
         let of = tokens.len().saturating_sub(1) as u64;
         let mut go_on = |done: usize, loss: f64| {
             let done = done as u64;
@@ -167,30 +168,13 @@ impl InferenceEngine for BurnEngine {
         let found = evaluate_tokens(&self.0, &tokens, bytes, window, &mut go_on);
         let found = found.map_err(|error| AnswerError::Failed(error.to_string()))?;
         Ok(found.map(|found| Measurement {
-            documents: u32::try_from(documents).unwrap_or(u32::MAX),
+            documents: u32::try_from(row.documents).unwrap_or(u32::MAX),
             bytes,
             tokens: found.tokens,
             tokens_sha256: tokens_sha256(&tokens),
             loss: found.loss,
             bits_per_byte: found.bits_per_byte,
         }))
-    }
-}
-
-impl BurnEngine {
-    /// The first documents as one row of at most `tokens_max` tokens, and how many they are.
-    fn row(&self, job: &MeasureJob) -> Result<(usize, Vec<u32>), PromptError> {
-        let row = |documents: &[String]| tokens_of(self.0.config(), self.0.tokenizer(), documents);
-        let (mut documents, mut tokens) = (0, 0_u64);
-        for document in &job.documents {
-            // The separators between two documents count twice: a little less than allowed.
-            tokens += row(std::slice::from_ref(document))?.len() as u64;
-            if tokens > job.tokens_max {
-                break;
-            }
-            documents += 1;
-        }
-        Ok((documents, row(&job.documents[..documents])?))
     }
 }
 

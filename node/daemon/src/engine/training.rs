@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use owm_model::{AdamW, Base, Decay, TrainError, TrainMode, TrainPlan, Trainer, tokens_of};
+use owm_model::{AdamW, Base, Decay, TrainError, TrainMode, TrainPlan, Trainer, tokens_within};
 use owm_proto::statement::tokens_sha256;
 use owm_service::report::Chain;
 
@@ -25,12 +25,15 @@ pub(super) fn train(
     let base = Base::load(folder, Some(expected));
     let base = base.map_err(|error| LoadError::Unusable(Chain(&error).to_string()))?;
     let failed = |error: TrainError| LoadError::Unusable(error.to_string());
-    let (documents, tokens) = row(&base, job)?;
-    let count = tokens.len() as u64;
-    let hash = tokens_sha256(&tokens);
+    let (config, tokenizer) = (base.config(), base.tokenizer());
+    let row = tokens_within(config, tokenizer, &job.documents, job.tokens_max);
+    // What is wrong with a text may quote it.
+    let row = row.map_err(|error| LoadError::Unusable(error.to_string()))?;
+    let count = row.tokens.len() as u64;
+    let hash = tokens_sha256(&row.tokens);
     let plan = plan(job, base.parameters());
     let base = Arc::new(base);
-    let mut trainer = Trainer::new(Arc::clone(&base), tokens, plan).map_err(failed)?;
+    let mut trainer = Trainer::new(Arc::clone(&base), row.tokens, plan).map_err(failed)?;
     let mut so_far = TrainedSoFar {
         step: 0,
         steps: job.steps,
@@ -60,32 +63,11 @@ pub(super) fn train(
         adapted: order.adapted,
         losses,
         backend: BACKEND.to_owned(),
-        documents: u32::try_from(documents).unwrap_or(u32::MAX),
-        bytes: job.documents[..documents]
-            .iter()
-            .map(|text| text.len() as u64)
-            .sum(),
+        documents: u32::try_from(row.documents).unwrap_or(u32::MAX),
+        bytes: row.bytes,
         tokens: count,
         tokens_sha256: hash,
     }))
-}
-
-/// The first documents as one row of at most `tokens_max` tokens, and how many they are.
-fn row(base: &Base, job: &TrainJob) -> Result<(usize, Vec<u32>), LoadError> {
-    let row = |documents: &[String]| {
-        let tokens = tokens_of(base.config(), base.tokenizer(), documents);
-        // What is wrong with a text may quote it.
-        tokens.map_err(|error| LoadError::Unusable(error.to_string()))
-    };
-    let (mut documents, mut tokens) = (0, 0_u64);
-    for document in &job.documents {
-        tokens += row(std::slice::from_ref(document))?.len() as u64;
-        if tokens > job.tokens_max {
-            break;
-        }
-        documents += 1;
-    }
-    Ok((documents, row(&job.documents[..documents])?))
 }
 
 fn plan(job: &TrainJob, parameters: u64) -> TrainPlan {
