@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Training tokens per second and peak memory beside PyTorch (Debian's python3-torch, CPU, f32, all cores) on the
 # same architecture, in turns, in one run. A step has the same rows for both; each side may cut it into passes in two
-# ways (one pass of all rows; several passes) and counts with its faster one. Wants an idle machine.
+# ways (one pass of all rows; several passes), torch also its threads in two ways of waiting for each other
+# (OMP_WAIT_POLICY: its default; passive), and counts with its fastest. Wants an idle machine.
 # OWM_BENCH_ROUNDS (3), OWM_BENCH_STEPS (4), OWM_BENCH_MODELS (135M 7M 0.8M).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/env.sh
 . deploy/weights.sh
 # Some machines preset these; they halve the speed of what is compared with.
-unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE OPENBLAS_NUM_THREADS OMP_NUM_THREADS
+unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE OPENBLAS_NUM_THREADS OMP_NUM_THREADS OMP_WAIT_POLICY
 if ! /usr/bin/python3 -c 'import torch' 2>/dev/null; then
     root=""
     [ "$(id -u)" = 0 ] || root="sudo -n"
@@ -60,6 +61,8 @@ for model in "${models[@]}"; do
                 rows=${form%×*} passes=${form#*×}
                 measure ours "$ours"
                 measure torch /usr/bin/python3 tests/bench-train/torch_train.py
+                form+=" passive"
+                measure torch env OMP_WAIT_POLICY=passive /usr/bin/python3 tests/bench-train/torch_train.py
             done
         done
     done

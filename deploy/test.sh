@@ -34,6 +34,7 @@ said() {
     sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
         /^ *Summary \[.*tests? run:/ { summary = 1; next }
         /^ *(FAIL|TIMEOUT|ABORT|SIG[A-Z]+|LEAK-FAIL|XFAIL) .*\[ *[0-9.]+s\]/ && summary { print; next }
+        /^ *FLAKY / && summary { print; next }
         /^ *test .* \.\.\. FAILED$/ && !nextest { print; next }
         / panicked at / && !/^ *(at|in) / { left = 12 }
         /^ *(stack backtrace:|note: run with)/ { left = 0 }
@@ -143,8 +144,8 @@ else
 fi
 [ "$broken" = 0 ] || [ "$failed" -gt 0 ] || failed=1
 [ "$skipped" -ge 0 ] || skipped=0
-if [ "$failed" -gt 0 ]; then
-    echo "test: what failed, and how (the whole story is above)"
+if [ -s "$failures" ]; then
+    echo "test: what failed, and how (the whole story is above); FLAKY: it passed when it was tried again"
     head -n 200 "$failures"
 fi
 echo "$passed passed, $failed failed, $skipped skipped" | tee "$CARGO_TARGET_DIR/owm-test-counts"

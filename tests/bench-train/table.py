@@ -1,4 +1,4 @@
-"""What deploy/bench-train.sh measured, as a table: of each side its faster way to cut a step into passes (by the
+"""What deploy/bench-train.sh measured, as a table: of each side its fastest way (passes, waiting) (by the
 median), and the spread of its rounds."""
 import json
 import statistics
