@@ -5,6 +5,7 @@
 
 mod private;
 mod reference;
+mod room;
 
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -24,7 +25,6 @@ use super::infer::{JobContext, JobEvent};
 use crate::{
     RESULT_AFTER_LOG_BEFORE_SEND, RESULT_BEFORE_LOG,
     activity::Progress,
-    caps::{memory_available, ram_used},
     engine::{
         AnswerError, EngineLoader, InferenceEngine, LoadError, MeasureJob, MeasuredSoFar,
         Measurement,
@@ -179,6 +179,8 @@ fn measured(
     if stop.is_cancelled() {
         return Ok(None);
     }
+    let needed = engine.measuring_bytes(job.ask.window);
+    room::check(tools.ram, "measuring with rows of this length", needed)?;
     let measure = MeasureJob {
         documents,
         window: job.ask.window,
@@ -223,16 +225,7 @@ fn load(
         .map(|file| file.size)
         .sum::<u64>()
         .saturating_mul(RAM_PER_BYTE);
-    let left = match (tools.ram, ram_used()) {
-        (Some(cap), Some(used)) => Some(cap.saturating_sub(used)),
-        (Some(_), None) => Some(0),
-        (None, _) => memory_available(),
-    };
-    if let Some(left) = left.filter(|left| needed > *left) {
-        return Err(Refusal::cannot(format!(
-            "the candidate may need {needed} bytes of memory beside the served model, {left} are left"
-        )));
-    }
+    room::check(tools.ram, "the candidate", needed)?;
     let loaded = tools.loader.load(&laid_out.folder, &laid_out.expected);
     loaded.map_err(|error| Refusal::cannot(told(&error, laid_out)))
 }

@@ -10,7 +10,7 @@ use owm_update::{
 use super::{
     Arc, CancellationToken, ControlFlow, EvaluateJob, ExactF64, Finding, JobContext, LaidOut,
     Outcome, Progress, Read, Refusal, Sha256, Side, TextError, TextSource, Tools, Wanted,
-    hand_over, told,
+    hand_over, room, told,
 };
 use crate::engine::{TrainJob, TrainedSoFar, TrainedStep};
 use owm_proto::evaluation::ReferenceSteps;
@@ -60,6 +60,9 @@ pub(super) fn trained(
         }
     };
     let (folder, expected) = (&laid_out.folder, &laid_out.expected);
+    let needed = tools.loader.training_bytes(folder, &order);
+    let needed = needed.map_err(|error| Refusal::cannot(told(&error, laid_out)))?;
+    room::check(tools.ram, "this training", needed)?;
     let trained = tools
         .loader
         .train(folder, expected, &order, &mut on_trained);

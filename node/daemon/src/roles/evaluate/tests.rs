@@ -6,15 +6,20 @@ use std::{
 };
 
 use owm_proto::{
-    NodeKey, SignerRule, TaskId, evaluation::EvaluationAsk, genesis::NetworkId,
-    manifest::ManifestFile, wire::coordinator::HandBackReason,
+    NodeKey, SignerRule, TaskId,
+    evaluation::{EvaluationAsk, ReferenceSteps},
+    genesis::NetworkId,
+    manifest::ManifestFile,
+    wire::coordinator::HandBackReason,
 };
 use owm_service::{clock::SystemClock, metrics::Registry};
 
 use super::*;
 use crate::{
     activity::Activity,
-    engine::{Answer, EncodeError, EngineDescription, GenerateJob, LoadError, OnToken, Question},
+    engine::{
+        Answer, EncodeError, EngineDescription, GenerateJob, LoadError, OnToken, Question, TrainJob,
+    },
     metrics::Metrics,
     tasklog::{LeaseKey, TaskLog},
 };
@@ -120,6 +125,10 @@ impl EngineLoader for NoLoader {
         _: &std::collections::BTreeMap<String, [u8; 32]>,
     ) -> Result<Arc<dyn InferenceEngine>, LoadError> {
         Err(LoadError::Unusable("it is not asked to".into()))
+    }
+
+    fn training_bytes(&self, _: &Path, _: &TrainJob) -> Result<u64, LoadError> {
+        Ok(1 << 50)
     }
 }
 
@@ -319,4 +328,54 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
         "{}",
         refusal.message
     );
+}
+
+#[test]
+fn a_training_without_room_is_refused_before_anything_is_loaded() {
+    let mut job = job(geo(), 10);
+    let steps = ReferenceSteps {
+        steps: 1,
+        batch: 1,
+        learning_rate: 1e-3,
+        clip_norm: 1.0,
+        keep_ppm: 100_000,
+        value_bits: 2,
+        round: 0,
+        lora: None,
+    };
+    job.ask.reference = Some(steps);
+    let folder = tempfile::tempdir().unwrap();
+    let laid_out = LaidOut {
+        folder: folder.path().join("links"),
+        expected: std::collections::BTreeMap::new(),
+    };
+    let tools = Tools {
+        loader: Arc::new(NoLoader),
+        texts: Arc::new(Shelf::default()),
+        own_text: OWN_TEXT,
+        ram: Some(1 << 40),
+        updates: Updates::new(folder.path().join("updates")),
+    };
+    let stop = CancellationToken::new();
+    let done = reference::trained(&job, steps, &context(), &tools, &laid_out, &stop);
+    let refusal = done.unwrap_err();
+    assert_eq!(refusal.reason, HandBackReason::CannotDo);
+    let told = &refusal.message;
+    assert!(told.contains("this training may need"), "{told}");
+}
+
+#[test]
+fn what_is_wrong_with_a_candidate_is_told_without_its_place_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let laid_out = LaidOut {
+        folder: folder.path().join("canary-links"),
+        expected: std::collections::BTreeMap::new(),
+    };
+    let unusable = |reason: String| told(&LoadError::Unusable(reason), &laid_out);
+    let inside = unusable(format!("cannot read {}/a", laid_out.folder.display()));
+    assert!(inside.contains("cannot read its folder/a"), "{inside}");
+    let elsewhere = unusable("cannot read /home/canary/a".into());
+    for said in [inside, elsewhere] {
+        assert!(!said.contains("canary"), "{said}");
+    }
 }
