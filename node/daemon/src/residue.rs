@@ -82,7 +82,7 @@ impl ResidueStore {
         let mut book = self.book(&stem)?;
         if let Some(prepared) = book.prepared.take() {
             if is_committed(prepared.update) {
-                book.commit(prepared);
+                book.commit(&prepared);
             }
             self.write(&stem, &book)?;
         }
@@ -130,7 +130,7 @@ impl ResidueStore {
         let stem = stem(subject);
         let mut book = self.book(&stem)?;
         match book.prepared.take() {
-            Some(prepared) if prepared.update == update => book.commit(prepared),
+            Some(prepared) if prepared.update == update => book.commit(&prepared),
             _ => return Ok(()),
         }
         self.write(&stem, &book)?;
@@ -154,7 +154,7 @@ impl ResidueStore {
             // Who has a verdict has been handed in, so it was committed.
             let prepared = book.prepared.take_if(|prepared| prepared.update == update);
             if let Some(prepared) = prepared {
-                book.commit(prepared);
+                book.commit(&prepared);
             }
             if !book.open.contains(&update) {
                 continue;

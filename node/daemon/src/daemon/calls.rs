@@ -125,16 +125,13 @@ async fn submitted(
     let opening = move || -> Result<_, HomeError> { updates.open(key) };
     let opened = tokio::task::spawn_blocking(opening).await;
     let opened = opened.map_err(|_| TaskLogError::Stopped)?;
-    let sent = match opened.map_err(SubmitError::File)? {
-        Some((file, size)) => {
-            let file = tokio::fs::File::from_std(file);
-            coordinator.submit_update(result, file, size).await
-        }
+    let sent = if let Some((file, size)) = opened.map_err(SubmitError::File)? {
+        let file = tokio::fs::File::from_std(file);
+        coordinator.submit_update(result, file, size).await
+    } else {
         // Somebody has taken it away: the coordinator may have the bytes, or says what is missing.
-        None => {
-            let nothing = tokio::io::empty();
-            coordinator.submit_update(result, nothing, 0).await
-        }
+        let nothing = tokio::io::empty();
+        coordinator.submit_update(result, nothing, 0).await
     };
     sent.map_err(SubmitError::Send)
 }

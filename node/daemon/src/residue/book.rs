@@ -40,7 +40,7 @@ pub(super) struct Prepared {
 
 impl Book {
     /// It is in the task log.
-    pub(super) fn commit(&mut self, prepared: Prepared) {
+    pub(super) fn commit(&mut self, prepared: &Prepared) {
         self.current = Some(prepared.residue);
         self.returned
             .retain(|update| !prepared.absorbs.contains(update));

@@ -92,9 +92,12 @@ pub(crate) fn written(bytes: &[u8], word: &str) -> Option<&'static str> {
 /// Whether a row of token ids stands in `bytes`: as numbers of two, three or four bytes, or as a list.
 pub(crate) fn has_ids(bytes: &[u8], ids: &[u32]) -> bool {
     let numbers = |width: usize, little: bool| -> Vec<u8> {
-        let id = |id: &u32| match little {
-            true => id.to_le_bytes()[..width].to_vec(),
-            false => id.to_be_bytes()[4 - width..].to_vec(),
+        let id = |id: &u32| {
+            if little {
+                id.to_le_bytes()[..width].to_vec()
+            } else {
+                id.to_be_bytes()[4 - width..].to_vec()
+            }
         };
         ids.iter().flat_map(id).collect()
     };

@@ -15,8 +15,8 @@ const EVENTS: usize = 40;
 /// A job that makes an update.
 enum Job {
     Idle,
-    Loaded(Option<Residue>, Absorbed),
-    Prepared(Encoded, BTreeSet<Sha256>),
+    Loaded(Box<Option<Residue>>, Absorbed),
+    Prepared(Box<Encoded>, BTreeSet<Sha256>),
 }
 
 /// What has to be.
@@ -104,16 +104,16 @@ impl Play {
         let expected = self.model.expected().map(|residue| residue.sha256());
         let found = loaded.0.as_ref().map(Residue::sha256);
         assert_eq!(found, expected, "round {}", self.round);
-        self.job = Job::Loaded(loaded.0, loaded.1);
+        self.job = Job::Loaded(Box::new(loaded.0), loaded.1);
     }
 
     fn prepare(&mut self) {
         if let Job::Loaded(before, absorbs) = std::mem::replace(&mut self.job, Job::Idle) {
-            let made = encoded(self.round, before);
+            let made = encoded(self.round, *before);
             let subject = subject(self.round);
             let prepared = self.risky(|store| store.prepare(&subject, &made, absorbs.clone()));
             if prepared.is_ok() {
-                self.job = Job::Prepared(made, absorbs.0);
+                self.job = Job::Prepared(Box::new(made), absorbs.0);
             }
         }
     }
@@ -121,7 +121,7 @@ impl Play {
     /// Into the task log; whether the store hears of it then is another event.
     fn commit(&mut self) {
         if let Job::Prepared(made, absorbs) = std::mem::replace(&mut self.job, Job::Idle) {
-            self.model.commit(made, &absorbs);
+            self.model.commit(*made, &absorbs);
         }
     }
 
@@ -141,9 +141,12 @@ impl Play {
         if self.model.undecided.remove(&update) && !is_wanted {
             self.model.returned.insert(update);
         }
-        self.say(|store| match is_wanted {
-            true => store.accepted(update),
-            false => store.put_back(update),
+        self.say(|store| {
+            if is_wanted {
+                store.accepted(update)
+            } else {
+                store.put_back(update)
+            }
         });
     }
 }
