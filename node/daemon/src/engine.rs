@@ -268,6 +268,10 @@ pub trait InferenceEngine: Send + Sync + Debug {
         job: &GenerateJob,
         on_token: &mut OnToken<'_>,
     ) -> Result<Answer, AnswerError>;
+    /// Bytes of main memory that measuring with rows of so many tokens takes beside the model.
+    fn measuring_bytes(&self, _window: u32) -> u64 {
+        0
+    }
     /// How well it foretells text; `None`: broken off.
     fn measure(
         &self,
@@ -303,6 +307,11 @@ pub trait EngineLoader: Send + Sync + Debug {
         folder: &Path,
         expected: &BTreeMap<String, [u8; 32]>,
     ) -> Result<Arc<dyn InferenceEngine>, LoadError>;
+
+    /// Bytes of memory that training the model in the directory takes in all. Blocks.
+    fn training_bytes(&self, _folder: &Path, _job: &TrainJob) -> Result<u64, LoadError> {
+        Ok(0)
+    }
 
     /// Trains the model in the directory, which stays as it is; `None`: broken off. Blocks.
     fn train(

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Tokens of one forward pass: weights that are stored narrow are widened once for each.
-const PASS_TOKENS: usize = 2048;
+pub(crate) const PASS_TOKENS: usize = 2048;
 
 /// How well a model foretells documents.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -13,6 +13,7 @@ mod evaluate;
 mod fresh;
 mod linear;
 mod llama;
+mod memory;
 mod sampling;
 mod text_stream;
 #[cfg(test)]

@@ -33,6 +33,7 @@ pub(crate) use base::Wanted;
 pub use base::{Base, FlatOrder};
 pub use error::TrainError;
 pub use low_rank::fixed as low_rank_fixed;
+pub(crate) use low_rank::is_adapted;
 pub use plan::{Decay, TrainMode, TrainPlan};
 pub use trained::{Trained, WrittenModel, check_way};
 

@@ -54,6 +54,10 @@ impl EngineLoader for BurnLoader {
         }
     }
 
+    fn training_bytes(&self, folder: &Path, job: &TrainJob) -> Result<u64, LoadError> {
+        super::training::bytes(folder, job)
+    }
+
     fn train(
         &self,
         folder: &Path,
@@ -146,6 +150,15 @@ impl InferenceEngine for BurnEngine {
             },
             prompt_tokens: made.prompt_tokens,
         })
+    }
+
+    fn measuring_bytes(&self, window: u32) -> u64 {
+        // A graphics card has memory of its own.
+        if self.0.description().backend.starts_with("burn-flex") {
+            self.0.config().measuring_bytes(window as usize)
+        } else {
+            0
+        }
     }
 
     fn measure(

@@ -3,11 +3,14 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use owm_model::{AdamW, Base, Decay, TrainError, TrainMode, TrainPlan, Trainer, tokens_within};
+use owm_model::{
+    AdamW, Base, Decay, ModelConfig, TrainError, TrainMode, TrainPlan, Trainer, tokens_within,
+};
 use owm_proto::statement::tokens_sha256;
 use owm_service::report::Chain;
 
 use super::{LoadError, OnTrained, TrainJob, TrainedSoFar, TrainedStep};
+use crate::home::read_small;
 
 /// Rows of one forward pass of a model above [`SMALL_PARAMETERS`] weights.
 const LARGE_PASS_ROWS: usize = 1;
@@ -15,6 +18,27 @@ const LARGE_PASS_ROWS: usize = 1;
 const SMALL_PARAMETERS: u64 = 10_000_000;
 /// Where training computes.
 const BACKEND: &str = "burn-flex/f32";
+
+/// Longest `config.json`.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// What [`train`] takes of memory, from the folder's `config.json` and the sizes of its weights; nothing is loaded.
+pub(super) fn bytes(folder: &Path, job: &TrainJob) -> Result<u64, LoadError> {
+    let unusable = |error: &dyn std::fmt::Display| LoadError::Unusable(error.to_string());
+    let json = read_small(&folder.join("config.json"), CONFIG_BYTES_MAX);
+    let json = json.map_err(|error| unusable(&error))?;
+    let json = json.ok_or_else(|| unusable(&"there is no config.json"))?;
+    let config = ModelConfig::from_json(&json).map_err(|error| unusable(&error))?;
+    let entries = std::fs::read_dir(folder).map_err(|error| unusable(&error))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let weights = paths.filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"));
+    // Links are followed.
+    let files = weights.filter_map(|path| path.metadata().ok());
+    let base: u64 = files.map(|file| file.len()).sum();
+    let plan = plan(job, config.parameters());
+    let taken = config.training_bytes(&plan, rayon::current_num_threads());
+    Ok(taken.saturating_add(base))
+}
 
 pub(super) fn train(
     folder: &Path,

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use owm_p2p::{Documents, NewestCheckpoint};
 use owm_proto::{
     Envelope, NodeId, NodeKey, PublicKey, Purpose, Sha256, TaskId, Tier, UnixMillis,
-    evaluation::EvaluationAsk,
+    evaluation::{EvaluationAsk, EvaluationReport, Finding},
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, Revocation, network_id},
     gossip::{Bootstrap, Checkpoint},
     invite::Invite,
@@ -29,8 +29,10 @@ use owm_proto::{
         GetNetworkResponse, HandBack, HeartbeatRequest, HeartbeatResponse, Hello, InferencePayload,
         Lease, PollWorkRequest, PollWorkResponse, RegisterNodeRequest, RegisterNodeResponse,
         RegistrationOutcome, ResultAck, SealedTask, SignedEnvelope, SubmitTaskResultRequest,
-        SubmitTaskResultResponse, TaskPayload, TaskResult, Verdict, Welcome, WorkDown, WorkUp,
+        SubmitTaskResultResponse, SubmitUpdateRequest, SubmitUpdateResponse, TaskPayload,
+        TaskResult, Verdict, Welcome, WorkDown, WorkUp,
         coordinator_server::{Coordinator, CoordinatorServer},
+        submit_update_request,
         task_payload::Task,
         work_down, work_up,
     },
@@ -52,6 +54,7 @@ const VERSION: &str = "owm-v0.1.0";
 #[derive(Debug)]
 struct State {
     network: GetNetworkResponse,
+    served: Manifest,
     manifest: SignedEnvelope,
     outcomes: Mutex<VecDeque<RegistrationOutcome>>,
     submitted: Mutex<(Verdict, u64)>,
@@ -99,7 +102,10 @@ pub(crate) struct Stream {
     down: mpsc::Sender<Result<WorkDown, Status>>,
 }
 
-fn files() -> Vec<(&'static str, Vec<u8>)> {
+/// A model's files by their names.
+pub(crate) type Files = Vec<(&'static str, Vec<u8>)>;
+
+fn files() -> Files {
     vec![
         ("model.safetensors", WEIGHTS.to_vec()),
         ("tokenizer.json", b"{}".to_vec()),
@@ -107,12 +113,7 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The served model's files, as an evaluation names them.
-pub(crate) fn candidate() -> Vec<ManifestFile> {
-    manifest().files
-}
-
-fn manifest() -> Manifest {
+fn manifest(files: &Files) -> Manifest {
     let file = |(name, bytes): &(&str, Vec<u8>)| ManifestFile {
         name: (*name).into(),
         size: bytes.len() as u64,
@@ -120,7 +121,7 @@ fn manifest() -> Manifest {
         piece_len: None,
         ladder_sha256: None,
     };
-    let files: Vec<_> = files().iter().map(file).collect();
+    let files: Vec<_> = files.iter().map(file).collect();
     let sub_model = SubModel {
         architecture: "llama".into(),
         tokenizer: "tokenizer.json".into(),
@@ -160,10 +161,10 @@ struct Blobs {
     asked: AtomicU32,
 }
 
-async fn serve_blobs(plan: Arc<Blobs>) -> String {
-    let blobs: HashMap<String, Vec<u8>> = files()
-        .into_iter()
-        .map(|(_, bytes)| (format!("/v1/blobs/{}", Sha256::of(&bytes)), bytes))
+async fn serve_blobs(files: &Files, plan: Arc<Blobs>) -> String {
+    let blobs: HashMap<String, Vec<u8>> = files
+        .iter()
+        .map(|(_, bytes)| (format!("/v1/blobs/{}", Sha256::of(bytes)), bytes.clone()))
         .collect();
     let blobs = Arc::new(blobs);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -204,6 +205,11 @@ async fn serve_blobs(plan: Arc<Blobs>) -> String {
 impl Fake {
     /// A network, its coordinator, its files.
     pub(crate) async fn start() -> Self {
+        Self::serving(files()).await
+    }
+
+    /// The same with a model of these files.
+    pub(crate) async fn serving(files: Files) -> Self {
         let [root, instance, release] = [1, 2, 3].map(|n| NodeKey::from_seed(&[n; 32]));
         let genesis = Genesis {
             name: "fake".into(),
@@ -227,7 +233,7 @@ impl Fake {
             delegate(DelegatedRole::Release, &release),
         ];
         let blobs = Arc::new(Blobs::default());
-        let web_seed = serve_blobs(Arc::clone(&blobs)).await;
+        let web_seed = serve_blobs(&files, Arc::clone(&blobs)).await;
         let network = GetNetworkResponse {
             genesis,
             delegations,
@@ -235,11 +241,13 @@ impl Fake {
             web_seed,
             ..GetNetworkResponse::default()
         };
-        let signed = Envelope::sign(&release, Purpose::Manifest, &id, manifest().to_bytes());
+        let served = manifest(&files);
+        let signed = Envelope::sign(&release, Purpose::Manifest, &id, served.to_bytes());
         let (streams_tx, streams) = mpsc::channel(8);
         let (seen_tx, seen) = mpsc::channel(8);
         let state = Arc::new(State {
             network,
+            served,
             manifest: (&signed).into(),
             outcomes: Mutex::default(),
             submitted: Mutex::new((Verdict::Accepted, 0)),
@@ -285,6 +293,11 @@ impl Fake {
             streams,
             seen,
         }
+    }
+
+    /// The served model's files, as an evaluation names them.
+    pub(crate) fn candidate(&self) -> Vec<ManifestFile> {
+        self.state.served.files.clone()
     }
 
     /// All bytes that nodes have sent, decrypted.
@@ -342,7 +355,7 @@ impl Fake {
 
     /// The checkpoint of the version that it serves.
     pub(crate) fn newest(&self) -> NewestCheckpoint {
-        self.checkpoint(manifest())
+        self.checkpoint(self.state.served.clone())
     }
 
     /// That of a version of the same files which only peers know.
@@ -350,7 +363,7 @@ impl Fake {
         self.checkpoint(Manifest {
             sequence: 2,
             version: "owm-v0.2.0".parse().unwrap(),
-            ..manifest()
+            ..self.state.served.clone()
         })
     }
 
@@ -658,10 +671,19 @@ impl Stream {
     }
 
     /// A measurement of the served model.
-    pub(crate) async fn evaluation(&self, node: &NodeKey, ask: &EvaluationAsk) -> TaskId {
+    pub(crate) async fn evaluation(
+        &self,
+        node: &NodeKey,
+        epoch: u64,
+        ask: &EvaluationAsk,
+    ) -> TaskId {
         let task = Task::Evaluate(ask.into());
-        let change = |lease: &mut Lease| lease.task_type = "evaluate".into();
-        self.send_task(node, 1, task, &[], change).await
+        let weights = ask.weights_sha256();
+        let change = |lease: &mut Lease| {
+            lease.task_type = "evaluate".into();
+            lease.model_sha256 = weights.iter().map(Sha256::to_string).collect();
+        };
+        self.send_task(node, epoch, task, &[], change).await
     }
 
     /// Waits until a task is handed back.
@@ -889,11 +911,34 @@ impl Coordinator for Service {
         Ok(Response::new(SubmitTaskResultResponse { ack: Some(ack) }))
     }
 
+    /// Takes an update as it is announced.
     async fn submit_update(
         &self,
-        _: Request<tonic::Streaming<owm_proto::wire::coordinator::SubmitUpdateRequest>>,
-    ) -> Result<Response<owm_proto::wire::coordinator::SubmitUpdateResponse>, Status> {
-        Err(Status::unimplemented("no test of these hands in an update"))
+        request: Request<tonic::Streaming<SubmitUpdateRequest>>,
+    ) -> Result<Response<SubmitUpdateResponse>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(submit_update_request::Part::Result(result)) = first else {
+            return Err(Status::invalid_argument("no result"));
+        };
+        let mut bytes = Vec::new();
+        while let Some(message) = parts.message().await? {
+            if let Some(submit_update_request::Part::Chunk(chunk)) = message.part {
+                bytes.extend(chunk);
+            }
+        }
+        let output = result.output.clone().unwrap();
+        let report = EvaluationReport::from_bytes(&output.report).unwrap();
+        let Finding::Update { sha256, size, .. } = report.finding else {
+            return Err(Status::invalid_argument("no update"));
+        };
+        assert_eq!((sha256, size), (Sha256::of(&bytes), bytes.len() as u64));
+        self.0.seen.send(result).await.unwrap();
+        let ack = ResultAck {
+            verdict: Verdict::Accepted.into(),
+            ..ResultAck::default()
+        };
+        Ok(Response::new(SubmitUpdateResponse { ack: Some(ack) }))
     }
 
     async fn get_model_version(

@@ -7,6 +7,7 @@ mod echo;
 mod fake;
 mod faults;
 mod orders;
+mod overheard;
 mod peer;
 mod private;
 mod program;
@@ -22,6 +23,7 @@ use owm_node::{
     config::{NodeConfig, Transport},
     control,
     daemon::{self, Frame, Parts},
+    engine::EngineLoader,
     home::Home,
     session::Phase,
     status::Status,
@@ -56,6 +58,7 @@ struct Node {
     lifecycle: Lifecycle,
     task: tokio::task::JoinHandle<Result<(), RunError>>,
     gate: Arc<Gate>,
+    metrics: Registry,
 }
 
 fn config() -> NodeConfig {
@@ -90,15 +93,31 @@ fn start_with(
     clock: SharedClock,
     texts: Arc<dyn owm_node::text::Texts>,
 ) -> Node {
+    let gate = Arc::new(Gate::default());
+    let loader = Arc::new(EchoLoader {
+        gate: Arc::clone(&gate),
+    });
+    start_loading(fake, folder, config, clock, texts, (loader, gate))
+}
+
+/// With an engine of one's own; the gate is the echo's.
+fn start_loading(
+    fake: &Fake,
+    folder: &Path,
+    config: NodeConfig,
+    clock: SharedClock,
+    texts: Arc<dyn owm_node::text::Texts>,
+    (loader, gate): (Arc<dyn EngineLoader>, Arc<Gate>),
+) -> Node {
     let home = Home::open(folder).unwrap();
     let key = Arc::new(NodeKey::load_or_create(&home.key(), &[77; 32]).unwrap());
-    let gate = Arc::new(Gate::default());
     let lifecycle = Lifecycle::default();
+    let metrics = Registry::new();
     let frame = Frame {
         clock,
         seed: Seed::from_os(),
         lifecycle: lifecycle.clone(),
-        metrics: Registry::new(),
+        metrics: metrics.clone(),
         telemetry: owm_service::telemetry::Handle::detached(),
     };
     let parts = Parts {
@@ -108,9 +127,7 @@ fn start_with(
         invite: fake.invite.clone(),
         dialer: Dialer::new(NetworkPolicy::LoopbackOnly),
         texts,
-        loader: Arc::new(EchoLoader {
-            gate: Arc::clone(&gate),
-        }),
+        loader,
         capabilities: Capabilities::default(),
         hardware: vec![],
         readiness: Readiness::default(),
@@ -121,6 +138,7 @@ fn start_with(
         lifecycle,
         task,
         gate,
+        metrics,
     }
 }
 

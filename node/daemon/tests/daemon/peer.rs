@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use owm_p2p::{
     Documents, Handle, Multiaddr, NetworkPolicy, NewestCheckpoint, News, Start, SwarmConfig,
-    multiaddr::Protocol,
+    Transport, multiaddr::Protocol,
 };
 use owm_proto::{
     Envelope, NodeKey, PublicKey, Purpose, UnixMillis,
@@ -14,7 +14,7 @@ use owm_service::clock::{Clock as _, SystemClock};
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::{Fake, PATIENCE};
+use super::{Fake, PATIENCE, overheard, tap::Tap};
 
 /// The machine's clock, as the swarm asks it.
 #[derive(Debug)]
@@ -52,6 +52,22 @@ impl Peer {
         documents: Documents,
         newest: Option<NewestCheckpoint>,
     ) -> Self {
+        let transport = Transport::clearnet(&key()).unwrap();
+        Self::over(transport, fake, documents, newest)
+    }
+
+    /// Serves the fake's, and `tap` is on whatever it hears.
+    pub(crate) fn listening(fake: &Fake, tap: &Tap) -> Self {
+        let transport = overheard::transport(&key(), tap);
+        Self::over(transport, fake, fake.documents(), Some(fake.newest()))
+    }
+
+    fn over(
+        transport: Transport,
+        fake: &Fake,
+        documents: Documents,
+        newest: Option<NewestCheckpoint>,
+    ) -> Self {
         let key = key();
         let config = SwarmConfig {
             policy: NetworkPolicy::LoopbackOnly,
@@ -59,7 +75,7 @@ impl Peer {
             all_shards: true,
             ..SwarmConfig::default()
         };
-        let (handle, news, service) = owm_p2p::start(Start {
+        let start = Start {
             config,
             key: &key,
             network: fake.network_id(),
@@ -67,8 +83,8 @@ impl Peer {
             newest,
             clock: Arc::new(Clock(SystemClock::new())),
             seed: [9; 32],
-        })
-        .unwrap();
+        };
+        let (handle, news, service) = owm_p2p::start_over(start, transport).unwrap();
         tokio::spawn(service);
         Self { handle, news }
     }

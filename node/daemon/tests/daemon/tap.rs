@@ -22,6 +22,10 @@ impl Tap {
         self.0.lock().unwrap().clone()
     }
 
+    pub(crate) fn hears(&self, new: &[u8]) {
+        self.0.lock().unwrap().extend_from_slice(new);
+    }
+
     pub(crate) fn on(&self, inner: TlsIo) -> Tapped {
         Tapped {
             inner,
@@ -45,8 +49,7 @@ impl AsyncRead for Tapped {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let new = &buffer.filled()[before..];
-        self.tap.0.lock().unwrap().extend_from_slice(new);
+        self.tap.hears(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
@@ -84,6 +87,38 @@ pub(crate) fn written(bytes: &[u8], word: &str) -> Option<&'static str> {
     let is_in = |spelling: &[u8]| bytes.windows(spelling.len()).any(|part| part == spelling);
     let found = spellings.iter().find(|(_, spelling)| is_in(spelling));
     found.map(|(how, _)| *how)
+}
+
+/// Whether a row of token ids stands in `bytes`: as numbers of two, three or four bytes, or as a list.
+pub(crate) fn has_ids(bytes: &[u8], ids: &[u32]) -> bool {
+    let numbers = |width: usize, little: bool| -> Vec<u8> {
+        let id = |id: &u32| {
+            if little {
+                id.to_le_bytes()[..width].to_vec()
+            } else {
+                id.to_be_bytes()[4 - width..].to_vec()
+            }
+        };
+        ids.iter().flat_map(id).collect()
+    };
+    let list = |join: &str| {
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        ids.join(join).into_bytes()
+    };
+    // Protobuf's packed numbers.
+    let packed = || {
+        let mut packed = Vec::new();
+        for id in ids {
+            prost::encoding::encode_varint(u64::from(*id), &mut packed);
+        }
+        packed
+    };
+    let mut rows: Vec<Vec<u8>> = vec![packed(), list(","), list(", "), list(" ")];
+    for width in 2..=4 {
+        rows.extend([numbers(width, true), numbers(width, false)]);
+    }
+    let is_in = |row: &Vec<u8>| bytes.windows(row.len()).any(|part| part == row);
+    rows.iter().any(is_in)
 }
 
 fn spellings(word: &str) -> Vec<(&'static str, Vec<u8>)> {

@@ -52,20 +52,33 @@ async fn the_first_ctrl_c_saves_and_the_second_ends_it_at_once() {
         assert!(!folder.path().join("out.lock").exists());
     });
     stopped.await.unwrap();
-    let killed = tokio::task::spawn_blocking(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = long_run(folder.path());
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        wait_for(&mut lines, "step");
-        // In the middle of the next step. Two that come together count once, so they keep coming.
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
-            std::thread::sleep(LOOK_EVERY);
-        };
-        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
-    });
-    killed.await.unwrap();
+    let killed = tokio::task::spawn_blocking(|| (0..ATTEMPTS).any(|_| is_killed_in_a_step()));
+    assert!(
+        killed.await.unwrap(),
+        "the second one never ended it at once"
+    );
+}
+
+/// Runs that may end in good order before the second Ctrl-C is heard, on a machine that does much else.
+const ATTEMPTS: u32 = 20;
+
+/// Stops a run twice; whether it died of the second, in the middle of a step.
+fn is_killed_in_a_step() -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = long_run(folder.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    wait_for(&mut lines, "step");
+    // Two that come together count once, so they keep coming.
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+        std::thread::sleep(LOOK_EVERY);
+    };
+    if status.signal() == Some(Signal::SIGKILL as i32) {
+        return true;
+    }
+    assert_eq!(status.code(), Some(1), "{status}");
+    false
 }

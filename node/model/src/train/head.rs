@@ -13,7 +13,7 @@ use super::TrainError;
 use crate::linear::linear;
 
 /// Rows of scores in memory at a time: 256 rows of a vocabulary of 49,152 are 50 MB.
-const HEAD_ROWS: usize = 256;
+pub(crate) const HEAD_ROWS: usize = 256;
 
 /// What the head hands back.
 #[derive(Debug)]

@@ -30,7 +30,8 @@ const CARRIED: [&str; 4] = [
     "generation_config.json",
 ];
 const WEIGHTS: &str = "model.safetensors";
-/// In a folder that is not whole yet: says that a run like this one has made it.
+/// In a folder that is not whole yet: says that a run like this one has made it. It is the first file there and the
+/// last to go, after the folder has its name; so of a kill it may be left in a whole folder, where it means nothing.
 const MARK: &str = ".owm-unfinished";
 
 /// A finished run.
@@ -118,7 +119,8 @@ fn step_of(base: &Base, mode: TrainMode, leaves: Vec<Leaf>) -> Result<Vec<f32>, 
 pub fn check_way(out: &Path) -> Result<(), TrainError> {
     let partial = super::state::unfinished(out);
     let is_free = match fs::symlink_metadata(&partial) {
-        Ok(there) => there.is_dir() && partial.join(MARK).is_file(),
+        // An empty folder is one that was made or cleared a moment before a kill.
+        Ok(there) => there.is_dir() && (partial.join(MARK).is_file() || is_empty(&partial)),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     };
     if is_free {
@@ -126,6 +128,24 @@ pub fn check_way(out: &Path) -> Result<(), TrainError> {
     } else {
         Err(TrainError::InTheWay(partial))
     }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Removes what a run has left there, the mark at the end, so that a kill in between leaves what is known as ours.
+fn clear(partial: &Path) {
+    for entry in fs::read_dir(partial).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            let _ = fs::remove_dir_all(path);
+        } else if entry.file_name() != MARK {
+            let _ = fs::remove_file(path);
+        }
+    }
+    let _ = fs::remove_file(partial.join(MARK));
+    let _ = fs::remove_dir(partial);
 }
 
 impl Trained {
@@ -162,18 +182,19 @@ impl Trained {
                 }
             }
             let written = self.write_weights(&partial.join(WEIGHTS), &failed)?;
-            fs::remove_file(&mark).map_err(failed)?;
+            super::state::sync_folder(&mark).map_err(failed)?;
             // An empty folder of that name may be there; a full one makes the renaming fail.
             let _ = fs::remove_dir(out);
             fs::rename(&partial, out).map_err(failed)?;
             super::state::sync_folder(out).map_err(failed)?;
+            let _ = fs::remove_file(out.join(MARK));
             Ok(written)
         };
         check_way(out)?;
-        let _ = fs::remove_dir_all(&partial);
+        clear(&partial);
         let written = fill();
         if written.is_err() {
-            let _ = fs::remove_dir_all(&partial);
+            clear(&partial);
         }
         written
     }

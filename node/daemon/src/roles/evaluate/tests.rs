@@ -6,15 +6,20 @@ use std::{
 };
 
 use owm_proto::{
-    NodeKey, SignerRule, TaskId, evaluation::EvaluationAsk, genesis::NetworkId,
-    manifest::ManifestFile, wire::coordinator::HandBackReason,
+    NodeKey, SignerRule, TaskId,
+    evaluation::{EvaluationAsk, ReferenceSteps},
+    genesis::NetworkId,
+    manifest::ManifestFile,
+    wire::coordinator::HandBackReason,
 };
 use owm_service::{clock::SystemClock, metrics::Registry};
 
 use super::*;
 use crate::{
     activity::Activity,
-    engine::{Answer, EncodeError, EngineDescription, GenerateJob, LoadError, OnToken, Question},
+    engine::{
+        Answer, EncodeError, EngineDescription, GenerateJob, LoadError, OnToken, Question, TrainJob,
+    },
     metrics::Metrics,
     tasklog::{LeaseKey, TaskLog},
 };
@@ -76,8 +81,20 @@ impl InferenceEngine for Scales {
 }
 
 /// Remembers what was wanted of it.
-#[derive(Debug, Default)]
-struct Shelf(Mutex<Option<(Side, u64)>>);
+#[derive(Debug)]
+struct Shelf {
+    asked: Mutex<Option<(Side, u64)>>,
+    documents: usize,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self {
+            asked: Mutex::default(),
+            documents: 1,
+        }
+    }
+}
 
 impl Texts for Shelf {
     fn why_none(&self) -> Option<String> {
@@ -91,9 +108,9 @@ impl Texts for Shelf {
         hears: &mut dyn FnMut(&str),
     ) -> Result<Vec<String>, TextError> {
         hears("reading");
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         *asked = Some((wanted.side, wanted.seed));
-        Ok(vec!["canary sings".into()])
+        Ok(vec!["canary sings".into(); self.documents])
     }
 }
 
@@ -109,7 +126,16 @@ impl EngineLoader for NoLoader {
     ) -> Result<Arc<dyn InferenceEngine>, LoadError> {
         Err(LoadError::Unusable("it is not asked to".into()))
     }
+
+    fn training_bytes(&self, _: &Path, _: &TrainJob) -> Result<u64, LoadError> {
+        Ok(1 << 50)
+    }
 }
+
+const OWN_TEXT: OwnText = OwnText {
+    per_day: 1,
+    any_weights: false,
+};
 
 fn node() -> Arc<NodeKey> {
     Arc::new(NodeKey::from_seed(&[1; 32]))
@@ -170,8 +196,9 @@ fn measure(
     let tools = Tools {
         loader: Arc::new(NoLoader),
         texts,
+        own_text: OWN_TEXT,
         ram: None,
-        updates: std::path::PathBuf::new(),
+        updates: Updates::new(std::path::PathBuf::new()),
     };
     measured(job, context, &tools, None, stop)
 }
@@ -211,7 +238,7 @@ fn what_is_found_is_signed_and_logged() {
     assert!(
         matches!(report.finding, Finding::HeldOut { loss, .. } if loss.0.to_bits() == 2.0_f64.to_bits())
     );
-    assert_eq!(*texts.0.lock().unwrap(), Some((Side::HeldOut, 11)));
+    assert_eq!(*texts.asked.lock().unwrap(), Some((Side::HeldOut, 11)));
     assert_eq!(
         context.log.unacked().unwrap(),
         [job.key],
@@ -226,28 +253,33 @@ fn what_is_found_is_signed_and_logged() {
 }
 
 #[test]
-fn of_a_private_text_nothing_is_told_that_it_could_be_guessed_by() {
-    let (job, context) = (job(TextSource::Local, 10), context());
-    let done = measure(
-        &job,
-        &context,
-        Arc::new(Shelf::default()),
-        &CancellationToken::new(),
+fn of_a_private_text_only_round_figures_are_signed() {
+    let mut job = job(TextSource::Local, 5_003);
+    job.ask.documents_max = 63;
+    (job.ask.bytes_max, job.ask.tokens_max) = (9_000, 9_000);
+    let (context, texts) = (context(), Arc::new(Shelf::default()));
+    let few = measure(&job, &context, texts.clone(), &CancellationToken::new());
+    let refusal = few.unwrap_err();
+    assert!(
+        refusal.message.contains("32 held-out"),
+        "{}",
+        refusal.message
     );
+    assert!(context.log.unacked().unwrap().is_empty());
+
+    let many = Arc::new(Shelf {
+        documents: 45,
+        ..Shelf::default()
+    });
+    let done = measure(&job, &context, many.clone(), &CancellationToken::new());
     let (result, _) = done.unwrap().unwrap();
     let (said, report) = report_of(&result);
+    assert_eq!((report.documents, report.tokens), (32, 4_096));
+    assert_eq!(said.prompt_tokens, 4_096);
     assert_ne!(report.tokens_sha256, Sha256([7; 32]), "not the plain hash");
     assert_eq!(said.tokens_sha256, report.tokens_sha256);
-    let again = shown_hash(&TextSource::Local, &node(), Sha256([7; 32]));
-    assert_eq!(
-        report.tokens_sha256, again,
-        "the same text can be told to be the same"
-    );
-    let other = NodeKey::from_seed(&[2; 32]);
-    assert_ne!(
-        again,
-        shown_hash(&TextSource::Local, &other, Sha256([7; 32]))
-    );
+    let (_, order) = many.asked.lock().unwrap().unwrap();
+    assert_ne!(order, job.ask.seed, "the node orders its documents itself");
 }
 
 #[test]
@@ -273,8 +305,9 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
     let tools = Tools {
         loader: Arc::new(NoLoader),
         texts: Arc::new(Shelf::default()),
+        own_text: OWN_TEXT,
         ram: Some(1 << 40),
-        updates: std::path::PathBuf::new(),
+        updates: Updates::new(std::path::PathBuf::new()),
     };
     let folder = tempfile::tempdir().unwrap();
     let laid_out = LaidOut {
@@ -295,4 +328,54 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
         "{}",
         refusal.message
     );
+}
+
+#[test]
+fn a_training_without_room_is_refused_before_anything_is_loaded() {
+    let mut job = job(geo(), 10);
+    let steps = ReferenceSteps {
+        steps: 1,
+        batch: 1,
+        learning_rate: 1e-3,
+        clip_norm: 1.0,
+        keep_ppm: 100_000,
+        value_bits: 2,
+        round: 0,
+        lora: None,
+    };
+    job.ask.reference = Some(steps);
+    let folder = tempfile::tempdir().unwrap();
+    let laid_out = LaidOut {
+        folder: folder.path().join("links"),
+        expected: std::collections::BTreeMap::new(),
+    };
+    let tools = Tools {
+        loader: Arc::new(NoLoader),
+        texts: Arc::new(Shelf::default()),
+        own_text: OWN_TEXT,
+        ram: Some(1 << 40),
+        updates: Updates::new(folder.path().join("updates")),
+    };
+    let stop = CancellationToken::new();
+    let done = reference::trained(&job, steps, &context(), &tools, &laid_out, &stop);
+    let refusal = done.unwrap_err();
+    assert_eq!(refusal.reason, HandBackReason::CannotDo);
+    let told = &refusal.message;
+    assert!(told.contains("this training may need"), "{told}");
+}
+
+#[test]
+fn what_is_wrong_with_a_candidate_is_told_without_its_place_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let laid_out = LaidOut {
+        folder: folder.path().join("canary-links"),
+        expected: std::collections::BTreeMap::new(),
+    };
+    let unusable = |reason: String| told(&LoadError::Unusable(reason), &laid_out);
+    let inside = unusable(format!("cannot read {}/a", laid_out.folder.display()));
+    assert!(inside.contains("cannot read its folder/a"), "{inside}");
+    let elsewhere = unusable("cannot read /home/canary/a".into());
+    for said in [inside, elsewhere] {
+        assert!(!said.contains("canary"), "{said}");
+    }
 }

@@ -271,4 +271,10 @@ fn what_somebody_else_has_put_there_is_not_deleted() {
                 .all(|name| name != "half" && name != ".owm-unfinished"),
         "{left:?}"
     );
+    // Of a kill between the folder and the mark in it.
+    let second = dir.path().join("second");
+    std::fs::create_dir(state::unfinished(&second)).unwrap();
+    check_way(&second).unwrap();
+    trained.write_model(model.path(), &second).unwrap();
+    assert!(second.join("model.safetensors").is_file());
 }
