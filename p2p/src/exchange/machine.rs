@@ -16,6 +16,7 @@
 //! What must stay true: nobody is banned whose bytes were right; the bytes asked for never exceed [`Tuning::outstanding_total_max`]; a file is complete only when each of its pieces was proved.
 
 mod blame;
+mod company;
 mod event;
 mod file;
 mod fill;
@@ -35,6 +36,7 @@ use std::{
     time::Duration,
 };
 
+use company::Company;
 pub use event::{
     Accept, Effect, Ended, Event, Found, Progress, RequestId, RestReason, Source, SourceRate,
 };
@@ -77,6 +79,7 @@ pub struct Machine {
     poor_since: Option<Duration>,
     /// Thousandths of its window that each source gets, so that all together stay below the limit.
     share: u64,
+    company: Company,
 }
 
 /// Bytes that somebody was asked for.
@@ -114,6 +117,7 @@ impl Machine {
             is_web_open: false,
             poor_since: None,
             share: 1_000,
+            company: Company::default(),
         }
     }
 
@@ -134,7 +138,7 @@ impl Machine {
                 file,
                 piece,
             } => self.on_gained(now, source, &file, piece),
-            Event::Gone { source } => self.on_gone(source),
+            Event::Gone { source } => self.on_gone(now, source),
             Event::Ended { request, how } => self.on_ended(now, request, how),
             Event::Checked { file, piece, found } => self.on_checked(now, &file, piece, found),
             Event::Digested {
@@ -175,6 +179,7 @@ impl Machine {
         let bytes = step.bytes.min(available as u64);
         request.at += bytes;
         self.asked -= bytes;
+        self.company.add(now, bytes);
         let (party_ix, piece) = (request.party, request.piece);
         let is_done = request.at == request.end;
         let party = self.parties.get_mut(party_ix);
@@ -366,6 +371,7 @@ impl Machine {
             reason,
             until: self.clock.outside(until),
         });
+        self.fill_up_company(now);
     }
 
     /// Cancels all that it was asked for, and gives back the piece that it worked on.

@@ -106,7 +106,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn on_gone(&mut self, source: Source) {
+    pub(super) fn on_gone(&mut self, now: Duration, source: Source) {
         let Some(ix) = self.parties.find(source) else {
             return;
         };
@@ -116,6 +116,7 @@ impl Machine {
         self.drop_requests(ix);
         self.withdraw(ix);
         self.parties.get_mut(ix).is_gone = true;
+        self.fill_up_company(now);
     }
 
     /// Strikes out all that a source offers.
@@ -173,7 +174,7 @@ impl Machine {
     pub(super) fn fill(&mut self, now: Duration, ix: PartyIx) {
         loop {
             let party = self.parties.get(ix);
-            if !party.is_usable(now) {
+            if !party.is_usable(now) || party.is_aside {
                 return;
             }
             let window = self.window(ix);

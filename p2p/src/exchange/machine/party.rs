@@ -19,6 +19,17 @@ use crate::exchange::PieceSet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PartyIx(u32);
 
+impl PartyIx {
+    /// A number by which equals are put in an order that is another with each seed.
+    pub(super) fn lot(self, seed: u64) -> u64 {
+        // The steps of SplitMix64.
+        let mixed = (seed ^ u64::from(self.0)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
 /// Until the round trip was measured.
 const RTT_GUESS: Duration = Duration::from_millis(100);
 
@@ -55,6 +66,8 @@ pub(super) struct Party {
     pub(super) busies: u32,
     pub(super) false_claims: u32,
     pub(super) is_gone: bool,
+    /// Others suffice: it is asked for nothing at present.
+    pub(super) is_aside: bool,
     /// Proved to have given wrong bytes.
     pub(super) is_out: bool,
 }
@@ -79,6 +92,7 @@ impl Party {
             busies: 0,
             false_claims: 0,
             is_gone: false,
+            is_aside: false,
             is_out: false,
         }
     }
@@ -90,6 +104,11 @@ impl Party {
     /// Whether it may be asked now.
     pub(super) fn is_usable(&self, now: Duration) -> bool {
         !self.is_gone && !self.is_out && self.resting(now).is_none()
+    }
+
+    /// A peer that has something wanted, whether it is asked for it or set aside.
+    pub(super) fn is_able(&self, now: Duration) -> bool {
+        !self.is_web() && self.is_usable(now) && !self.offers.is_empty()
     }
 
     pub(super) fn resting(&self, now: Duration) -> Option<RestReason> {
@@ -211,6 +230,11 @@ impl Parties {
 
     pub(super) fn get_mut(&mut self, ix: PartyIx) -> &mut Party {
         self.by_ix.get_mut(&ix).expect("kept while referred to")
+    }
+
+    /// One that may have been forgotten.
+    pub(super) fn find_ix(&mut self, ix: PartyIx) -> Option<&mut Party> {
+        self.by_ix.get_mut(&ix)
     }
 
     pub(super) fn find(&self, source: Source) -> Option<PartyIx> {

@@ -2,6 +2,7 @@
 //! swarms over time are in `tests/sim`.
 
 mod blame;
+mod company;
 mod endgame;
 mod flow;
 mod pace;

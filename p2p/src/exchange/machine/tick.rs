@@ -77,6 +77,7 @@ impl Machine {
         for ix in self.parties.ixs() {
             self.judge(now, ix);
         }
+        self.keep_company(now);
         self.share_out(now);
         self.open_web(now);
         for ix in self.parties.ixs() {
@@ -134,7 +135,7 @@ impl Machine {
                     .any(|file| slow.offers.contains_key(file))
             };
             let is_faster = party.rate.known().is_some_and(|other| other > rate);
-            let is_kept_waiting = self.is_at_limit && party.requests.is_empty();
+            let is_kept_waiting = self.is_at_limit && party.requests.is_empty() && !party.is_aside;
             (is_faster || is_kept_waiting) && has_same()
         })
     }

@@ -39,6 +39,9 @@ pub struct Tuning {
     pub web_after: Duration,
     /// Bytes per second from all peers together below which web seeds help out.
     pub web_below: u64,
+    /// Bytes per second of all sources together from which on fewer of them are tried: far above what a line to the
+    /// world brings, so that there all are always in use; below what one near source does.
+    pub few_above: u64,
     /// Sources that are known at a time; more are not listened to.
     pub sources_max: usize,
     /// Without any source to ask for so long, [`super::Effect::Starved`] is said (again).
@@ -61,6 +64,7 @@ impl Default for Tuning {
             false_claims_max: 3,
             web_after: Duration::from_secs(2),
             web_below: 256 << 10,
+            few_above: 64 << 20,
             sources_max: 1_024,
             starved_after: Duration::from_secs(5),
         }

@@ -148,8 +148,16 @@ impl Scenario {
             });
         }
         let limit = [1 << 20, 4 << 20, 64 << 20][dice.index(3)];
+        // Drawn apart, so that what else a seed is about stays as it was.
+        let mut apart = Dice::new(seed, 2);
+        let few_above = if apart.chance(400) {
+            apart.within(20_000, 1_000_000)
+        } else {
+            Tuning::default().few_above
+        };
         let tuning = Tuning {
             outstanding_total_max: limit,
+            few_above,
             ..Tuning::default()
         };
         Self {
