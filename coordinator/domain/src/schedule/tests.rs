@@ -46,6 +46,7 @@ fn need(task_type: TaskType) -> TaskNeed {
         models: vec![weights(1)],
         only_holders: false,
         tried: Vec::new(),
+        only: None,
         apart: None,
     }
 }
