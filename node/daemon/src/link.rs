@@ -6,6 +6,8 @@ mod poll;
 mod stream;
 mod update;
 
+pub use update::UpdateSendError;
+
 use std::{
     sync::{
         Arc,
@@ -176,11 +178,7 @@ macro_rules! calls {
                     Ok(Err(status)) => status,
                     Err(_) => Status::deadline_exceeded("no answer in time"),
                 };
-                let error = CallError::from_status($call, &status);
-                if matches!(error, CallError::Unreachable { .. }) {
-                    self.rotate();
-                }
-                Err(error)
+                Err(self.failed($call, &status))
             }
         )*}
     };
@@ -236,6 +234,15 @@ impl Coordinator {
         self.at.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What a failed call says; without an answer the next one tries the next address.
+    fn failed(&self, call: &'static str, status: &Status) -> CallError {
+        let error = CallError::from_status(call, status);
+        if matches!(error, CallError::Unreachable { .. }) {
+            self.rotate();
+        }
+        error
+    }
+
     fn client(&self) -> CoordinatorClient<Channel> {
         let channel = &self.channels[self.at.load(Ordering::Relaxed) % self.channels.len()].1;
         CoordinatorClient::new(channel.clone())
@@ -262,7 +269,7 @@ impl Coordinator {
             Ok(Err(status)) => status,
             Err(_) => Status::deadline_exceeded("no answer in time"),
         };
-        Err(CallError::from_status(SUBMIT, &status))
+        Err(self.failed(SUBMIT, &status))
     }
 
     /// Opens the work link; `hello` goes first.

@@ -1,21 +1,28 @@
-//! What updates did not carry, on this node's disk: one file for each sub-model and mode (spec §10.2). Whoever makes a
+//! What updates did not carry, on this node's disk: one book for each sub-model and mode (spec §10.2). Whoever makes a
 //! round's update loads the residue that goes in, keeps the one that is left, and says what became of the update.
 //!
-//! The commit in the task log is the moment that counts. Before it the new residue lies beside the old one under the
-//! update's hash; after it the new one takes the old one's place. So a kill at any moment leaves the residue that goes
-//! with what was committed: nothing is lost, nothing counts twice. In the same way an update that is put back is so at
-//! the moment its own file is gone.
-//! Must stay true: a residue never leaves the node; no file has its name before its bytes are on the disk.
+//! A training's [`Book`] says all: which residue counts, which update is prepared, which are committed and wait for a
+//! verdict, which came back. Each event is one atomic write of that file; residues and updates lie beside it under their
+//! hashes, from before a book names them until none does. A rejected update is not added to anything: it is marked as
+//! come back, and every later load adds it until an update that was made with it is committed. So it does not matter in
+//! which order commits and verdicts come, nor where a process is killed in between.
+//!
+//! The commit in the task log is the moment that counts: a prepared update whose commit is there counts as committed.
+//! Must stay true: a residue never leaves the node; a training has one update in the making at a time.
+
+mod book;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use owm_proto::{Sha256, hash::Hasher};
-use owm_update::{Mode, Residue, ResidueError, Subject, Update, UpdateError};
+use owm_update::{Encoded, Mode, Residue, ResidueError, Subject, Update, UpdateError};
 
-use crate::home::{HomeError, sync_folder, write_atomically};
+use crate::home::{HomeError, read_small, sync_folder, write_atomically};
+use book::{BOOK_BYTES_MAX, Book, Prepared};
 
 /// What can go wrong with a residue.
 #[derive(Debug, thiserror::Error)]
@@ -23,167 +30,260 @@ pub enum ResidueStoreError {
     /// The disk.
     #[error(transparent)]
     Home(#[from] HomeError),
-    /// The file is damaged.
+    /// A file is damaged.
     #[error(
-        "the residue at {path} is damaged: delete it; what it held is lost, training goes on without"
+        "{path} is damaged: delete the residues that begin like it; what they held is lost, training goes on without"
     )]
     Damaged {
         /// Which.
         path: PathBuf,
         /// What is wrong.
-        source: ResidueError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The update does not go with it.
-    #[error("the rejected update cannot be put back")]
+    /// An update that came back does not go with the residue.
+    #[error("a rejected update cannot be put back")]
     PutBack(#[from] UpdateError),
+    /// The same of the residue.
+    #[error("a rejected update cannot be put back")]
+    Values(#[from] ResidueError),
 }
 
 /// The folder of residues.
 #[derive(Clone, Debug)]
 pub struct ResidueStore {
     folder: PathBuf,
-    /// Where updates lie, `<sha256>.owmu`.
-    updates: PathBuf,
+    #[cfg(test)]
+    fuse: tests::Fuse,
 }
 
+/// Which updates came back and are in a residue that was loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Absorbed(BTreeSet<Sha256>);
+
 impl ResidueStore {
-    /// The store in `folder`, made when it is needed, of updates that lie in `updates`.
-    pub fn new(folder: PathBuf, updates: PathBuf) -> Self {
-        Self { folder, updates }
+    /// The store in `folder`, made when it is needed.
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            #[cfg(test)]
+            fuse: tests::Fuse::default(),
+        }
     }
 
-    /// The residue that goes into the next update of this training. `is_committed` says whether the update of a hash
-    /// is in the task log: what a killed process has left half done is settled by it.
+    /// The residue that goes into the next update of this training (`None`: nothing is left over), and what came back and
+    /// is in it, which [`Self::prepare`] wants to know. `is_committed` says whether the update of a hash is in the task log: what a killed process has
+    /// left half done is settled by it.
     pub fn load(
         &self,
         subject: &Subject,
         is_committed: &dyn Fn(Sha256) -> bool,
-    ) -> Result<Option<Residue>, ResidueStoreError> {
-        self.settle(subject, is_committed)?;
-        Self::read(&self.current(subject))
+    ) -> Result<(Option<Residue>, Absorbed), ResidueStoreError> {
+        let stem = stem(subject);
+        let mut book = self.book(&stem)?;
+        if let Some(prepared) = book.prepared.take() {
+            if is_committed(prepared.update) {
+                book.commit(prepared);
+            }
+            self.write(&stem, &book)?;
+        }
+        self.clear(&stem, &book)?;
+        let mut residue = match book.current {
+            Some(current) => Some(self.residue(&stem, current)?),
+            None => None,
+        };
+        for update in &book.returned {
+            let path = self.update(&stem, *update);
+            let bytes = fs::read(&path).map_err(|error| at(&path, error))?;
+            let update = Update::parse(&bytes)?;
+            let before = match residue.take() {
+                Some(residue) => residue,
+                None => nothing(subject, &update)?,
+            };
+            residue = Some(before.put_back(&update)?);
+        }
+        Ok((residue, Absorbed(book.returned)))
     }
 
-    /// Keeps the residue that an update leaves, until [`Self::committed`] is said, or the next [`Self::load`] asks.
+    /// Keeps an update and the residue that it leaves until [`Self::committed`] is said, or the next [`Self::load`] asks.
+    /// `absorbs` is what was in its residue before.
     pub fn prepare(
         &self,
         subject: &Subject,
-        update: Sha256,
-        residue: &Residue,
+        made: &Encoded,
+        absorbs: Absorbed,
     ) -> Result<(), ResidueStoreError> {
-        let path = self.pending(subject, update);
-        Ok(write_atomically(&path, &residue.to_bytes())?)
+        let stem = stem(subject);
+        let residue = made.residue.sha256();
+        self.put(&self.update(&stem, made.sha256), &made.bytes)?;
+        self.put(&self.residue_path(&stem, residue), &made.residue.to_bytes())?;
+        let mut book = self.book(&stem)?;
+        book.prepared = Some(Prepared {
+            update: made.sha256,
+            residue,
+            absorbs: absorbs.0,
+        });
+        self.write(&stem, &book)
     }
 
-    /// The update is in the task log: from now on its residue is the one.
+    /// The update is in the task log: from now on its residue is the one. Said again, nothing happens.
     pub fn committed(&self, subject: &Subject, update: Sha256) -> Result<(), ResidueStoreError> {
-        let (from, to) = (self.pending(subject, update), self.current(subject));
-        match fs::rename(&from, &to) {
-            // Settled before, by a process that was killed then.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(at(&from, error)),
-            Ok(()) => sync_folder(&self.folder).map_err(|error| at(&to, error)),
+        let stem = stem(subject);
+        let mut book = self.book(&stem)?;
+        match book.prepared.take() {
+            Some(prepared) if prepared.update == update => book.commit(prepared),
+            _ => return Ok(()),
         }
+        self.write(&stem, &book)?;
+        self.clear(&stem, &book)
     }
 
-    /// An update that was committed is not wanted: what it carried goes back, and its file goes. If another update has
-    /// been made meanwhile, it goes onto what that one has left. Of an update without a file this has been done.
+    /// An update that was committed is not wanted: what it carried comes back. Said again, or of an update that no book
+    /// knows (its training is over), nothing happens.
     pub fn put_back(&self, update: Sha256) -> Result<(), ResidueStoreError> {
-        let path = self.update(update);
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            bytes => bytes.map_err(|error| at(&path, error))?,
-        };
-        let parsed = Update::parse(&bytes)?;
-        let subject = &parsed.header().subject;
-        self.settle_back(subject)?;
-        if let Some(residue) = Self::read(&self.current(subject))? {
-            let whole = residue.put_back(&parsed)?;
-            write_atomically(&self.back(subject, update), &whole.to_bytes())?;
+        self.decided(update, true)
+    }
+
+    /// An update that was committed counts: nothing of it comes back.
+    pub fn accepted(&self, update: Sha256) -> Result<(), ResidueStoreError> {
+        self.decided(update, false)
+    }
+
+    fn decided(&self, update: Sha256, comes_back: bool) -> Result<(), ResidueStoreError> {
+        for stem in self.stems()? {
+            let mut book = self.book(&stem)?;
+            // Who has a verdict has been handed in, so it was committed.
+            let prepared = book.prepared.take_if(|prepared| prepared.update == update);
+            if let Some(prepared) = prepared {
+                book.commit(prepared);
+            }
+            if !book.open.contains(&update) {
+                continue;
+            }
+            book.open.retain(|open| *open != update);
+            if comes_back {
+                book.returned.insert(update);
+            }
+            self.write(&stem, &book)?;
+            self.clear(&stem, &book)?;
         }
-        fs::remove_file(&path).map_err(|error| at(&path, error))?;
-        sync_folder(&self.updates).map_err(|error| at(&path, error))?;
-        self.settle_back(subject)
+        Ok(())
     }
 
     /// Drops what belongs to a training that is over: the end of a LoRA epoch.
     pub fn drop_of(&self, subject: &Subject) -> Result<(), ResidueStoreError> {
-        for name in self.names(&stem(subject)) {
-            let path = self.folder.join(name);
-            fs::remove_file(&path).map_err(|error| at(&path, error))?;
+        let stem = stem(subject);
+        let path = self.book_path(&stem);
+        self.may_write(&path)?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path, error)),
+            Err(_) => {}
+            Ok(()) => sync_folder(&self.folder).map_err(|error| at(&path, error))?,
         }
-        Ok(())
+        self.clear(&stem, &Book::default())
     }
 
-    fn settle(
-        &self,
-        subject: &Subject,
-        is_committed: &dyn Fn(Sha256) -> bool,
-    ) -> Result<(), ResidueStoreError> {
-        self.settle_back(subject)?;
-        let prefix = format!("{}.next-", stem(subject));
-        for name in self.names(&prefix) {
-            let path = self.folder.join(&name);
-            let update: Option<Sha256> = name[prefix.len()..].parse().ok();
-            match update {
-                Some(update) if is_committed(update) => self.committed(subject, update)?,
-                _ => fs::remove_file(&path).map_err(|error| at(&path, error))?,
-            }
-        }
-        Ok(())
-    }
-
-    /// What was being put back when a process was killed: done if the update's file is gone, else not begun.
-    fn settle_back(&self, subject: &Subject) -> Result<(), ResidueStoreError> {
-        let prefix = format!("{}.back-", stem(subject));
-        for name in self.names(&prefix) {
-            let path = self.folder.join(&name);
-            let update: Option<Sha256> = name[prefix.len()..].parse().ok();
-            if update.is_some_and(|update| !self.update(update).exists()) {
-                let to = self.current(subject);
-                fs::rename(&path, &to).map_err(|error| at(&path, error))?;
-                sync_folder(&self.folder).map_err(|error| at(&to, error))?;
-            } else {
+    /// Removes files of a training that its book does not name.
+    fn clear(&self, stem: &str, book: &Book) -> Result<(), ResidueStoreError> {
+        let mut named: BTreeSet<PathBuf> = [self.book_path(stem)].into();
+        named.extend(book.residues().map(|hash| self.residue_path(stem, hash)));
+        named.extend(book.updates().map(|hash| self.update(stem, hash)));
+        for path in self.files(stem)? {
+            if !named.contains(&path) {
+                self.may_write(&path)?;
                 fs::remove_file(&path).map_err(|error| at(&path, error))?;
             }
         }
         Ok(())
     }
 
-    fn read(path: &Path) -> Result<Option<Residue>, ResidueStoreError> {
-        let bytes = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(|error| at(path, error))?,
+    fn book(&self, stem: &str) -> Result<Book, ResidueStoreError> {
+        let path = self.book_path(stem);
+        let Some(bytes) = read_small(&path, BOOK_BYTES_MAX)? else {
+            return Ok(Book::default());
         };
-        let parsed = Residue::parse(&bytes).map_err(|source| ResidueStoreError::Damaged {
-            path: path.to_owned(),
-            source,
-        });
-        parsed.map(Some)
+        serde_json::from_slice(&bytes).map_err(|source| damaged(&path, source))
     }
 
-    fn names(&self, stem: &str) -> Vec<String> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| name.starts_with(stem)).collect();
-        names.sort();
-        names
+    fn write(&self, stem: &str, book: &Book) -> Result<(), ResidueStoreError> {
+        let bytes = serde_json::to_vec(book).expect("a book is plain JSON");
+        self.put(&self.book_path(stem), &bytes)
     }
 
-    fn current(&self, subject: &Subject) -> PathBuf {
-        self.folder.join(format!("{}.owmr", stem(subject)))
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), ResidueStoreError> {
+        self.may_write(path)?;
+        Ok(write_atomically(path, bytes)?)
     }
 
-    fn pending(&self, subject: &Subject, update: Sha256) -> PathBuf {
-        self.folder.join(format!("{}.next-{update}", stem(subject)))
+    fn residue(&self, stem: &str, hash: Sha256) -> Result<Residue, ResidueStoreError> {
+        let path = self.residue_path(stem, hash);
+        let bytes = fs::read(&path).map_err(|error| at(&path, error))?;
+        Residue::parse(&bytes).map_err(|source| damaged(&path, source))
     }
 
-    fn back(&self, subject: &Subject, update: Sha256) -> PathBuf {
-        self.folder.join(format!("{}.back-{update}", stem(subject)))
+    /// Files of one training, its book among them.
+    fn files(&self, stem: &str) -> Result<Vec<PathBuf>, ResidueStoreError> {
+        let is_its = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let rest = name.and_then(|name| name.strip_prefix(stem));
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        Ok(self.all()?.into_iter().filter(is_its).collect())
     }
 
-    fn update(&self, update: Sha256) -> PathBuf {
-        self.updates.join(format!("{update}.owmu"))
+    fn all(&self) -> Result<Vec<PathBuf>, ResidueStoreError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| at(&self.folder, error))?,
+        };
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        paths
+            .collect::<Result<_, _>>()
+            .map_err(|error| at(&self.folder, error))
     }
+
+    fn stems(&self) -> Result<Vec<String>, ResidueStoreError> {
+        let stem = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            name.strip_suffix(BOOK).map(str::to_owned)
+        };
+        Ok(self.all()?.into_iter().filter_map(stem).collect())
+    }
+
+    fn book_path(&self, stem: &str) -> PathBuf {
+        self.folder.join(format!("{stem}{BOOK}"))
+    }
+
+    fn residue_path(&self, stem: &str, hash: Sha256) -> PathBuf {
+        self.folder.join(format!("{stem}.{hash}.owmr"))
+    }
+
+    fn update(&self, stem: &str, hash: Sha256) -> PathBuf {
+        self.folder.join(format!("{stem}.{hash}.owmu"))
+    }
+
+    #[cfg(not(test))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "tests let the disk fail here"
+    )]
+    fn may_write(&self, _: &Path) -> Result<(), ResidueStoreError> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn may_write(&self, path: &Path) -> Result<(), ResidueStoreError> {
+        self.fuse.burn().map_err(|error| at(path, error))
+    }
+}
+
+/// How a book's file ends.
+const BOOK: &str = ".book.json";
+
+/// A residue of zeros, for the update to be added to.
+fn nothing(subject: &Subject, update: &Update<'_>) -> Result<Residue, ResidueError> {
+    let elements = usize::try_from(update.header().elements).unwrap_or(usize::MAX);
+    Residue::new(subject, vec![0.0; elements])
 }
 
 /// What all files of one training begin with: network, sub-model, layout and mode (with a LoRA epoch's number, rank,
@@ -204,6 +304,16 @@ fn stem(subject: &Subject) -> String {
         }
     }
     format!("{}-{}", subject.sub_model, hash.finish())
+}
+
+fn damaged(
+    path: &Path,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> ResidueStoreError {
+    ResidueStoreError::Damaged {
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 fn at(path: &Path, source: io::Error) -> ResidueStoreError {

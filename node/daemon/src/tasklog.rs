@@ -4,6 +4,7 @@
 //! Must stay true: no prompt is ever in here; an answer's text is in here only inside an
 //! unacknowledged result, which is deleted (and overwritten: `secure_delete`) once acknowledged.
 
+mod allowance;
 mod migrations;
 mod query;
 mod recent;

@@ -60,7 +60,7 @@ pub enum TextError {
     Corpus {
         /// Which.
         id: String,
-        /// Why.
+        /// Why, without this machine's paths: others hear it.
         reason: String,
     },
     /// Nothing is left of it.

@@ -17,6 +17,7 @@ use owm_proto::{
         HandBackReason, InferencePayload, Lease, SealedTask, TaskPayload, task_payload::Task,
     },
 };
+use owm_service::report::Chain;
 use prost::Message as _;
 
 use crate::{
@@ -84,6 +85,13 @@ impl Refusal {
             reason: HandBackReason::Failed,
             message: message.into(),
         }
+    }
+
+    /// It went wrong here, in a way that is this machine's business: what `error` says may name its files, so it goes to
+    /// the log, and only `what` to the coordinator.
+    pub fn on_this_machine(what: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::warn!(error = %Chain(error), "{what}");
+        Self::failed(format!("{what}; the node's log says more"))
     }
 
     /// No node could.

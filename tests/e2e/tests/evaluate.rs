@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// Minutes of work for a machine that does three other things.
 const DONE_WITHIN: Duration = Duration::from_mins(8);
 
+/// A tenth is held out, and nodes tell nothing of fewer than 32.
+const OWN_DOCUMENTS: usize = 600;
+
 /// A word of the private folders.
 const CANARY: &str = "kanarienvogel-lokal-51c0";
 
@@ -30,7 +33,7 @@ async fn network() -> (Devnet, tempfile::TempDir) {
     for node in net.nodes() {
         let folder = texts.path().join(node.name());
         fs::create_dir(&folder).unwrap();
-        for n in 0..40 {
+        for n in 0..OWN_DOCUMENTS {
             let text = format!("{CANARY} note {n} of {}\n", node.name()).repeat(20);
             fs::write(folder.join(format!("{n}.txt")), text).unwrap();
         }
@@ -46,9 +49,13 @@ async fn network() -> (Devnet, tempfile::TempDir) {
 
 /// Asks for an evaluation and waits until nothing of it is open.
 async fn evaluate(net: &Devnet, ask: &[&str]) -> Result<Value> {
-    let coordinator = net.coordinator_ref();
     let bounds = ["--bytes", "12000", "--tokens", "9000", "--window", "32"];
-    let whole = [&["task", "evaluate", "--json"], ask, &bounds].concat();
+    evaluate_within(net, ask, &bounds).await
+}
+
+async fn evaluate_within(net: &Devnet, ask: &[&str], bounds: &[&str]) -> Result<Value> {
+    let coordinator = net.coordinator_ref();
+    let whole = [&["task", "evaluate", "--json"], ask, bounds].concat();
     let asked: Value = serde_json::from_str(&coordinator.command(&whole).await?)?;
     let id = asked["evaluation_id"].as_str().context("no id")?.to_owned();
     let waited = async {
@@ -167,16 +174,7 @@ async fn three_owners_agree_in_every_bit_on_a_public_corpus_and_are_owed_once() 
     let versions = versions.json().unwrap().to_string();
     assert!(!versions.contains(other["candidate"][0].as_str().unwrap()));
 
-    // Each node's own text: figures come back, each over another text.
-    let local = evaluate(&net, &["--sub-model", "owm-geo", "--local"])
-        .await
-        .unwrap();
-    assert_three_reports(&local);
-    let mut hashes = column(&local, "tokens_sha256");
-    hashes.sort_by_key(ToString::to_string);
-    hashes.dedup();
-    assert_eq!(hashes.len(), 3, "{local:#}");
-    assert!(!local.to_string().contains(CANARY));
+    own_texts(&net).await;
 
     // A reference update: trained on the other side of the same text, its bytes handed in after its commit.
     let steps = ["--reference", "2", "--batch", "2", "--nodes", "1"];
@@ -194,6 +192,34 @@ async fn three_owners_agree_in_every_bit_on_a_public_corpus_and_are_owed_once() 
     let answer = json!({"query": "And now?", "max_tokens": 4, "temperature": 0});
     net.api().query_with(&answer).await.unwrap();
     net.stop().await.unwrap();
+}
+
+/// Of each node's own text round figures come back, each over another text, and a tenth of it that is asked for with too
+/// narrow bounds gives none.
+async fn own_texts(net: &Devnet) {
+    let ask = ["--sub-model", "owm-geo", "--local"];
+    let wide = ["--bytes", "70000", "--tokens", "70000", "--window", "32"];
+    let local = evaluate_within(net, &ask, &wide).await.unwrap();
+    assert_three_reports(&local);
+    let mut hashes = column(&local, "tokens_sha256");
+    hashes.sort_by_key(ToString::to_string);
+    hashes.dedup();
+    assert_eq!(hashes.len(), 3, "{local:#}");
+    for (figure, step) in [("tokens", 1_024), ("documents", 32)] {
+        let is_round = |value: &&Value| value.as_u64().is_some_and(|n| n > 0 && n % step == 0);
+        assert!(column(&local, figure).iter().all(is_round), "{local:#}");
+    }
+    for loss in column(&local, "loss") {
+        let parts = loss.as_f64().unwrap() * 1_000.0;
+        assert!((parts - parts.round()).abs() < 1e-6, "{local:#}");
+    }
+    assert!(!local.to_string().contains(CANARY));
+
+    let narrow = ["--documents", "31", "--nodes", "1", "--deadline", "20s"];
+    let refused = evaluate(net, &[&ask[..], &narrow].concat()).await.unwrap();
+    assert_eq!(refused["reported"], 0, "{refused:#}");
+    let trouble = column(&refused, "trouble")[0].to_string();
+    assert!(trouble.contains("32 held-out"), "{refused:#}");
 }
 
 /// Each report is owed the same, in the coordinator's books and in the node's own.

@@ -20,7 +20,7 @@ impl Daemon {
         failpoint::hit_async(ACK_BEFORE_BOOKED).await;
         let booking = booking(ack);
         let (now, kept) = (UnixMillis(self.clock.now_ms()), booking.clone());
-        let counted = self.log.run(move |log| log.booked(key, &kept, now)).await?;
+        let counted = self.booked(key, kept, now).await?;
         failpoint::hit_async(ACK_AFTER_BOOKED).await;
         self.results.remove(&key);
         if counted {
@@ -38,6 +38,23 @@ impl Daemon {
         }
         self.events.push_back(Event::Ack(key));
         Ok(())
+    }
+
+    /// Books what came of an attempt; nobody needs its update after that. A kill in between leaves a file, which the next
+    /// start sweeps.
+    pub(super) async fn booked(
+        &self,
+        key: LeaseKey,
+        booking: Booking,
+        now: UnixMillis,
+    ) -> Result<bool, RunError> {
+        let updates = self.means.tools.updates.clone();
+        let booked = self.log.run(move |log| {
+            let counted = log.booked(key, &booking, now)?;
+            updates.remove(key);
+            Ok(counted)
+        });
+        Ok(booked.await?)
     }
 }
 

@@ -1,10 +1,5 @@
 //! The calls the loop starts and hears of later: joining, registering, handing in, heartbeats.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
-
 use owm_proto::{
     UnixMillis,
     evaluation::{EvaluationReport, Finding},
@@ -19,9 +14,11 @@ use prost::Message as _;
 
 use super::join;
 use crate::{
-    link::{CallError, Coordinator, heartbeat_request},
+    home::HomeError,
+    link::{CallError, Coordinator, UpdateSendError, heartbeat_request},
     network::{Network, NetworkBook, NetworkError},
-    tasklog::{LeaseKey, TaskLog},
+    tasklog::{LeaseKey, TaskLog, TaskLogError},
+    updates::Updates,
 };
 
 /// A call has ended.
@@ -41,6 +38,23 @@ pub(super) enum SubmitError {
     Call(#[from] CallError),
     #[error("the logged result cannot be read; it is given up")]
     Unreadable,
+    #[error("the result cannot be read from the task log; it is tried again")]
+    Log(#[from] TaskLogError),
+    #[error("the update cannot be read from the disk; it is tried again")]
+    File(#[source] HomeError),
+    #[error(transparent)]
+    Send(UpdateSendError),
+}
+
+impl SubmitError {
+    /// Whether the same call can never succeed.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Call(error) | Self::Send(UpdateSendError::Call(error)) => error.is_final(),
+            Self::Unreadable => true,
+            Self::Log(_) | Self::File(_) | Self::Send(UpdateSendError::File(_)) => false,
+        }
+    }
 }
 
 /// Why the network is not known yet.
@@ -89,51 +103,47 @@ pub(super) async fn register(coordinator: Coordinator, request: RegisterNodeRequ
 pub(super) async fn submit(
     coordinator: Coordinator,
     log: TaskLog,
-    updates: PathBuf,
+    updates: Updates,
     key: LeaseKey,
 ) -> CallDone {
-    let read = log.run(move |log| log.unacked_result(key)).await;
-    let decoded = read
-        .ok()
-        .flatten()
-        .and_then(|bytes| TaskResult::decode(bytes.as_slice()).ok());
-    let outcome = match decoded {
-        Some(result) => match update_of(&result, &updates) {
-            None => coordinator.submit(result).await.map_err(SubmitError::Call),
-            Some(path) => submit_update(&coordinator, result, path).await,
-        },
-        None => Err(SubmitError::Unreadable),
-    };
+    let outcome = submitted(&coordinator, &log, updates, key).await;
     CallDone::Submitted(key, outcome)
 }
 
-/// Where the update lies that a result names.
-fn update_of(result: &TaskResult, updates: &Path) -> Option<PathBuf> {
-    let report = EvaluationReport::from_bytes(&result.output.as_ref()?.report)?;
-    match report.finding {
-        Finding::Update { sha256, .. } => Some(updates.join(format!("{sha256}.owmu"))),
-        Finding::HeldOut { .. } => None,
+async fn submitted(
+    coordinator: &Coordinator,
+    log: &TaskLog,
+    updates: Updates,
+    key: LeaseKey,
+) -> Result<ResultAck, SubmitError> {
+    let read = log.run(move |log| log.unacked_result(key)).await?;
+    let decoded = read.and_then(|bytes| TaskResult::decode(bytes.as_slice()).ok());
+    let result = decoded.ok_or(SubmitError::Unreadable)?;
+    if !names_update(&result) {
+        return Ok(coordinator.submit(result).await?);
     }
+    let opening = move || -> Result<_, HomeError> { updates.open(key) };
+    let opened = tokio::task::spawn_blocking(opening).await;
+    let opened = opened.map_err(|_| TaskLogError::Stopped)?;
+    let sent = match opened.map_err(SubmitError::File)? {
+        Some((file, size)) => {
+            let file = tokio::fs::File::from_std(file);
+            coordinator.submit_update(result, file, size).await
+        }
+        // Somebody has taken it away: the coordinator may have the bytes, or says what is missing.
+        None => {
+            let nothing = tokio::io::empty();
+            coordinator.submit_update(result, nothing, 0).await
+        }
+    };
+    sent.map_err(SubmitError::Send)
 }
 
-async fn submit_update(
-    coordinator: &Coordinator,
-    result: TaskResult,
-    path: PathBuf,
-) -> Result<ResultAck, SubmitError> {
-    let file = match tokio::fs::File::open(&path).await {
-        // Sent, and the acknowledgement was not booked: the coordinator has the bytes, the result alone is enough.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tokio::fs::File::open("/dev/null").await
-        }
-        file => file,
-    };
-    let file = file.map_err(|_| SubmitError::Unreadable)?;
-    let ack = coordinator.submit_update(result, file).await?;
-    // It may be sent again if the acknowledgement is not booked; the coordinator then has the bytes already, but asks
-    // for the result only. A file that stays is cleared away when nothing waits any more.
-    drop(tokio::fs::remove_file(&path).await);
-    Ok(ack)
+/// Whether bytes go with a result.
+fn names_update(result: &TaskResult) -> bool {
+    let output = result.output.as_ref();
+    let report = output.and_then(|output| EvaluationReport::from_bytes(&output.report));
+    report.is_some_and(|report| matches!(report.finding, Finding::Update { .. }))
 }
 
 /// A heartbeat without a link.

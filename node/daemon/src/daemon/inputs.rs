@@ -9,10 +9,7 @@ use owm_proto::{
 };
 use owm_service::{RunError, failpoint, report::Chain};
 
-use super::{
-    calls::{CallDone, SubmitError},
-    serve::Daemon,
-};
+use super::{calls::CallDone, serve::Daemon};
 use crate::{
     REGISTERED,
     home::write_atomically,
@@ -271,9 +268,7 @@ impl Daemon {
                     self.metrics.task(verdict).inc();
                     let now = UnixMillis(self.clock.now_ms());
                     let booking = Booking::Lost { verdict, reason };
-                    self.log
-                        .run(move |log| log.booked(key, &booking, now))
-                        .await?;
+                    self.booked(key, booking, now).await?;
                 }
                 self.events.push_back(Event::Ended(key, ending));
             }
@@ -304,10 +299,7 @@ impl Daemon {
             }
             CallDone::Submitted(key, Ok(ack)) => self.book(key, &ack).await?,
             CallDone::Submitted(key, Err(error)) => {
-                let is_final = match &error {
-                    SubmitError::Unreadable => true,
-                    SubmitError::Call(error) => error.is_final(),
-                };
+                let is_final = error.is_final();
                 tracing::warn!(lease = %key, error = %Chain(&error), is_final, "a result was not taken");
                 if is_final {
                     let ack = ResultAck {

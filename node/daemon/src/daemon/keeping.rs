@@ -19,10 +19,11 @@ use crate::{
         ModelEvent, Shelf,
     },
     network::{NetworkBook, Networks},
-    roles::evaluate::{Means, Tools},
+    roles::evaluate::{Means, OwnText, Tools},
     status::Status,
     swarm::Swarm,
     tasklog::TaskLog,
+    updates::Updates,
 };
 
 /// Keeper events that wait.
@@ -110,8 +111,12 @@ impl Kept<'_> {
             tools: Tools {
                 loader: Arc::clone(&parts.loader),
                 texts: Arc::clone(&parts.texts),
+                own_text: OwnText {
+                    per_day: parts.config.text.local_per_day,
+                    any_weights: parts.config.text.any_weights,
+                },
                 ram: self.caps.ram,
-                updates: parts.home.updates(),
+                updates: Updates::new(parts.home.updates()),
             },
         }
     }

@@ -60,3 +60,39 @@ async fn a_link_that_takes_nothing_in_time_or_is_closed_is_dead() {
     drop(up);
     assert!(!link.send(ping(3), Duration::from_mins(1)).await, "closed");
 }
+
+/// A coordinator of two addresses at which nobody listens.
+fn nobody() -> Coordinator {
+    let key = owm_proto::NodeKey::from_seed(&[1; 32]);
+    let closed = |_| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let invite = Invite {
+        genesis: owm_proto::genesis::NetworkId(owm_proto::Sha256([1; 32])),
+        addresses: [0, 1].map(closed).into(),
+        instance_key: key.public(),
+        onion: None,
+        web_seed: None,
+        peers: vec![],
+    };
+    let dialer = Dialer::new(owm_service::dialer::NetworkPolicy::LoopbackOnly);
+    let identity = Identity::from_pkcs8_der(&key.to_pkcs8_der()).unwrap();
+    Coordinator::new(&dialer, &identity, &invite, Duration::from_mins(1)).unwrap()
+}
+
+#[tokio::test]
+async fn a_result_that_reached_nobody_goes_to_the_next_address() {
+    let coordinator = nobody();
+    let first = coordinator.target().to_owned();
+    let update = coordinator.submit_update(TaskResult::default(), tokio::io::empty(), 0);
+    let error = update.await.unwrap_err();
+    assert!(
+        matches!(&error, UpdateSendError::Call(CallError::Unreachable { .. })),
+        "{error}"
+    );
+    let second = coordinator.target().to_owned();
+    assert_ne!(second, first);
+    coordinator.submit(TaskResult::default()).await.unwrap_err();
+    assert_eq!(coordinator.target(), first);
+}

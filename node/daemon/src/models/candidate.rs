@@ -37,6 +37,20 @@ pub enum CandidateError {
     Stopped,
 }
 
+impl CandidateError {
+    /// Why, for others to hear: without this machine's paths.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Shelf(ShelfError::DiskFull { needed, free, .. }) => {
+                format!("{self}: {needed} bytes are needed, {free} are free")
+            }
+            Self::Shelf(error @ ShelfError::Quota { .. }) => format!("{self}: {error}"),
+            Self::Shelf(_) => "the node's disk cannot be used for the candidate".into(),
+            Self::Bring(_) | Self::Stopped => self.to_string(),
+        }
+    }
+}
+
 /// Brings candidates; clones share what was brought last.
 #[derive(Clone, Debug)]
 pub struct CandidateShelf {
@@ -123,6 +137,12 @@ impl CandidateShelf {
         let name = format!("{}-{}", key.task, key.epoch);
         let (folder, expected) = self.fetcher.shelf.lay_out_candidate(&name, files)?;
         Ok(LaidOut { folder, expected })
+    }
+
+    /// Whether the newest version's manifest, which this node trusts, names each of these files.
+    pub fn is_named(&self, files: &[ManifestFile]) -> bool {
+        let named = self.named();
+        files.iter().all(|file| named.contains(&file.sha256))
     }
 
     /// Files of the version that is served.

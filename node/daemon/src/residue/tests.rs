@@ -1,12 +1,39 @@
-//! A kill at every moment between two steps: what is on the disk then, and what the next process makes of it.
+//! Every order of commits, verdicts and kills against a model in memory: the same residue goes into the next update.
+
+mod orders;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use owm_proto::{NodeKey, genesis::NetworkId};
-use owm_update::{Codec, Encoded, Origin, encode_update};
+use owm_update::{Codec, Origin, encode_update};
 use tempfile::TempDir;
 
 use super::*;
 
-const ELEMENTS: usize = 5_000;
+/// Lets the disk fail from one write on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fuse(Arc<AtomicU32>);
+
+impl Fuse {
+    /// Writes fail from the nth on; 0: none does.
+    fn set(&self, nth: u32) {
+        self.0.store(nth, Ordering::Relaxed);
+    }
+
+    pub(super) fn burn(&self) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            1 => Err(io::Error::other("killed")),
+            left => {
+                self.0.store(left - 1, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
 
 struct World {
     folder: TempDir,
@@ -15,12 +42,7 @@ struct World {
 
 fn world() -> World {
     let folder = tempfile::tempdir().unwrap();
-    let (residues, updates) = (
-        folder.path().join("residues"),
-        folder.path().join("updates"),
-    );
-    fs::create_dir(&updates).unwrap();
-    let store = ResidueStore::new(residues, updates);
+    let store = ResidueStore::new(folder.path().join("residues"));
     World { folder, store }
 }
 
@@ -41,22 +63,30 @@ fn subject(round: u64) -> Subject {
     }
 }
 
+fn encoded(round: u64, before: Option<Residue>) -> Encoded {
+    const ELEMENTS: usize = 300;
+    let step = (0..ELEMENTS).map(|n| ((n + 7 * round as usize) as f32).sin());
+    encode_update(subject(round), Codec::DEFAULT, step.collect(), before).unwrap()
+}
+
+/// What is left of `before` (nothing at all, if it is `None`) once `update` comes back.
+fn with(before: Option<Residue>, update: &[u8]) -> Residue {
+    let update = Update::parse(update).unwrap();
+    let before = before.unwrap_or_else(|| nothing(&subject(0), &update).unwrap());
+    before.put_back(&update).unwrap()
+}
+
 impl World {
-    /// A round's update with what goes into it; its file lies where the coordinator's would be fetched from.
+    /// A round's update, made and prepared.
     fn round(&self, round: u64, committed: &dyn Fn(Sha256) -> bool) -> Encoded {
-        let subject = subject(round);
-        let before = self.store.load(&subject, committed).unwrap();
-        let step = (0..ELEMENTS).map(|n| ((n + round as usize) as f32).sin());
-        let made = encode_update(subject.clone(), Codec::DEFAULT, step.collect(), before).unwrap();
-        write_atomically(&self.store.update(made.sha256), &made.bytes).unwrap();
-        self.store
-            .prepare(&subject, made.sha256, &made.residue)
-            .unwrap();
+        let (before, absorbs) = self.store.load(&subject(round), committed).unwrap();
+        let made = encoded(round, before);
+        self.store.prepare(&subject(round), &made, absorbs).unwrap();
         made
     }
 
     fn current(&self) -> Option<Sha256> {
-        let residue = self.store.load(&subject(0), &|_| false).unwrap();
+        let (residue, _) = self.store.load(&subject(0), &|_| false).unwrap();
         residue.map(|residue| residue.sha256())
     }
 
@@ -76,16 +106,16 @@ fn a_kill_before_the_commit_leaves_the_old_residue_and_one_after_it_the_new() {
         None,
         "not committed: as if it had never been"
     );
-    assert_eq!(world.files(), 0);
-    let first = {
-        let again = world.round(1, &never);
-        assert_eq!(again.bytes, first.bytes, "nothing of it had counted");
-        again
-    };
-    // Committed, and killed before the residue has its name.
+    assert_eq!(world.files(), 1, "the book");
+    let again = world.round(1, &never);
+    assert_eq!(again.bytes, first.bytes, "nothing of it had counted");
+    // Committed, and killed before the store hears it.
     let committed = |update: Sha256| update == first.sha256;
-    let loaded = world.store.load(&subject(2), &committed).unwrap().unwrap();
-    assert_eq!(loaded.sha256(), first.residue.sha256());
+    let (loaded, _) = world.store.load(&subject(2), &committed).unwrap();
+    assert_eq!(
+        loaded.map(|loaded| loaded.sha256()),
+        Some(first.residue.sha256())
+    );
     // Said again after a restart.
     world.store.committed(&subject(1), first.sha256).unwrap();
     assert_eq!(world.current(), Some(first.residue.sha256()));
@@ -93,67 +123,75 @@ fn a_kill_before_the_commit_leaves_the_old_residue_and_one_after_it_the_new() {
     assert_eq!(second.header.residue_before, Some(first.residue.sha256()));
     world.store.committed(&subject(2), second.sha256).unwrap();
     assert_eq!(world.current(), Some(second.residue.sha256()));
-    assert_eq!(world.files(), 1);
-}
-
-/// A committed update, and what its residue has to be once it is put back.
-fn rejected(world: &World) -> (Encoded, Sha256) {
-    let made = world.round(1, &|_| false);
-    world.store.committed(&subject(1), made.sha256).unwrap();
-    let update = Update::parse(&made.bytes).unwrap();
-    let whole = made.residue.clone().put_back(&update).unwrap().sha256();
-    (made, whole)
+    for update in [first.sha256, second.sha256] {
+        world.store.accepted(update).unwrap();
+    }
+    assert_eq!(world.files(), 2, "the book and the residue");
 }
 
 #[test]
-fn a_rejected_update_goes_back_once_however_often_that_is_said() {
+fn a_verdict_that_comes_before_the_store_heard_of_the_commit_loses_nothing() {
     let world = world();
-    let (made, whole) = rejected(&world);
-    for _ in 0..3 {
-        world.store.put_back(made.sha256).unwrap();
+    let made = world.round(1, &|_| false);
+    world.store.put_back(made.sha256).unwrap();
+    let whole = with(Some(made.residue), &made.bytes).sha256();
+    for _ in 0..2 {
+        world.store.committed(&subject(1), made.sha256).unwrap();
         assert_eq!(world.current(), Some(whole));
     }
-    assert!(!world.store.update(made.sha256).exists());
-    assert_eq!(world.files(), 1);
 }
 
 #[test]
-fn a_kill_while_an_update_goes_back_loses_and_doubles_nothing() {
-    let world = world();
-    let (made, whole) = rejected(&world);
-    let before = made.residue.sha256();
-    // Killed with the sum on the disk and the update still there: it counts as not begun.
-    let update = Update::parse(&made.bytes).unwrap();
-    let sum = made.residue.clone().put_back(&update).unwrap().to_bytes();
-    let back = world.store.back(&subject(1), made.sha256);
-    write_atomically(&back, &sum).unwrap();
-    assert_eq!(world.current(), Some(before));
-    world.store.put_back(made.sha256).unwrap();
-    assert_eq!(world.current(), Some(whole));
-    // Killed with the update gone and the sum not yet in its place: it counts as done.
-    fs::rename(world.store.current(&subject(1)), &back).unwrap();
-    assert_eq!(world.current(), Some(whole));
-    world.store.put_back(made.sha256).unwrap();
-    assert_eq!(world.current(), Some(whole));
+fn an_update_that_comes_back_while_the_next_is_made_is_in_the_one_after() {
+    for is_prepared in [false, true] {
+        let world = world();
+        let first = world.round(1, &|_| false);
+        world.store.committed(&subject(1), first.sha256).unwrap();
+        let second = if is_prepared {
+            let second = world.round(2, &|_| false);
+            world.store.put_back(first.sha256).unwrap();
+            second
+        } else {
+            let (before, absorbs) = world.store.load(&subject(2), &|_| false).unwrap();
+            world.store.put_back(first.sha256).unwrap();
+            let second = encoded(2, before);
+            world.store.prepare(&subject(2), &second, absorbs).unwrap();
+            second
+        };
+        world.store.committed(&subject(2), second.sha256).unwrap();
+        let whole = with(Some(second.residue), &first.bytes).sha256();
+        assert_eq!(world.current(), Some(whole));
+        // What has come back is in the third, and no longer beside it.
+        let third = world.round(3, &|_| false);
+        assert_eq!(third.header.residue_before, Some(whole));
+        world.store.committed(&subject(3), third.sha256).unwrap();
+        world.store.put_back(first.sha256).unwrap();
+        assert_eq!(world.current(), Some(third.residue.sha256()));
+    }
 }
 
 #[test]
 fn each_training_has_a_residue_of_its_own() {
     let world = world();
-    let (made, _) = rejected(&world);
+    let made = world.round(1, &|_| false);
+    world.store.committed(&subject(1), made.sha256).unwrap();
     let other = Subject {
         sub_model: "owm-code".parse().unwrap(),
         ..subject(1)
     };
-    assert!(world.store.load(&other, &|_| true).unwrap().is_none());
+    assert!(world.store.load(&other, &|_| true).unwrap().0.is_none());
     world.store.drop_of(&other).unwrap();
     assert_eq!(world.current(), Some(made.residue.sha256()));
-    world.store.drop_of(&subject(5)).unwrap();
-    assert_eq!(world.current(), None);
-    fs::write(world.store.current(&subject(1)), b"OWMR").unwrap();
+    let stem = stem(&subject(1));
+    let path = world.store.residue_path(&stem, made.residue.sha256());
+    fs::write(&path, b"OWMR").unwrap();
     let damaged = world.store.load(&subject(1), &|_| true).unwrap_err();
     assert!(
         matches!(damaged, ResidueStoreError::Damaged { .. }),
         "{damaged}"
     );
+    world.store.drop_of(&subject(5)).unwrap();
+    assert_eq!((world.current(), world.files()), (None, 0));
+    world.store.put_back(made.sha256).unwrap();
+    assert_eq!(world.current(), None, "its training is over");
 }

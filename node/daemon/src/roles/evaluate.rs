@@ -1,16 +1,16 @@
 //! Measures a candidate: its files are brought and loaded beside the served model, the text is read, the loss taken,
 //! the report signed and logged before anyone hears of it. `daemon` starts it.
-//! Must stay true: what is broken off gives no report; nothing of the text is in a report, a log line or an error,
-//! and of a private text not even a hash that others could try texts against.
+//! Must stay true: what is broken off gives no report; nothing of the text is in a report, a log line or an error;
+//! of a private text no figure is told but through `private`.
 
+mod private;
 mod reference;
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc};
 
 use owm_proto::{
-    NodeKey, Sha256,
+    Sha256,
     evaluation::{EvaluationReport, ExactF64, Finding, TextSource},
-    hash::Hasher,
     statement::{Commit, Finish, Statement as _, TaskResultStatement},
     time::UnixMillis,
     wire::coordinator::{Output, TaskResult},
@@ -18,16 +18,22 @@ use owm_proto::{
 use owm_service::{CancellationToken, failpoint, report::Chain};
 use prost::Message as _;
 
+pub use private::OwnText;
+
 use super::infer::{JobContext, JobEvent};
 use crate::{
     RESULT_AFTER_LOG_BEFORE_SEND, RESULT_BEFORE_LOG,
     activity::Progress,
     caps::{memory_available, ram_used},
-    engine::{AnswerError, EngineLoader, InferenceEngine, MeasureJob, MeasuredSoFar, Measurement},
+    engine::{
+        AnswerError, EngineLoader, InferenceEngine, LoadError, MeasureJob, MeasuredSoFar,
+        Measurement,
+    },
     models::{CandidateError, CandidateShelf, LaidOut, RAM_PER_BYTE},
     session::Ending,
     tasklog::{Accepted, Finished},
     text::{Side, TextError, Texts, Wanted},
+    updates::Updates,
     work::{EvaluateJob, Refusal},
 };
 
@@ -47,10 +53,12 @@ pub struct Tools {
     pub loader: Arc<dyn EngineLoader>,
     /// Text.
     pub texts: Arc<dyn Texts>,
+    /// What is allowed of the operator's own text.
+    pub own_text: OwnText,
     /// Bytes of memory that this process may take.
     pub ram: Option<u64>,
     /// Where updates lie until the coordinator has them.
-    pub updates: PathBuf,
+    pub updates: Updates,
 }
 
 /// Runs an evaluation to its end.
@@ -94,6 +102,9 @@ async fn evaluated(
     };
     let logged = context.log.run(move |log| log.accepted(&accepted)).await;
     logged.map_err(|error| Refusal::failed(error.to_string()))?;
+    if job.ask.text == TextSource::Local {
+        admitted(&job, &context, &means).await?;
+    }
     let laid_out = if job.served.is_some() {
         None
     } else {
@@ -106,7 +117,10 @@ async fn evaluated(
         match brought.await {
             Ok(laid_out) => Some(laid_out),
             Err(CandidateError::Stopped) => return Ok(None),
-            Err(error) => return Err(Refusal::cannot(Chain(&error).to_string())),
+            Err(error) => {
+                tracing::warn!(lease = %job.key, error = %Chain(&error), "the candidate is not here");
+                return Err(Refusal::cannot(error.told()));
+            }
         }
     };
     let measuring = tokio::task::spawn_blocking(move || match (job.ask.reference, &laid_out) {
@@ -120,6 +134,16 @@ async fn evaluated(
     done.unwrap_or_else(|_| Err(Refusal::failed("the engine panicked")))
 }
 
+/// Whether the operator's own text is measured for this; if so, it is counted.
+async fn admitted(job: &EvaluateJob, context: &JobContext, means: &Means) -> Result<(), Refusal> {
+    let is_signed = job.served.is_some() || means.shelf.is_named(&job.ask.files);
+    let (own_text, ask) = (means.tools.own_text, job.ask.clone());
+    let (log, now) = (context.log.clone(), UnixMillis(context.clock.now_ms()));
+    let admitting = move || own_text.admit(&ask, is_signed, &log, now);
+    let done = tokio::task::spawn_blocking(admitting).await;
+    done.unwrap_or_else(|_| Err(Refusal::failed("the process stops")))
+}
+
 /// The part that computes. Blocks.
 fn measured(
     job: &EvaluateJob,
@@ -130,12 +154,13 @@ fn measured(
 ) -> Outcome {
     let started = context.clock.monotonic();
     let (activity, clock) = (&context.activity, &context.clock);
+    let bounds = private::Bounds::of(&job.ask);
     let wanted = Wanted {
         source: &job.ask.text,
         side: Side::HeldOut,
-        seed: job.ask.seed,
-        documents_max: job.ask.documents_max,
-        bytes_max: job.ask.bytes_max,
+        seed: private::order(&job.ask, &context.node),
+        documents_max: bounds.documents,
+        bytes_max: bounds.bytes,
     };
     let mut tell = |what: &str| activity.doing(job.key, what, clock.monotonic());
     let documents = match tools.texts.documents(&wanted, stop, &mut tell) {
@@ -157,7 +182,7 @@ fn measured(
     let measure = MeasureJob {
         documents,
         window: job.ask.window,
-        tokens_max: job.ask.tokens_max,
+        tokens_max: bounds.tokens,
     };
     let mut on_measured = |so_far: MeasuredSoFar| {
         let progress = Progress {
@@ -181,12 +206,7 @@ fn measured(
     let Some(found) = found.filter(|_| !stop.is_cancelled()) else {
         return Ok(None);
     };
-    if found.tokens < job.ask.tokens_min {
-        return Err(Refusal::cannot(format!(
-            "the text has {} tokens, at least {} are asked for",
-            found.tokens, job.ask.tokens_min
-        )));
-    }
+    let found = private::told(&job.ask, &context.node, found)?;
     let exec = context.clock.monotonic().saturating_sub(started);
     let backend = engine.description().backend;
     finish(job, context, &found, (backend, exec.as_millis() as u64)).map(Some)
@@ -214,7 +234,19 @@ fn load(
         )));
     }
     let loaded = tools.loader.load(&laid_out.folder, &laid_out.expected);
-    loaded.map_err(|error| Refusal::cannot(error.to_string()))
+    loaded.map_err(|error| Refusal::cannot(told(&error, laid_out)))
+}
+
+/// What is wrong with a candidate, for others to hear: without the folder that it lies in here.
+fn told(error: &LoadError, laid_out: &LaidOut) -> String {
+    tracing::warn!(error = %Chain(error), "the candidate cannot be used");
+    let folder = laid_out.folder.display().to_string();
+    let told = error.to_string().replace(&folder, "its folder");
+    // Another path, of which nothing is known here.
+    if told.contains(" /") {
+        return "the candidate cannot be used; the node's log says more".into();
+    }
+    told
 }
 
 fn finish(
@@ -236,7 +268,7 @@ fn finish(
     hand_over(job, context, (read, finding), (backend, exec_ms))
 }
 
-/// The text that went in.
+/// The text that went in, as it is told.
 struct Read {
     documents: u32,
     bytes: u64,
@@ -259,7 +291,7 @@ fn hand_over(
         documents: read.documents,
         bytes: read.bytes,
         tokens: read.tokens,
-        tokens_sha256: shown_hash(&ask.text, &context.node, read.tokens_sha256),
+        tokens_sha256: read.tokens_sha256,
         finding,
     };
     let bytes = report.to_bytes();
@@ -308,23 +340,6 @@ fn hand_over(
     logged.map_err(|error| failed(&error))?;
     failpoint::hit(RESULT_AFTER_LOG_BEFORE_SEND);
     Ok((result, tokens))
-}
-
-/// The hash of the tokens as it is reported: of a private text under a secret of this node, which stays the same, so
-/// that two reports on one text can be told to be.
-fn shown_hash(text: &TextSource, node: &NodeKey, tokens: Sha256) -> Sha256 {
-    match text {
-        TextSource::Corpus { .. } => tokens,
-        TextSource::Local => {
-            let mut secret = Hasher::new();
-            secret.update(b"owm/private-text/v1\0");
-            secret.update(&node.to_pkcs8_der());
-            let mut shown = Hasher::new();
-            shown.update(secret.finish().as_bytes());
-            shown.update(tokens.as_bytes());
-            shown.finish()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use owm_corpus::{
     load, read_folder, split,
 };
 use owm_proto::{Sha256, evaluation::TextSource, hash::Hasher};
-use owm_service::CancellationToken;
+use owm_service::{CancellationToken, report::Chain};
 
 use super::{Side, TextError, Texts, Wanted};
 
@@ -92,9 +92,12 @@ impl OwnTexts {
         let corpus = corpus.ok_or_else(|| TextError::UnknownCorpus(id.to_owned()))?;
         let cache = self.cache.as_deref();
         let cache = cache.ok_or_else(|| TextError::NotHere(id.to_owned()))?;
-        let failed = |error: FetchError| TextError::Corpus {
-            id: id.to_owned(),
-            reason: error.to_string(),
+        let failed = |error: FetchError| {
+            tracing::warn!(corpus = id, error = %Chain(&error), "a corpus cannot be had");
+            TextError::Corpus {
+                id: id.to_owned(),
+                reason: told(&error),
+            }
         };
         let corpus = only(corpus, shards);
         hears(&format!("reading the corpus {id}"));
@@ -115,6 +118,21 @@ impl OwnTexts {
             loaded.map_err(failed)?.into_values().flatten().collect();
         deduplicate(&mut documents);
         Ok(documents)
+    }
+}
+
+/// Why, for others to hear: without this machine's paths, nor what a program on it has said.
+fn told(error: &FetchError) -> String {
+    match error {
+        FetchError::Cache { .. } => "the node's cache folder cannot be used".into(),
+        FetchError::NoClient { program, .. } => format!("the node has no {program}"),
+        FetchError::Client {
+            program, package, ..
+        } => format!("{program} could not bring {package} to the node"),
+        FetchError::Hash { .. } | FetchError::Missing { .. } | FetchError::NoShard { .. } => {
+            error.to_string()
+        }
+        _ => "an archive in the node's cache is damaged".into(),
     }
 }
 
@@ -283,6 +301,34 @@ mod tests {
         let error = read(&own(&missing), &wanted(&TextSource::Local)).unwrap_err();
         assert!(!error.to_string().contains("canary"), "{error}");
         assert!(own(&missing).why_none().is_some());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_corpus_names_no_place_on_this_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("canary-cache");
+        std::fs::write(&cache, b"a file, no folder").unwrap();
+        let texts = OwnTexts {
+            folder: None,
+            cache: Some(cache),
+            fetch: true,
+        };
+        let source = TextSource::Corpus {
+            id: "owm-code".into(),
+            shards: vec!["serde".into()],
+        };
+        let error = read(&texts, &wanted(&source)).unwrap_err().to_string();
+        assert!(error.contains("cache folder"), "{error}");
+        let client = told(&FetchError::Client {
+            program: "npm",
+            package: "world".into(),
+            message: "EACCES: /home/canary/.npmrc".into(),
+            file: "world.tgz".into(),
+        });
+        assert!(client.contains("npm could not bring world"), "{client}");
+        for said in [error, client] {
+            assert!(!said.contains("canary") && !said.contains('/'), "{said}");
+        }
     }
 
     #[test]

@@ -11,14 +11,17 @@ const WORD: &str = "kanarienvogel-privat-90d2";
 /// In a file's name.
 const NAME: &str = "gelbschnabel-ordner-4e11";
 
+/// A tenth is held out, and nothing is told of fewer than 32.
+const DOCUMENTS: usize = 600;
+
 fn ask(text: TextSource) -> EvaluationAsk {
     EvaluationAsk {
         files: candidate(),
         text,
-        documents_max: 10,
-        bytes_max: 4_000,
+        documents_max: 64,
+        bytes_max: 20_000,
         tokens_min: 1,
-        tokens_max: 4_000,
+        tokens_max: 20_000,
         window: 16,
         seed: 3,
         reference: None,
@@ -29,7 +32,7 @@ fn ask(text: TextSource) -> EvaluationAsk {
 async fn measuring(fake: &mut Fake, folder: &Path) -> (Node, Stream) {
     let private = folder.join(NAME);
     std::fs::create_dir(&private).unwrap();
-    for n in 0..30 {
+    for n in 0..DOCUMENTS {
         let text = format!("{WORD} says the {n}th time: {WORD}\n").repeat(3);
         std::fs::write(private.join(format!("{NAME}-{n}.txt")), text).unwrap();
     }
@@ -59,7 +62,7 @@ async fn nothing_of_a_private_text_is_in_what_a_node_sends() {
     let report = result.output.unwrap().report;
     let read = EvaluationReport::from_bytes(&report).unwrap();
     assert!(
-        read.documents > 0 && read.bytes > 100,
+        read.documents >= 32 && read.bytes >= 4_096,
         "it was read: {read:?}"
     );
     stream.ack(task, 1, Verdict::Accepted, 10_000).await;

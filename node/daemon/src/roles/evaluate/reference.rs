@@ -10,12 +10,9 @@ use owm_update::{
 use super::{
     Arc, CancellationToken, ControlFlow, EvaluateJob, ExactF64, Finding, JobContext, LaidOut,
     Outcome, Progress, Read, Refusal, Sha256, Side, TextError, TextSource, Tools, Wanted,
-    hand_over,
+    hand_over, told,
 };
-use crate::{
-    engine::{TrainJob, TrainedSoFar, TrainedStep},
-    home::write_atomically,
-};
+use crate::engine::{TrainJob, TrainedSoFar, TrainedStep};
 use owm_proto::evaluation::ReferenceSteps;
 
 /// Trains and packs. Blocks.
@@ -66,7 +63,7 @@ pub(super) fn trained(
     let trained = tools
         .loader
         .train(folder, expected, &order, &mut on_trained);
-    let trained = trained.map_err(|error| Refusal::failed(error.to_string()))?;
+    let trained = trained.map_err(|error| Refusal::failed(told(&error, laid_out)))?;
     let Some(trained) = trained.filter(|_| !stop.is_cancelled()) else {
         return Ok(None);
     };
@@ -117,10 +114,8 @@ fn finish(
     let backend = trained.backend.clone();
     let bytes = pack(job, steps, context, trained)?;
     let sha256 = Sha256::of(&bytes);
-    let path = tools.updates.join(format!("{sha256}.owmu"));
-    std::fs::create_dir_all(&tools.updates)
-        .map_err(|error| Refusal::failed(format!("the update cannot be kept: {error}")))?;
-    write_atomically(&path, &bytes).map_err(|error| Refusal::failed(error.to_string()))?;
+    let kept = tools.updates.keep(job.key, &bytes);
+    kept.map_err(|error| Refusal::on_this_machine("the update cannot be kept", &error))?;
     let finding = Finding::Update {
         sha256,
         size: bytes.len() as u64,

@@ -76,8 +76,20 @@ impl InferenceEngine for Scales {
 }
 
 /// Remembers what was wanted of it.
-#[derive(Debug, Default)]
-struct Shelf(Mutex<Option<(Side, u64)>>);
+#[derive(Debug)]
+struct Shelf {
+    asked: Mutex<Option<(Side, u64)>>,
+    documents: usize,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self {
+            asked: Mutex::default(),
+            documents: 1,
+        }
+    }
+}
 
 impl Texts for Shelf {
     fn why_none(&self) -> Option<String> {
@@ -91,9 +103,9 @@ impl Texts for Shelf {
         hears: &mut dyn FnMut(&str),
     ) -> Result<Vec<String>, TextError> {
         hears("reading");
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         *asked = Some((wanted.side, wanted.seed));
-        Ok(vec!["canary sings".into()])
+        Ok(vec!["canary sings".into(); self.documents])
     }
 }
 
@@ -110,6 +122,11 @@ impl EngineLoader for NoLoader {
         Err(LoadError::Unusable("it is not asked to".into()))
     }
 }
+
+const OWN_TEXT: OwnText = OwnText {
+    per_day: 1,
+    any_weights: false,
+};
 
 fn node() -> Arc<NodeKey> {
     Arc::new(NodeKey::from_seed(&[1; 32]))
@@ -170,8 +187,9 @@ fn measure(
     let tools = Tools {
         loader: Arc::new(NoLoader),
         texts,
+        own_text: OWN_TEXT,
         ram: None,
-        updates: std::path::PathBuf::new(),
+        updates: Updates::new(std::path::PathBuf::new()),
     };
     measured(job, context, &tools, None, stop)
 }
@@ -211,7 +229,7 @@ fn what_is_found_is_signed_and_logged() {
     assert!(
         matches!(report.finding, Finding::HeldOut { loss, .. } if loss.0.to_bits() == 2.0_f64.to_bits())
     );
-    assert_eq!(*texts.0.lock().unwrap(), Some((Side::HeldOut, 11)));
+    assert_eq!(*texts.asked.lock().unwrap(), Some((Side::HeldOut, 11)));
     assert_eq!(
         context.log.unacked().unwrap(),
         [job.key],
@@ -226,28 +244,33 @@ fn what_is_found_is_signed_and_logged() {
 }
 
 #[test]
-fn of_a_private_text_nothing_is_told_that_it_could_be_guessed_by() {
-    let (job, context) = (job(TextSource::Local, 10), context());
-    let done = measure(
-        &job,
-        &context,
-        Arc::new(Shelf::default()),
-        &CancellationToken::new(),
+fn of_a_private_text_only_round_figures_are_signed() {
+    let mut job = job(TextSource::Local, 5_003);
+    job.ask.documents_max = 63;
+    (job.ask.bytes_max, job.ask.tokens_max) = (9_000, 9_000);
+    let (context, texts) = (context(), Arc::new(Shelf::default()));
+    let few = measure(&job, &context, texts.clone(), &CancellationToken::new());
+    let refusal = few.unwrap_err();
+    assert!(
+        refusal.message.contains("32 held-out"),
+        "{}",
+        refusal.message
     );
+    assert!(context.log.unacked().unwrap().is_empty());
+
+    let many = Arc::new(Shelf {
+        documents: 45,
+        ..Shelf::default()
+    });
+    let done = measure(&job, &context, many.clone(), &CancellationToken::new());
     let (result, _) = done.unwrap().unwrap();
     let (said, report) = report_of(&result);
+    assert_eq!((report.documents, report.tokens), (32, 4_096));
+    assert_eq!(said.prompt_tokens, 4_096);
     assert_ne!(report.tokens_sha256, Sha256([7; 32]), "not the plain hash");
     assert_eq!(said.tokens_sha256, report.tokens_sha256);
-    let again = shown_hash(&TextSource::Local, &node(), Sha256([7; 32]));
-    assert_eq!(
-        report.tokens_sha256, again,
-        "the same text can be told to be the same"
-    );
-    let other = NodeKey::from_seed(&[2; 32]);
-    assert_ne!(
-        again,
-        shown_hash(&TextSource::Local, &other, Sha256([7; 32]))
-    );
+    let (_, order) = many.asked.lock().unwrap().unwrap();
+    assert_ne!(order, job.ask.seed, "the node orders its documents itself");
 }
 
 #[test]
@@ -273,8 +296,9 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
     let tools = Tools {
         loader: Arc::new(NoLoader),
         texts: Arc::new(Shelf::default()),
+        own_text: OWN_TEXT,
         ram: Some(1 << 40),
-        updates: std::path::PathBuf::new(),
+        updates: Updates::new(std::path::PathBuf::new()),
     };
     let folder = tempfile::tempdir().unwrap();
     let laid_out = LaidOut {
