@@ -1,5 +1,5 @@
 //! Evaluations in the making: which files a candidate consists of, put where nodes can fetch them by their hash, and
-//! the tasks that look at it. The command line asks for them; rounds will.
+//! the tasks that look at it. The command line asks for them (rounds have their own, `round::asks`).
 //! Must stay true: a candidate's files are in the object store before a task names them; no manifest names them.
 
 use std::{io::Read as _, path::Path, time::Duration};

@@ -71,7 +71,9 @@ fn an_ask_out_of_bounds_is_none() {
         ("a rate that is none", |a| {
             a.reference.as_mut().unwrap().learning_rate = f32::NAN;
         }),
-        ("a part in no round", |a| a.reference.as_mut().unwrap().round = 0),
+        ("a part in no round", |a| {
+            a.reference.as_mut().unwrap().round = 0
+        }),
     ];
     for (what, spoil) in spoils {
         let mut wire = wire::EvaluatePayload::from(&ask());

@@ -4,6 +4,8 @@
 mod aggregate;
 mod measure;
 
+use std::collections::BTreeSet;
+
 pub use aggregate::Files;
 
 use owm_coordinator_domain::round::{
@@ -248,10 +250,13 @@ impl<'a> Step<'a> {
         }
         events.sort_by_key(|(at, nr, event)| (*at, *nr, matches!(event, Event::Bytes { .. })));
         let before = self.stored.round.clone();
+        let mut told: BTreeSet<usize> = BTreeSet::new();
         for (_, nr, event) in events {
             let part = &parts[nr];
+            // Of a late commit the bytes are not committed to either: the first reason is the one.
             if let Err(refused) = self.on(event)
                 && part.refused.is_empty()
+                && told.insert(nr)
             {
                 let why = refused.to_string();
                 round_part_refuse(&mut self.tx, self.stored.number, part.node, &why).await?;

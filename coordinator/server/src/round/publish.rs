@@ -9,7 +9,7 @@ use owm_coordinator_store::{
 };
 use owm_proto::{
     Envelope, Purpose, Sha256, SubModelId, UnixMillis, VersionId,
-    manifest::{Manifest, ManifestFile},
+    manifest::{Manifest, ManifestDelta, ManifestFile},
 };
 
 use super::{RoundError, driver::Files, driver::Step};
@@ -51,7 +51,7 @@ pub(super) async fn publish(mut step: Step<'_>) -> Result<bool, RoundError> {
     let manifest = manifest(
         &current,
         (sub_model, parent),
-        files.checkpoint,
+        files,
         (number, sequence, version, now),
     );
     // What we publish must pass the check that every reader makes.
@@ -72,12 +72,20 @@ pub(super) async fn publish(mut step: Step<'_>) -> Result<bool, RoundError> {
 fn manifest(
     current: &ModelVersion,
     (sub_model, parent): (&SubModelId, Sha256),
-    checkpoint: ManifestFile,
+    Files { checkpoint, delta }: Files,
     (round, sequence, version, now): (u64, u64, VersionId, UnixMillis),
 ) -> Manifest {
     let mut manifest = current.manifest.clone();
     let old = manifest.files.iter().find(|file| file.sha256 == parent);
     let old = old.map(|file| file.name.clone()).unwrap_or_default();
+    manifest.deltas = vec![ManifestDelta {
+        file: ManifestFile {
+            name: format!("{sub_model}.r{round}.owmu"),
+            ..delta
+        },
+        parent,
+        checkpoint: checkpoint.sha256,
+    }];
     let others = manifest
         .sub_models
         .iter()

@@ -138,6 +138,7 @@ fn manifest() -> Manifest {
             .into(),
         files,
         note: "echoes only".into(),
+        deltas: Vec::new(),
         release_notes: String::new(),
     }
 }
