@@ -4,7 +4,7 @@
 
 pub mod work;
 
-use owm_coordinator_domain::round::{Attempt, Phase, Round};
+use owm_coordinator_domain::round::{AbandonReason, Attempt, Phase, Round};
 use owm_proto::{Sha256, SubModelId, UnixMillis, VersionId};
 
 use crate::{
@@ -240,7 +240,7 @@ pub async fn round_save(
         round.phase.as_str(),
         to_pg(now),
         is_over,
-        round.abandoned.map(|reason| reason.as_str()),
+        round.abandoned.map(AbandonReason::as_str),
         version.map(VersionId::as_str),
         out.map(|made| made.checkpoint.to_string()),
         out.map(|made| made.delta.to_string()),

@@ -7,11 +7,12 @@
 
 use std::{
     fs,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use owm_devnet::{Devnet, Model, process::POLL};
+use owm_devnet::{Devnet, Model, node::Node, process::POLL};
 use serde_json::{Value, json};
 
 /// Minutes of work for a machine that does three other things.
@@ -55,17 +56,17 @@ const SMALL: [&str; 34] = [
     "1000",
 ];
 
-/// Three nodes that train and measure, and one cache of corpora.
+/// Three nodes that train and measure, a fourth that only answers, and one cache of corpora.
 async fn network() -> (Devnet, tempfile::TempDir) {
     let texts = tempfile::tempdir().unwrap();
     let mut net = Devnet::builder()
-        .nodes(3)
+        .nodes(4)
         .model(Model::Tiny)
         .start()
         .await
         .unwrap();
     let cache = texts.path().join("cache").display().to_string();
-    for node in net.nodes() {
+    for node in &mut net.nodes()[..3] {
         node.stop().await.unwrap();
         node.set("roles", "evaluate", 1).unwrap();
         node.set("roles", "train", 1).unwrap();
@@ -111,16 +112,28 @@ async fn everywhere(net: &Devnet, shown: &Value) -> Result<()> {
         let start = Instant::now();
         loop {
             let status = node.status().await?;
-            if status.pointer("/model/version") == Some(version) {
+            if status.pointer("/status/model/version") == Some(version) {
                 break;
             }
             ensure!(start.elapsed() < DONE_WITHIN, "{} {status:#}", node.name());
             tokio::time::sleep(POLL).await;
         }
-        let held = node.dir().join("models").join("blobs").join(checkpoint);
+        let held = blobs(node).join(checkpoint);
         ensure!(held.exists(), "{} does not hold {checkpoint}", node.name());
     }
     Ok(())
+}
+
+fn blobs(node: &Node) -> PathBuf {
+    node.dir().join("data").join("models").join("blobs")
+}
+
+/// Who has measured the candidate holds it; the one who has not made it from its parent.
+fn took_the_delta(net: &Devnet, shown: &Value) {
+    let delta = shown["delta"].as_str().unwrap();
+    let held = net.nodes_ref().iter().map(|node| blobs(node).join(delta));
+    let held: Vec<bool> = held.map(|path| path.exists()).collect();
+    assert_eq!(held, [false, false, false, true]);
 }
 
 fn column<'a>(shown: &'a Value, name: &str) -> Vec<&'a Value> {
@@ -154,6 +167,7 @@ async fn three_honest_nodes_make_a_version_that_all_fetch_and_a_replay_gives_the
     );
     assert_eq!(shown["reports"].as_array().map(Vec::len), Some(3));
     everywhere(&net, &shown).await.unwrap();
+    took_the_delta(&net, &shown);
 
     // The other sub-model, which shares the parent's file, keeps it.
     let versions = net.api().get("/v1/model/versions").await.unwrap();
