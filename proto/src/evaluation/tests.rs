@@ -72,7 +72,7 @@ fn an_ask_out_of_bounds_is_none() {
             a.reference.as_mut().unwrap().learning_rate = f32::NAN;
         }),
         ("a part in no round", |a| {
-            a.reference.as_mut().unwrap().round = 0
+            a.reference.as_mut().unwrap().round = 0;
         }),
     ];
     for (what, spoil) in spoils {
