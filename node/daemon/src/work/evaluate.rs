@@ -61,17 +61,17 @@ pub(super) fn open(
         ));
     };
     let ask = check(evaluate, lease)?;
+    // Training reads the files themselves.
     let served = loaded
         .filter(|_| ask.reference.is_none())
         .and_then(|loaded| served(loaded, &sub_model, &ask));
     let job = EvaluateJob {
         key,
         version,
-        input_sha256,
-        // Training reads the files themselves.
-        served,
         sub_model,
+        input_sha256,
         ask,
+        served,
     };
     if lease.task_type.parse() != Ok(job.task_type()) {
         return Err(Refusal::cannot(
