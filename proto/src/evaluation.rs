@@ -1,4 +1,5 @@
-//! What an `evaluate` task asks for and what its report says (spec §10.4, §10.8). The coordinator makes
+//! What an `evaluate` task asks for and what its report says (spec §10.4, §10.8); an `fl_round` task asks and is answered
+//! in the same words. The coordinator makes
 //! [`EvaluationAsk`]s, nodes take them from the wire and sign [`EvaluationReport`]s.
 //! Must stay true: what is parsed here is within its bounds; figures travel as the bits of an f64, so that
 //! whoever repeats a decision repeats it from the same numbers.
@@ -44,7 +45,7 @@ impl fmt::Display for TextSource {
     }
 }
 
-/// How a reference update is made (spec §10.2).
+/// How an update is made (spec §10.2): a node's part in a round, or a reference for one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReferenceSteps {
     /// `AdamW` steps.
@@ -61,6 +62,8 @@ pub struct ReferenceSteps {
     pub value_bits: u8,
     /// The round it is a reference for; 0: none.
     pub round: u64,
+    /// It is the node's own part in the round (a lease of type `fl_round`): its residue goes in, and what is left is kept.
+    pub takes_part: bool,
     /// Low-rank training; absent: every weight.
     pub lora: Option<LoraPlan>,
 }
@@ -182,6 +185,9 @@ impl ReferenceSteps {
             return Some("learning rate and clip norm must be positive".into());
         }
         let is_rank = |lora: LoraPlan| (1..=LORA_RANK_MAX).contains(&u32::from(lora.rank));
+        if self.takes_part && self.round == 0 {
+            return Some("a part is taken in a round, whose number is above 0".into());
+        }
         if !self.lora.is_none_or(is_rank) {
             return Some(format!("ranks of 1 to {LORA_RANK_MAX} are taken"));
         }
@@ -244,6 +250,7 @@ impl TryFrom<wire::EvaluatePayload> for EvaluationAsk {
                     keep_ppm: steps.keep_ppm,
                     value_bits: u8::try_from(steps.value_bits).unwrap_or(0),
                     round: steps.round,
+                    takes_part: steps.takes_part,
                 })
             })
             .transpose()?;
@@ -296,6 +303,7 @@ impl From<&EvaluationAsk> for wire::EvaluatePayload {
                 keep_ppm: steps.keep_ppm,
                 value_bits: u32::from(steps.value_bits),
                 round: steps.round,
+                takes_part: steps.takes_part,
                 lora_rank: steps.lora.map_or(0, |lora| u32::from(lora.rank)),
                 lora_epoch: steps.lora.map_or(0, |lora| lora.epoch),
                 lora_seed: steps.lora.map_or(Vec::new(), |lora| lora.seed.to_vec()),

@@ -35,6 +35,9 @@ pub struct Manifest {
     pub sub_models: BTreeMap<SubModelId, SubModel>,
     /// All files, each once, also if several sub-models use it.
     pub files: Vec<ManifestFile>,
+    /// How some of the files come from their parents': whoever holds a parent needs only the delta.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<ManifestDelta>,
     /// What has to be said wherever the model is shown: where the weights come from, what they are not.
     #[serde(default)]
     pub note: String,
@@ -73,6 +76,18 @@ pub struct ManifestFile {
     /// piece of `piece_len`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ladder_sha256: Option<Sha256>,
+}
+
+/// Parent ⊕ delta = checkpoint (docs/fl-protocol.md): the checkpoint's bytes without fetching them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestDelta {
+    /// The delta, a file like any other, but of no sub-model.
+    pub file: ManifestFile,
+    /// SHA-256 of the file that it is added to.
+    pub parent: Sha256,
+    /// SHA-256 of what comes of it: one of the version's files.
+    pub checkpoint: Sha256,
 }
 
 impl ManifestFile {
@@ -148,6 +163,9 @@ impl Manifest {
                 return Some(format!("{}: {error}", file.name));
             }
         }
+        if let Some(reason) = self.delta_fault(&mut names) {
+            return Some(reason);
+        }
         if !self.sub_models.contains_key(&self.default_sub_model) {
             return Some(format!(
                 "default {} is no sub-model of it",
@@ -164,6 +182,32 @@ impl Manifest {
             }
             if self.weights(id).next().is_none() {
                 return Some(format!("{id} has no weights"));
+            }
+        }
+        None
+    }
+
+    fn delta_fault<'a>(&'a self, names: &mut BTreeSet<&'a str>) -> Option<String> {
+        if self.deltas.len() > MANIFEST_FILES_MAX {
+            return Some(format!(
+                "{} deltas, at most {MANIFEST_FILES_MAX} allowed",
+                self.deltas.len()
+            ));
+        }
+        for delta in &self.deltas {
+            let name = &delta.file.name;
+            if !is_plain_file_name(name) || !names.insert(name) {
+                return Some(format!("{name:?} is no name of a delta, or is named twice"));
+            }
+            if let Err(error) = FileSpec::of(&delta.file) {
+                return Some(format!("{name}: {error}"));
+            }
+            let is_its = |file: &ManifestFile| file.is_weights() && file.sha256 == delta.checkpoint;
+            if !self.files.iter().any(is_its) {
+                return Some(format!(
+                    "{name} makes {}, which is no weights of it",
+                    delta.checkpoint
+                ));
             }
         }
         None
@@ -217,6 +261,7 @@ mod tests {
                 .into(),
             files: vec![file("model.safetensors"), file("tokenizer.json")],
             note: String::new(),
+            deltas: Vec::new(),
             release_notes: String::new(),
         }
     }

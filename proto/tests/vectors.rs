@@ -180,6 +180,7 @@ fn manifest() -> Manifest {
             })
             .into(),
         note: String::new(),
+        deltas: Vec::new(),
         release_notes: String::new(),
     }
 }

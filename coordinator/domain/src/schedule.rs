@@ -33,6 +33,8 @@ pub struct TaskNeed {
     pub only_holders: bool,
     /// Nodes that had it already.
     pub tried: Vec<NodeId>,
+    /// Nobody else may get it: a round's part is its participant's.
+    pub only: Option<NodeId>,
     /// It is one of several tasks that go to nodes of different owners.
     pub apart: Option<Apart>,
 }

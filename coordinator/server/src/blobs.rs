@@ -9,7 +9,7 @@ use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, local::LocalFileSystem,
     path::Path as Key,
 };
-use owm_proto::Sha256;
+use owm_proto::{Sha256, manifest::ManifestFile};
 
 /// The store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -119,6 +119,24 @@ impl Blobs {
         tokio::io::AsyncWriteExt::shutdown(&mut writer)
             .await
             .map_err(folder)
+    }
+
+    /// Puts the file at `path`, which the caller has hashed, and its ladder where they are not yet.
+    pub async fn put_if_absent(
+        &self,
+        file: &ManifestFile,
+        ladder: &[u8],
+        path: &Path,
+    ) -> Result<(), BlobError> {
+        if !self.has(&file.sha256, file.size).await? {
+            self.put_file(&file.sha256, path).await?;
+        }
+        if let Some(sha256) = file.ladder_sha256
+            && !self.has(&sha256, ladder.len() as u64).await?
+        {
+            self.put_bytes(&sha256, ladder.to_vec()).await?;
+        }
+        Ok(())
     }
 
     /// Stores bytes at hand under their hash. Never a partial file.

@@ -8,6 +8,7 @@ mod invite;
 mod log_level;
 mod man;
 mod nodes;
+mod rounds;
 mod tasks;
 
 use std::{
@@ -89,6 +90,9 @@ pub enum Command {
     /// Evaluations: what nodes find of a candidate.
     #[command(subcommand)]
     Task(tasks::TaskCommand),
+    /// Federated rounds: nodes train, a version comes of it.
+    #[command(subcommand)]
+    Round(rounds::RoundCommand),
     /// Keys for the public API.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),

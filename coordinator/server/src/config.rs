@@ -206,6 +206,9 @@ owm_service::config! {
         pub spool: PathBuf = PathBuf::from("spool"),
         /// Bytes that may lie there; more updates are told to come again.
         pub spool_max: HumanBytes = HumanBytes::new(16 << 30),
+        /// The folder in which each round's updates, delta and residue are kept, for `round replay`. What is older
+        /// than the newest round of each sub-model may be deleted.
+        pub archive: PathBuf = PathBuf::from("rounds"),
     }
 
     /// What work earns. Booked as owed; nothing is paid yet.
@@ -239,6 +242,7 @@ impl Config {
         absolute(&mut self.blobs.dir);
         absolute(&mut self.control.socket);
         absolute(&mut self.rounds.spool);
+        absolute(&mut self.rounds.archive);
         self.database.url_file.as_mut().map(absolute);
     }
 }

@@ -18,6 +18,7 @@ use owm_coordinator_store::{
     chunk::{chunk_load, chunk_trim},
     evaluation::evaluations_apart,
     lease::{LeaseGrant, QueuedTask, lease_claim, lease_grant},
+    round::work::round_tasks_whose,
     task::task_count_queued,
 };
 use owm_proto::{NodeId, Role, Sha256, TaskType, seal, wire::coordinator as wire};
@@ -245,11 +246,20 @@ async fn needs(
     role: Role,
     mut queued: Vec<QueuedTask>,
 ) -> Result<(Vec<QueuedTask>, Vec<TaskNeed>), StoreError> {
+    let ids: Vec<_> = queued.iter().map(|q| q.loaded.facts.task_id).collect();
+    if role == Role::Train {
+        let whose = round_tasks_whose(tx, &ids).await?;
+        let need = |queued: &QueuedTask| TaskNeed {
+            only: whose.get(&queued.loaded.facts.task_id).copied(),
+            ..need(queued, None)
+        };
+        let needs = queued.iter().map(need).collect();
+        return Ok((queued, needs));
+    }
     if role != Role::Evaluate {
         let needs = queued.iter().map(|queued| need(queued, None)).collect();
         return Ok((queued, needs));
     }
-    let ids: Vec<_> = queued.iter().map(|q| q.loaded.facts.task_id).collect();
     let mut apart = evaluations_apart(tx, &ids).await?;
     queued.retain(|queued| apart.contains_key(&queued.loaded.facts.task_id));
     let need = |queued: &QueuedTask| need(queued, apart.remove(&queued.loaded.facts.task_id));
@@ -266,6 +276,7 @@ fn need(queued: &QueuedTask, apart: Option<Apart>) -> TaskNeed {
         models: facts.model_sha256.clone(),
         only_holders: facts.task_type == TaskType::Inference,
         tried: queued.loaded.task.tried.clone(),
+        only: None,
         apart,
     }
 }

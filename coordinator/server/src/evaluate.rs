@@ -1,5 +1,5 @@
 //! Evaluations in the making: which files a candidate consists of, put where nodes can fetch them by their hash, and
-//! the tasks that look at it. The command line asks for them; rounds will.
+//! the tasks that look at it. The command line asks for them (rounds have their own, `round::asks`).
 //! Must stay true: a candidate's files are in the object store before a task names them; no manifest names them.
 
 use std::{io::Read as _, path::Path, time::Duration};
@@ -208,14 +208,9 @@ async fn place(
         source,
     })?;
     let mut placed = vec![(hashed.sha256, hashed.size)];
-    if !blobs.has(&hashed.sha256, hashed.size).await? {
-        blobs.put_file(&hashed.sha256, path).await?;
-    }
+    blobs.put_if_absent(&hashed, &ladder, path).await?;
     if let Some(sha256) = hashed.ladder_sha256 {
         placed.push((sha256, ladder.len() as u64));
-        if !blobs.has(&sha256, ladder.len() as u64).await? {
-            blobs.put_bytes(&sha256, ladder).await?;
-        }
     }
     *file = ManifestFile {
         name: file.name.clone(),
@@ -224,8 +219,8 @@ async fn place(
     Ok(placed)
 }
 
-/// A file as a manifest would name it, and its ladder.
-fn hash(path: &Path) -> std::io::Result<(ManifestFile, Vec<u8>)> {
+/// A file as a manifest would name it (without a name), and its ladder. Blocks.
+pub(crate) fn hash(path: &Path) -> std::io::Result<(ManifestFile, Vec<u8>)> {
     let mut from = std::fs::File::open(path)?;
     let mut ladder = LadderBuilder::new(PieceLen::for_size(from.metadata()?.len()));
     let mut buffer = vec![0; READ_BYTES];

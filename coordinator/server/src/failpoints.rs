@@ -34,4 +34,18 @@ owm_service::failpoints! {
     pub const DELIVERED_BEFORE_COMMIT = "coordinator.delivered.before_commit";
     /// Leases were extended by an outage, not yet committed.
     pub const OUTAGE_BEFORE_COMMIT = "coordinator.outage.before_commit";
+    /// A round's next state is written, not yet committed. (`tests/e2e/tests/rounds.rs` tries those of rounds.)
+    pub const ROUND_BEFORE_COMMIT = "coordinator.round.before_commit";
+    /// A round's candidate is in the object store; its row does not know of it yet.
+    pub const ROUND_PLACED = "coordinator.round.placed";
+    /// A round's parts are queued.
+    pub const ROUND_COLLECTING = "coordinator.round.collecting";
+    /// A round takes no more updates; nothing is computed yet.
+    pub const ROUND_SEALED = "coordinator.round.sealed";
+    /// A round's candidate waits for its losses.
+    pub const ROUND_AGGREGATED = "coordinator.round.aggregated";
+    /// A round's candidate is accepted, not published.
+    pub const ROUND_EVALUATED = "coordinator.round.evaluated";
+    /// A round's version is committed; nobody has been told.
+    pub const ROUND_PUBLISHED = "coordinator.round.published";
 }

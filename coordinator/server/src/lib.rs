@@ -20,6 +20,7 @@ pub mod identity;
 pub mod metrics;
 pub mod page;
 pub mod publish;
+pub mod round;
 pub mod rpc;
 pub mod serve;
 pub mod sessions;

@@ -293,6 +293,7 @@ async fn sign_and_record(
             .map(|id| (id.clone(), sub_model.clone()))
             .collect(),
         files,
+        deltas: Vec::new(),
         note: imported.note.clone(),
         release_notes: String::new(),
     };

@@ -25,7 +25,7 @@ use crate::{
     http,
     identity::{Authority, IdentityError},
     metrics::Metrics,
-    page,
+    page, round,
     rpc::{self, chunks},
     swarm,
     tasks::{alive, announce, database, due, figures, gone, outbox, purge, signs, standing},
@@ -231,6 +231,7 @@ fn start_loops(
         reconciler!(due::Due(app.clone()), 500),
         reconciler!(gone::Gone::new(app.clone()), 1_000),
         reconciler!(outbox::Outbox(app.clone()), 500),
+        reconciler!(round::driver::Rounds(app.clone()), 500),
         reconciler!(standing::Standing::new(app.clone()), 10_000),
         reconciler!(purge::Purge(app.clone()), 30_000),
     ];

@@ -95,6 +95,7 @@ mod tests {
             sub_models: [("owm-geo".parse().unwrap(), sub_model)].into(),
             files: ["model.safetensors", "tokenizer.json"].map(file).to_vec(),
             note: String::new(),
+            deltas: Vec::new(),
             release_notes: String::new(),
         }
     }

@@ -21,6 +21,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod replay;
 pub mod request;
+pub mod round;
 pub mod session;
 pub mod stats;
 pub mod task;

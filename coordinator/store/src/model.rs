@@ -102,8 +102,8 @@ pub async fn model_publish(
     .await?;
     sqlx::query!(
         "INSERT INTO model_versions (version_id, created_at, sub_model_hashes, sequence, parent, manifest,
-             manifest_sha256, manifest_signature, release_key, note, is_current)
-         VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,
+             manifest_sha256, manifest_signature, release_key, note, round_number, is_current)
+         VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,
              NOT EXISTS (SELECT 1 FROM model_versions WHERE is_current))",
         manifest.version.as_str(),
         to_pg(manifest.created_at),
@@ -114,7 +114,8 @@ pub async fn model_publish(
         Sha256::of(bytes).to_string(),
         &envelope.signature()[..],
         envelope.claimed_signer().to_string(),
-        manifest.note
+        manifest.note,
+        manifest.round.and_then(|round| i32::try_from(round).ok())
     )
     .execute(&mut *tx.inner)
     .await?;

@@ -72,6 +72,9 @@ owm_service::config! {
         /// Candidates measured at the same time, beside the model that is served: one of its size more in memory
         /// for each. With which text: `[text]`.
         pub evaluate: u32 = 0,
+        /// Rounds trained in at the same time, 0 or 1: several times the model in memory, and the machine for as long
+        /// as the steps take. With which text: `[text]`.
+        pub train: u32 = 0,
     }
 
     /// Text that models are measured with. Nothing of it leaves this machine: figures do.

@@ -28,6 +28,7 @@ use owm_service::{
     health::{Check, Readiness},
     lifecycle::Lifecycle,
     metrics::Registry,
+    report::Chain,
     rng::Seed,
     telemetry,
     tls::Identity,
@@ -50,9 +51,10 @@ use crate::{
     models::Shelf,
     network::Networks,
     orders::OrderBook,
+    residue::ResidueStore,
     session::Phase,
     status::{Origins, Status},
-    tasklog::{LeaseKey, TaskLog},
+    tasklog::{LeaseKey, TaskLog, TaskLogError},
     text::Texts,
     updates::Updates,
 };
@@ -194,10 +196,12 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
 async fn open_log(home: &Home, now: UnixMillis) -> Result<(TaskLog, Vec<LeaseKey>), RunError> {
     let log = TaskLog::open(&home.tasks())?;
     let updates = Updates::new(home.updates());
+    let residues = ResidueStore::new(home.residues());
     let close = move |log: &TaskLog| {
         log.close_interrupted(now)?;
         let unacked = log.unacked()?;
         updates.sweep(&unacked);
+        settle(&residues, log)?;
         Ok(unacked)
     };
     let unacked = log.run(close).await?;
@@ -286,4 +290,14 @@ fn first_picture(parts: &Parts, coordinator: &str, started_at: UnixMillis) -> St
         origins: Origins::default(),
         hardware: parts.hardware.clone(),
     }
+}
+
+/// Before any result is handed in: an update that a killed process has logged has taken its residue's place, one that it
+/// has not is forgotten. A residue that can't be settled is told; the next round's lease tells it again.
+fn settle(residues: &ResidueStore, log: &TaskLog) -> Result<(), TaskLogError> {
+    let logged = log.updates()?;
+    if let Err(error) = residues.settle(&|update| logged.contains(&update)) {
+        tracing::warn!(error = %Chain(&error), "what a killed process has left of residues stays as it is");
+    }
+    Ok(())
 }

@@ -133,6 +133,11 @@ impl Home {
         self.0.join("updates")
     }
 
+    /// What the updates of rounds did not carry.
+    pub fn residues(&self) -> PathBuf {
+        self.0.join("residues")
+    }
+
     /// Models.
     pub fn models(&self) -> PathBuf {
         self.0.join("models")

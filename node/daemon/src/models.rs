@@ -7,6 +7,7 @@ mod bring;
 mod candidate;
 mod check;
 mod choice;
+mod delta;
 mod download;
 mod fetching;
 mod keeper;

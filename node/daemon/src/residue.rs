@@ -104,6 +104,23 @@ impl ResidueStore {
         Ok((residue, Absorbed(book.returned)))
     }
 
+    /// Settles what a killed process has left half done, of all trainings: at the start, while the log still knows what was
+    /// committed.
+    pub fn settle(&self, is_committed: &dyn Fn(Sha256) -> bool) -> Result<(), ResidueStoreError> {
+        for stem in self.stems()? {
+            let mut book = self.book(&stem)?;
+            let Some(prepared) = book.prepared.take() else {
+                continue;
+            };
+            if is_committed(prepared.update) {
+                book.commit(prepared);
+            }
+            self.write(&stem, &book)?;
+            self.clear(&stem, &book)?;
+        }
+        Ok(())
+    }
+
     /// Keeps an update and the residue that it leaves until [`Self::committed`] is said, or the next [`Self::load`] asks.
     /// `absorbs` is what was in its residue before.
     pub fn prepare(

@@ -9,6 +9,7 @@ mod migrations;
 mod query;
 mod recent;
 mod snapshot;
+mod updates;
 
 use std::{
     path::Path,

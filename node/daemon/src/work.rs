@@ -126,7 +126,7 @@ pub fn open(
         Ok(TaskType::Inference) => {
             open_inference(key, lease, node, loaded).map(|job| Job::Infer(Box::new(job)))
         }
-        Ok(TaskType::Evaluate) => {
+        Ok(TaskType::Evaluate | TaskType::FlRound) => {
             evaluate::open(key, lease, node, loaded).map(|job| Job::Evaluate(Box::new(job)))
         }
         Ok(other) => Err(Refusal::cannot(format!(

@@ -251,6 +251,7 @@ impl World {
             sub_models: [("owm-router".parse().unwrap(), sub_model)].into(),
             files: names.map(file).to_vec(),
             note: String::new(),
+            deltas: Vec::new(),
             release_notes: String::new(),
         };
         let bytes = manifest.to_bytes();

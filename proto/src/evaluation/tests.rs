@@ -29,7 +29,8 @@ fn ask() -> EvaluationAsk {
             clip_norm: 1.0,
             keep_ppm: 100_000,
             value_bits: 2,
-            round: 0,
+            round: 7,
+            takes_part: true,
             lora: Some(LoraPlan {
                 rank: 4,
                 epoch: 2,
@@ -56,7 +57,7 @@ fn an_ask_survives_the_wire() {
 #[test]
 fn an_ask_out_of_bounds_is_none() {
     type Spoil = fn(&mut wire::EvaluatePayload);
-    let spoils: [(&str, Spoil); 11] = [
+    let spoils: [(&str, Spoil); 12] = [
         ("no file", |a| a.files.clear()),
         ("no weights", |a| a.files.truncate(1)),
         ("a path", |a| a.files[0].name = "../x".into()),
@@ -69,6 +70,9 @@ fn an_ask_out_of_bounds_is_none() {
         ("a corpus without end", |a| a.corpus = "x".repeat(2_000)),
         ("a rate that is none", |a| {
             a.reference.as_mut().unwrap().learning_rate = f32::NAN;
+        }),
+        ("a part in no round", |a| {
+            a.reference.as_mut().unwrap().round = 0;
         }),
     ];
     for (what, spoil) in spoils {

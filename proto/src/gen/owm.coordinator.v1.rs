@@ -558,6 +558,9 @@ pub struct ReferenceSteps {
     /// 32 bytes
     #[prost(bytes = "vec", tag = "10")]
     pub lora_seed: ::prost::alloc::vec::Vec<u8>,
+    /// An fl_round lease: the node's own part in the round. Its residue goes in, and what is left is kept.
+    #[prost(bool, tag = "11")]
+    pub takes_part: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

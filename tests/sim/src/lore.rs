@@ -222,6 +222,7 @@ fn manifest(sequence: u64, note: &str) -> Manifest {
         sub_models: [(id(), sub_model)].into(),
         files: vec![file("model.safetensors"), file("tokenizer.json")],
         note: note.into(),
+        deltas: Vec::new(),
         release_notes: String::new(),
     }
 }

@@ -40,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "owm-coordinator",
         &[
+            "owm-aggregate",
             "owm-coordinator-domain",
             "owm-coordinator-store",
             "owm-migrations",

@@ -169,6 +169,7 @@ fn is_round(task: &TaskNeed) -> bool {
 
 fn fits(task: &TaskNeed, candidate: &Candidate) -> bool {
     candidate.status == NodeStatus::Active
+        && task.only.is_none_or(|node| node == candidate.node)
         && candidate.tier >= task.min_tier
         && (task.cpu_capable || !candidate.cpu_only)
         && !task

@@ -46,6 +46,7 @@ fn need(task_type: TaskType) -> TaskNeed {
         models: vec![weights(1)],
         only_holders: false,
         tried: Vec::new(),
+        only: None,
         apart: None,
     }
 }
@@ -390,4 +391,16 @@ fn evaluations_of_one_candidate_go_to_different_owners() {
         2,
         "another candidate's may be the same owner's"
     );
+}
+
+#[test]
+fn a_part_goes_to_its_participant_or_to_nobody() {
+    let mut task = need(TaskType::FlRound);
+    task.only = Some(node(2));
+    let mut all = [candidate(1), candidate(2), candidate(3)];
+    assert_eq!(select(&task, &all, seed(1)), Some(1));
+    all[1].credits.train = 0;
+    for n in 0..50 {
+        assert_eq!(select(&task, &all, seed(n)), None);
+    }
 }

@@ -120,6 +120,7 @@ pub(super) async fn run(context: &Context, command: Command, json: bool) -> Resu
             .await
         }
         Command::Task(command) => super::tasks::run(context, command, json, now).await,
+        Command::Round(command) => super::rounds::run(context, command, json, now).await,
         Command::ApiKey(ApiKeyCommand::Create { name, config }) => {
             api_key(context, &read_config(&config.config)?, &name, json, now).await
         }

@@ -174,6 +174,7 @@ async fn ask(
             keep_ppm: args.keep_ppm,
             value_bits: args.value_bits,
             round: 0,
+            takes_part: false,
             lora: None,
         }),
         nodes: args.nodes,

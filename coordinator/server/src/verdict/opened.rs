@@ -124,7 +124,7 @@ impl Asked {
         if facts.streaming {
             asked.delivered = chunk_load(tx, &app.vault, facts.task_id).await?;
         }
-        if facts.task_type == TaskType::Evaluate {
+        if matches!(facts.task_type, TaskType::Evaluate | TaskType::FlRound) {
             asked.evaluation = evaluation_ask(tx, facts.task_id).await?;
         }
         Ok(asked)
@@ -193,7 +193,7 @@ fn check(loaded: &LoadedTask, epoch: u64, asked: &Asked, opened: &Opened) -> Res
             };
             check_inference(&expected, &given)
         }
-        (Product::Report(report), Some(ask), TaskType::Evaluate) => {
+        (Product::Report(report), Some(ask), TaskType::Evaluate | TaskType::FlRound) => {
             let given = GivenReport { statement, report };
             check_report(&expected, ask, &given)?;
             match &opened.update {

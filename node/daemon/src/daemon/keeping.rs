@@ -19,6 +19,7 @@ use crate::{
         ModelEvent, Shelf,
     },
     network::{NetworkBook, Networks},
+    residue::ResidueStore,
     roles::evaluate::{Means, OwnText, Tools},
     status::Status,
     swarm::Swarm,
@@ -117,6 +118,7 @@ impl Kept<'_> {
                 },
                 ram: self.caps.ram,
                 updates: Updates::new(parts.home.updates()),
+                residues: ResidueStore::new(parts.home.residues()),
             },
         }
     }

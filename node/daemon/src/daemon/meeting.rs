@@ -90,6 +90,7 @@ impl Meeting {
         let roles = [
             ("infer", parts.config.roles.infer),
             ("evaluate", parts.config.roles.evaluate),
+            ("train", parts.config.roles.train),
         ];
         let roles = roles.iter().filter(|(_, slots)| *slots > 0);
         Ok(Swarm::start(swarm::Setup {

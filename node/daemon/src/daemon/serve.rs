@@ -269,12 +269,25 @@ fn evaluations(config: &NodeConfig, texts: &dyn Texts) -> u32 {
     }
 }
 
+/// How many rounds are trained in at once: one training has one update in the making, and none without text.
+fn rounds(config: &NodeConfig, texts: &dyn Texts) -> u32 {
+    let wanted = config.roles.train.min(1);
+    match texts.why_none().filter(|_| wanted > 0) {
+        Some(why) => {
+            tracing::warn!("no part is taken in rounds: {why}");
+            0
+        }
+        None => wanted,
+    }
+}
+
 fn settings(config: &NodeConfig, texts: &dyn Texts) -> Settings {
     let section = &config.coordinator;
     let evaluations = evaluations(config, texts);
     let slots = [
         (Role::Infer, config.roles.infer),
         (Role::Evaluate, evaluations),
+        (Role::Train, rounds(config, texts)),
     ];
     Settings {
         slots: slots.into(),

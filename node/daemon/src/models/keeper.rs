@@ -22,7 +22,7 @@ use super::{
     Fetcher, LoadedModel, ManifestRefused, ModelEvent, NoneWanted, SEQUENCE, ShelfError,
     SignedManifest,
     bring::{BringError, Bringer, Came},
-    files_of,
+    delta, files_of,
     teller::Teller,
     wanted,
     web_seeds::in_order,
@@ -366,8 +366,18 @@ impl Keeper {
                 self.settings.fetcher.shelf.discard(&file.sha256)?;
             }
         }
-        let keep: BTreeSet<Sha256> = files.iter().map(|file| file.sha256).collect();
-        self.settings.fetcher.shelf.make_room(&files, &keep)?;
+        let mut keep: BTreeSet<Sha256> = files.iter().map(|file| file.sha256).collect();
+        let usable = delta::usable(&self.settings.fetcher.shelf, &signed.manifest, &files);
+        // What it is made from stays until it is made, if there is room for both.
+        let from = usable
+            .iter()
+            .flat_map(|(delta, _)| [delta.parent, delta.file.sha256]);
+        let with_parents: BTreeSet<Sha256> = keep.iter().copied().chain(from).collect();
+        let shelf = &self.settings.fetcher.shelf;
+        if shelf.make_room(&files, &with_parents).is_ok() {
+            keep = with_parents;
+        }
+        shelf.make_room(&files, &keep)?;
         if files
             .iter()
             .all(|file| self.settings.fetcher.shelf.has(file))
@@ -396,6 +406,7 @@ impl Keeper {
             asked: BTreeSet::new(),
             stop: CancellationToken::new(),
         };
+        delta::make(&mut bringer, &usable, &hears).await;
         let brought = bringer.bring(&files, &hears).await;
         teller.done();
         brought?;

@@ -181,6 +181,7 @@ mod tests {
             sub_models: [("owm-geo".parse().unwrap(), sub_model)].into(),
             files: vec![file("model.safetensors"), file("tokenizer.json")],
             note: "tiny".into(),
+            deltas: Vec::new(),
             release_notes: String::new(),
         };
         let id = world.trust.id();

@@ -25,6 +25,8 @@ use crate::{
 
 /// Bytes of one block in `st_blocks`, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
+/// Under this name engines look for weights that are one file.
+const WEIGHTS: &str = "model.safetensors";
 
 /// What can go wrong on the shelf.
 #[derive(Debug, thiserror::Error)]
@@ -288,16 +290,25 @@ impl Shelf {
         folder: PathBuf,
         files: impl Iterator<Item = &'a ManifestFile>,
     ) -> Result<(PathBuf, BTreeMap<String, [u8; 32]>), ShelfError> {
+        let files: Vec<&ManifestFile> = files.collect();
+        // A round's weights stand beside those of other sub-models, so a version cannot call all of them by the one
+        // name under which engines look for weights that are one file.
+        let is_alone = files.iter().filter(|file| file.is_weights()).count() == 1;
         if folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|source| io_error(&folder, source))?;
         }
         std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, source))?;
         let mut expected = BTreeMap::new();
         for file in files {
-            let link = folder.join(&file.name);
+            let name = if is_alone && file.is_weights() {
+                WEIGHTS
+            } else {
+                &file.name
+            };
+            let link = folder.join(name);
             std::fs::hard_link(self.blob(&file.sha256), &link)
                 .map_err(|source| io_error(&link, source))?;
-            expected.insert(file.name.clone(), file.sha256.0);
+            expected.insert(name.to_owned(), file.sha256.0);
         }
         sync_folder(&folder).map_err(|source| io_error(&folder, source))?;
         Ok((folder, expected))

@@ -30,6 +30,7 @@ use crate::{
         Measurement,
     },
     models::{CandidateError, CandidateShelf, LaidOut, RAM_PER_BYTE},
+    residue::ResidueStore,
     session::Ending,
     tasklog::{Accepted, Finished},
     text::{Side, TextError, Texts, Wanted},
@@ -59,13 +60,20 @@ pub struct Tools {
     pub ram: Option<u64>,
     /// Where updates lie until the coordinator has them.
     pub updates: Updates,
+    /// What the updates of rounds did not carry.
+    pub residues: ResidueStore,
 }
 
 /// Runs an evaluation to its end.
 pub async fn run(job: EvaluateJob, context: JobContext, means: Means, stop: CancellationToken) {
     let (key, events) = (job.key, context.events.clone());
     let (activity, clock) = (context.activity.clone(), Arc::clone(&context.clock));
-    activity.begun(key, "evaluate", job.version.as_str(), clock.monotonic());
+    activity.begun(
+        key,
+        job.role().as_str(),
+        job.version.as_str(),
+        clock.monotonic(),
+    );
     let has_bytes = job.ask.reference.is_some();
     let (ending, result, tokens) = match evaluated(job, context, means, stop).await {
         // From the log, with the update's bytes.
@@ -95,7 +103,7 @@ async fn evaluated(
 ) -> Outcome {
     let accepted = Accepted {
         key: job.key,
-        task_type: "evaluate".into(),
+        task_type: job.task_type().as_str().into(),
         model_version: job.version.to_string(),
         input_sha256: job.input_sha256,
         at: UnixMillis(context.clock.now_ms()),

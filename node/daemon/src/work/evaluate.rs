@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use owm_proto::{
-    NodeKey, Sha256, SubModelId, VersionId,
+    NodeKey, Role, Sha256, SubModelId, TaskType, VersionId,
     evaluation::EvaluationAsk,
     wire::coordinator::{EvaluatePayload, Lease, task_payload::Task},
 };
@@ -11,7 +11,7 @@ use owm_proto::{
 use super::{Opened, Refusal, named, open_payload};
 use crate::{engine::InferenceEngine, models::LoadedModel, tasklog::LeaseKey};
 
-/// A candidate to be measured.
+/// A candidate to be measured, or to be trained.
 #[derive(Debug)]
 pub struct EvaluateJob {
     /// Which lease.
@@ -26,6 +26,21 @@ pub struct EvaluateJob {
     pub ask: EvaluationAsk,
     /// The served model, if that is the candidate, byte for byte.
     pub served: Option<Arc<dyn InferenceEngine>>,
+}
+
+impl EvaluateJob {
+    /// A node's own part in a round is another type of task than everything else that is asked in these words.
+    pub fn task_type(&self) -> TaskType {
+        match self.ask.reference {
+            Some(steps) if steps.takes_part => TaskType::FlRound,
+            _ => TaskType::Evaluate,
+        }
+    }
+
+    /// Whose slot it takes.
+    pub fn role(&self) -> Role {
+        self.task_type().role()
+    }
 }
 
 pub(super) fn open(
@@ -46,17 +61,24 @@ pub(super) fn open(
         ));
     };
     let ask = check(evaluate, lease)?;
-    Ok(EvaluateJob {
+    // Training reads the files themselves.
+    let served = loaded
+        .filter(|_| ask.reference.is_none())
+        .and_then(|loaded| served(loaded, &sub_model, &ask));
+    let job = EvaluateJob {
         key,
         version,
-        input_sha256,
-        // Training reads the files themselves.
-        served: loaded
-            .filter(|_| ask.reference.is_none())
-            .and_then(|loaded| served(loaded, &sub_model, &ask)),
         sub_model,
+        input_sha256,
         ask,
-    })
+        served,
+    };
+    if lease.task_type.parse() != Ok(job.task_type()) {
+        return Err(Refusal::cannot(
+            "the lease's type is of a part in a round, and its payload is not, or the other way round",
+        ));
+    }
+    Ok(job)
 }
 
 fn check(evaluate: EvaluatePayload, lease: &Lease) -> Result<EvaluationAsk, Refusal> {

@@ -139,6 +139,7 @@ fn manifest(files: &Files) -> Manifest {
             .into(),
         files,
         note: "echoes only".into(),
+        deltas: Vec::new(),
         release_notes: String::new(),
     }
 }

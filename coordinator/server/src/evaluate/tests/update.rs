@@ -14,6 +14,7 @@ const STEPS: ReferenceSteps = ReferenceSteps {
     keep_ppm: 100_000,
     value_bits: 2,
     round: 4,
+    takes_part: false,
     lora: None,
 };
 

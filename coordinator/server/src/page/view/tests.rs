@@ -115,6 +115,7 @@ fn model() -> ModelVersion {
             .map(file)
             .to_vec(),
         note: "a tiny stand-in with seeded random weights; no quality claimed".into(),
+        deltas: Vec::new(),
         release_notes: String::new(),
     };
     let key = NodeKey::from_seed(&[9; 32]).public();

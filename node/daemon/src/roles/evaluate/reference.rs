@@ -1,7 +1,7 @@
-//! A reference update (spec §10.4): local steps on a named text, packed as a round's update, kept on the disk until
-//! the coordinator has it.
-//! Must stay true: the bytes are on the disk before the result that names them is in the log; a private text is never
-//! trained on here.
+//! Updates (spec §10.2, §10.4): local steps on a text, packed as a round asks for it, kept on the disk until the coordinator
+//! has them. A reference update is of a named text; a part in a round takes the node's residue in and leaves one.
+//! Must stay true: the bytes and the residue are on the disk before the result that names them is in the log, and the
+//! residue counts from then on; on a private text only parts are trained, and only round figures of it are told.
 
 use owm_update::{
     Codec, Keep, Layout, LoraEpoch, Mode, Origin, Subject, Targets, ValueWidth, encode_update,
@@ -9,11 +9,15 @@ use owm_update::{
 
 use super::{
     Arc, CancellationToken, ControlFlow, EvaluateJob, ExactF64, Finding, JobContext, LaidOut,
-    Outcome, Progress, Read, Refusal, Sha256, Side, TextError, TextSource, Tools, Wanted,
-    hand_over, room, told,
+    Outcome, Progress, Read, Refusal, Side, TextError, TextSource, Tools, Wanted, hand_over,
+    private, room, told,
 };
-use crate::engine::{TrainJob, TrainedSoFar, TrainedStep};
+use crate::{
+    engine::{Measurement, TrainJob, TrainedSoFar, TrainedStep},
+    residue::Absorbed,
+};
 use owm_proto::evaluation::ReferenceSteps;
+use owm_service::report::Chain;
 
 /// Trains and packs. Blocks.
 pub(super) fn trained(
@@ -25,7 +29,7 @@ pub(super) fn trained(
     stop: &CancellationToken,
 ) -> Outcome {
     let started = context.clock.monotonic();
-    if job.ask.text == TextSource::Local {
+    if job.ask.text == TextSource::Local && !steps.takes_part {
         return Err(Refusal::input(
             "a reference update is made on a public corpus, not on a node's own text",
         ));
@@ -83,7 +87,7 @@ fn documents(
     let wanted = Wanted {
         source: &job.ask.text,
         side: Side::Train,
-        seed: job.ask.seed,
+        seed: private::order(&job.ask, &context.node),
         documents_max: job.ask.documents_max,
         bytes_max: job.ask.bytes_max,
     };
@@ -106,76 +110,126 @@ fn finish(
     trained: TrainedStep,
     exec_ms: u64,
 ) -> Result<(super::TaskResult, u32), Refusal> {
-    let read = Read {
-        documents: trained.documents,
-        bytes: trained.bytes,
-        tokens: trained.tokens,
-        tokens_sha256: trained.tokens_sha256,
-    };
-    let loss = |loss: Option<&f32>| ExactF64(f64::from(loss.copied().unwrap_or(0.0)));
-    let losses = [loss(trained.losses.first()), loss(trained.losses.last())];
+    let (read, losses) = shown(job, context, &trained)?;
     let backend = trained.backend.clone();
-    let bytes = pack(job, steps, context, trained)?;
-    let sha256 = Sha256::of(&bytes);
-    let kept = tools.updates.keep(job.key, &bytes);
+    let step = Step::new(job, steps, context, &trained)?;
+    let (residue, absorbed) = if steps.takes_part {
+        let logged = context.log.updates();
+        let logged = logged.map_err(|error| Refusal::failed(error.to_string()))?;
+        let loaded = tools
+            .residues
+            .load(&step.subject, &|update| logged.contains(&update));
+        loaded.map_err(|error| {
+            Refusal::on_this_machine("the residue of the rounds before cannot be used", &error)
+        })?
+    } else {
+        (None, Absorbed::default())
+    };
+    let subject = step.subject.clone();
+    let encoded = encode_update(step.subject, step.codec, trained.step, residue);
+    let encoded = encoded.map_err(|error| Refusal::failed(error.to_string()))?;
+    let (sha256, size) = (encoded.sha256, encoded.bytes.len() as u64);
+    let kept = tools.updates.keep(job.key, &encoded.bytes);
     kept.map_err(|error| Refusal::on_this_machine("the update cannot be kept", &error))?;
+    if steps.takes_part {
+        let prepared = tools.residues.prepare(&subject, &encoded, absorbed);
+        prepared.map_err(|error| Refusal::on_this_machine("the residue cannot be kept", &error))?;
+    }
     let finding = Finding::Update {
         sha256,
-        size: bytes.len() as u64,
+        size,
         losses,
     };
-    hand_over(job, context, (read, finding), (backend, exec_ms))
+    let handed = hand_over(job, context, (read, finding), (backend, exec_ms))?;
+    if steps.takes_part {
+        // In the log it is committed; if this fails, the next start says so again.
+        if let Err(error) = tools.residues.committed(&subject, sha256) {
+            tracing::warn!(error = %Chain(&error), "the new residue is not in its place yet");
+        }
+    }
+    Ok(handed)
 }
 
-/// The canonical bytes of the update.
-fn pack(
+/// What is told of the text and of the losses: of a private one, round figures.
+fn shown(
     job: &EvaluateJob,
-    steps: ReferenceSteps,
     context: &JobContext,
-    trained: TrainedStep,
-) -> Result<Vec<u8>, Refusal> {
-    let failed = |error: &dyn std::fmt::Display| Refusal::failed(error.to_string());
-    let layout = Layout::parse(&trained.header).map_err(|error| failed(&error))?;
-    let mode = match steps.lora {
-        None => Mode::Full,
-        Some(lora) => {
-            let targets = Targets::new(trained.tensors, trained.adapted);
-            Mode::Lora(LoraEpoch {
-                epoch: lora.epoch,
-                rank: lora.rank,
-                seed: lora.seed,
-                targets: targets.ok_or_else(|| Refusal::failed("no matrix is adapted"))?,
-            })
-        }
+    trained: &TrainedStep,
+) -> Result<(Read, [ExactF64; 2]), Refusal> {
+    let told = |loss: Option<&f32>| {
+        let found = Measurement {
+            documents: trained.documents,
+            bytes: trained.bytes,
+            tokens: trained.tokens,
+            tokens_sha256: trained.tokens_sha256,
+            loss: f64::from(loss.copied().unwrap_or(0.0)),
+            bits_per_byte: 0.0,
+        };
+        private::told(&job.ask, &context.node, found)
     };
-    let base = job.ask.weights_sha256();
-    let [base] = base[..] else {
-        return Err(Refusal::cannot(
-            "updates are of models whose weights are one file",
-        ));
+    let (first, last) = (told(trained.losses.first())?, told(trained.losses.last())?);
+    let losses = [ExactF64(first.loss), ExactF64(last.loss)];
+    let read = Read {
+        documents: first.documents,
+        bytes: first.bytes,
+        tokens: first.tokens,
+        tokens_sha256: first.tokens_sha256,
     };
-    let codec = Codec {
-        keep: Keep::from_ppm(steps.keep_ppm).ok_or_else(|| Refusal::input("keep_ppm"))?,
-        values: ValueWidth::from_bits(steps.value_bits)
-            .ok_or_else(|| Refusal::input("value_bits"))?,
-        ..Codec::DEFAULT
-    };
-    let subject = Subject {
-        network: context.network,
-        round: steps.round,
-        sub_model: job.sub_model.clone(),
-        base,
-        layout: layout.id(),
-        mode,
-        origin: Origin::Node {
-            node: context.node.public(),
-            samples: u64::from(steps.steps) * u64::from(steps.batch),
-            steps: steps.steps,
-            clip: steps.clip_norm,
-        },
-    };
-    let encoded = encode_update(subject, codec, trained.step, None);
-    encoded
-        .map(|encoded| encoded.bytes)
-        .map_err(|error| failed(&error))
+    Ok((read, losses))
+}
+
+/// What an update is of, and how it is packed.
+struct Step {
+    subject: Subject,
+    codec: Codec,
+}
+
+impl Step {
+    fn new(
+        job: &EvaluateJob,
+        steps: ReferenceSteps,
+        context: &JobContext,
+        trained: &TrainedStep,
+    ) -> Result<Self, Refusal> {
+        let layout = Layout::parse(&trained.header);
+        let layout = layout.map_err(|error| Refusal::failed(error.to_string()))?;
+        let mode = match steps.lora {
+            None => Mode::Full,
+            Some(lora) => {
+                let targets = Targets::new(trained.tensors, trained.adapted.iter().copied());
+                Mode::Lora(LoraEpoch {
+                    epoch: lora.epoch,
+                    rank: lora.rank,
+                    seed: lora.seed,
+                    targets: targets.ok_or_else(|| Refusal::failed("no matrix is adapted"))?,
+                })
+            }
+        };
+        let [base] = job.ask.weights_sha256()[..] else {
+            return Err(Refusal::cannot(
+                "updates are of models whose weights are one file",
+            ));
+        };
+        let codec = Codec {
+            keep: Keep::from_ppm(steps.keep_ppm).ok_or_else(|| Refusal::input("keep_ppm"))?,
+            values: ValueWidth::from_bits(steps.value_bits)
+                .ok_or_else(|| Refusal::input("value_bits"))?,
+            ..Codec::DEFAULT
+        };
+        let subject = Subject {
+            network: context.network,
+            round: steps.round,
+            sub_model: job.sub_model.clone(),
+            base,
+            layout: layout.id(),
+            mode,
+            origin: Origin::Node {
+                node: context.node.public(),
+                samples: u64::from(steps.steps) * u64::from(steps.batch),
+                steps: steps.steps,
+                clip: steps.clip_norm,
+            },
+        };
+        Ok(Self { subject, codec })
+    }
 }

@@ -199,6 +199,7 @@ fn measure(
         own_text: OWN_TEXT,
         ram: None,
         updates: Updates::new(std::path::PathBuf::new()),
+        residues: crate::residue::ResidueStore::new(std::path::PathBuf::new()),
     };
     measured(job, context, &tools, None, stop)
 }
@@ -308,6 +309,7 @@ fn a_candidate_without_room_is_refused_with_the_figures() {
         own_text: OWN_TEXT,
         ram: Some(1 << 40),
         updates: Updates::new(std::path::PathBuf::new()),
+        residues: crate::residue::ResidueStore::new(std::path::PathBuf::new()),
     };
     let folder = tempfile::tempdir().unwrap();
     let laid_out = LaidOut {

@@ -1,0 +1,126 @@
+//! Where a round's files lie: a folder for each round, with the updates that were taken, the delta and the server's
+//! residue. Enough, with the round's record, to compute it again. Nothing here is served.
+//! Must stay true: a file has its name only when its bytes are whole and on the disk.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use owm_proto::Sha256;
+use owm_update::Residue;
+
+use super::RoundError;
+
+/// The folder of all rounds.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    dir: PathBuf,
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> RoundError {
+    move |source| RoundError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl Archive {
+    /// In the folder `dir`, made when it is needed.
+    pub fn in_folder(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// A round's folder.
+    pub fn folder(&self, round: u64) -> PathBuf {
+        self.dir.join(round.to_string())
+    }
+
+    /// An update that a round has taken.
+    pub fn update(&self, round: u64, sha256: &Sha256) -> PathBuf {
+        self.folder(round).join(format!("{sha256}.owmu"))
+    }
+
+    fn residue_path(&self, sha256: &Sha256) -> PathBuf {
+        self.dir.join(format!("{sha256}.owmr"))
+    }
+
+    /// Makes a round's folder. Blocks.
+    pub fn make(&self, round: u64) -> Result<PathBuf, RoundError> {
+        let folder = self.folder(round);
+        fs::create_dir_all(&folder).map_err(failed(&folder))?;
+        Ok(folder)
+    }
+
+    /// Keeps an update that lies in the spool, if it is not kept yet. Blocks.
+    pub fn keep_update(
+        &self,
+        round: u64,
+        sha256: &Sha256,
+        spooled: &Path,
+    ) -> Result<(), RoundError> {
+        let to = self.update(round, sha256);
+        if to.exists() {
+            return Ok(());
+        }
+        let folder = self.make(round)?;
+        match fs::hard_link(spooled, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(failed(spooled)(error));
+            }
+            // Another file system.
+            Err(_) => {
+                let bytes = fs::read(spooled).map_err(failed(spooled))?;
+                write(&to, |file| file.write_all(&bytes))?;
+            }
+            Ok(()) => {}
+        }
+        sync(&folder)
+    }
+
+    /// Keeps a residue under its hash. Blocks.
+    pub fn keep_residue(&self, residue: &Residue) -> Result<Sha256, RoundError> {
+        let sha256 = residue.sha256();
+        let path = self.residue_path(&sha256);
+        if !path.exists() {
+            fs::create_dir_all(&self.dir).map_err(failed(&self.dir))?;
+            write(&path, |file| {
+                residue.parts().try_for_each(|part| file.write_all(&part))
+            })?;
+        }
+        Ok(sha256)
+    }
+
+    /// A residue by its hash. Blocks.
+    pub fn residue(&self, sha256: &Sha256) -> Result<Residue, RoundError> {
+        let path = self.residue_path(sha256);
+        let bytes = fs::read(&path).map_err(failed(&path))?;
+        if Sha256::of(&bytes) != *sha256 {
+            let damaged = io::Error::new(io::ErrorKind::InvalidData, "its SHA-256 is another");
+            return Err(failed(&path)(damaged));
+        }
+        Ok(Residue::parse(&bytes)?)
+    }
+}
+
+/// Writes a file under another name first. Blocks.
+pub(super) fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut fs::File) -> io::Result<()>,
+) -> Result<(), RoundError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed(path))?;
+    fill(file.as_file_mut()).map_err(failed(path))?;
+    file.as_file().sync_all().map_err(failed(path))?;
+    let kept = file.persist(path).map_err(|error| error.error);
+    kept.map_err(failed(path))?;
+    sync(folder)
+}
+
+fn sync(folder: &Path) -> Result<(), RoundError> {
+    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(failed(folder))
+}
