@@ -206,6 +206,12 @@ owm_service::config! {
         pub spool: PathBuf = PathBuf::from("spool"),
         /// Bytes that may lie there; more updates are told to come again.
         pub spool_max: HumanBytes = HumanBytes::new(16 << 30),
+        /// The slowest line that an update is taken from: bytes per second, on the average of a window.
+        pub upload_rate_min: HumanBytes = HumanBytes::new(64 << 10),
+        /// How long such a window is.
+        pub upload_window: HumanDuration = HumanDuration::from_secs(60),
+        /// How long after its lease's end the last byte of an update that was committed on time may come.
+        pub upload_grace: HumanDuration = HumanDuration::from_secs(1_800),
     }
 
     /// What work earns. Booked as owed; nothing is paid yet.

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod update;
+mod upload;
 
 /// t1, weight 1, always there: 10 sats and half as much again.
 const REWARD: u64 = 15_000;
@@ -100,7 +101,18 @@ impl Evaluator {
         lease: &wire::Lease,
         spoil: impl FnOnce(&mut EvaluationReport),
     ) -> wire::TaskResult {
-        let sealed = seal::open(&self.key, &lease.sealed_payload).unwrap();
+        self.result_knowing(app, lease, &self.key, spoil)
+    }
+
+    /// The same, from a payload that was sealed to `reader`.
+    fn result_knowing(
+        &self,
+        app: &TestApp,
+        lease: &wire::Lease,
+        reader: &NodeKey,
+        spoil: impl FnOnce(&mut EvaluationReport),
+    ) -> wire::TaskResult {
+        let sealed = seal::open(reader, &lease.sealed_payload).unwrap();
         let task = wire::SealedTask::decode(sealed.as_slice()).unwrap();
         let payload = wire::TaskPayload::decode(task.payload.as_slice()).unwrap();
         let Some(wire::task_payload::Task::Evaluate(asked)) = payload.task else {
@@ -193,6 +205,12 @@ async fn ask_as(app: &TestApp, order: &EvaluationOrder, n: u64) -> EvaluationId 
     id
 }
 
+/// Rewards in the ledger.
+async fn booked(pool: &PgPool) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM ledger_events WHERE kind = 'reward'");
+    count.fetch_one(pool).await.unwrap()
+}
+
 async fn tasks(app: &TestApp, id: EvaluationId) -> Vec<EvaluationTask> {
     let mut tx = app.store.begin("test").await.unwrap();
     evaluation_tasks(&mut tx, id).await.unwrap()
@@ -234,11 +252,7 @@ async fn each_owner_reports_once_and_is_owed_once(pool: PgPool) {
     let summary = summarise(&reports);
     assert_eq!((summary.loss, summary.owners), (Some(2.5), 3));
     assert_eq!(reports[0].backend, "scripted");
-    let booked: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger_events")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(booked, 3);
+    assert_eq!(booked(&pool).await, 3);
     // The row itself refuses another report.
     let changed = sqlx::query("UPDATE evaluation_tasks SET report = '{}'")
         .execute(&pool)
