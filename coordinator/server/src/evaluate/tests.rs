@@ -24,6 +24,7 @@ use crate::{
     rpc::{NodeService, conversation::Conversation},
 };
 
+mod settle;
 mod update;
 mod upload;
 
@@ -225,14 +226,14 @@ async fn each_owner_reports_once_and_is_owed_once(pool: PgPool) {
         nodes.push(evaluator(&app, n, 3).await);
     }
     let id = ask(&app, &order(3)).await;
-    for node in &mut nodes {
+    for (n, node) in nodes.iter_mut().enumerate() {
         let lease = node.lease().await;
         assert_eq!(lease.task_type, "evaluate");
         let ack = node.report(&app, &lease, |_| {}).await;
-        assert_eq!(
-            (ack.verdict(), ack.reward_msat),
-            (Verdict::Accepted, REWARD)
-        );
+        // Nothing is owed before all can be compared.
+        let owed = if n == 2 { REWARD } else { 0 };
+        assert_eq!((ack.verdict(), ack.reward_msat), (Verdict::Accepted, owed));
+        assert_eq!(booked(&pool).await, if n == 2 { 3 } else { 0 });
         let again = node.report(&app, &lease, |_| {}).await;
         assert_eq!(again.verdict(), Verdict::Duplicate, "the same again");
         let other = node
@@ -252,6 +253,7 @@ async fn each_owner_reports_once_and_is_owed_once(pool: PgPool) {
     let summary = summarise(&reports);
     assert_eq!((summary.loss, summary.owners), (Some(2.5), 3));
     assert_eq!(reports[0].backend, "scripted");
+    assert_eq!(app.evaluations_settle().await.unwrap(), 0, "once");
     assert_eq!(booked(&pool).await, 3);
     // The row itself refuses another report.
     let changed = sqlx::query("UPDATE evaluation_tasks SET report = '{}'")
