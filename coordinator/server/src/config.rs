@@ -206,6 +206,10 @@ owm_service::config! {
         pub spool: PathBuf = PathBuf::from("spool"),
         /// Bytes that may lie there; more updates are told to come again.
         pub spool_max: HumanBytes = HumanBytes::new(16 << 30),
+        /// How long an update stays there that no open evaluation needs.
+        pub spool_kept: HumanDuration = HumanDuration::from_secs(7 * 86_400),
+        /// Bytes of such updates that stay; the oldest go first.
+        pub spool_kept_max: HumanBytes = HumanBytes::new(8 << 30),
         /// The slowest line that an update is taken from: bytes per second, on the average of a window.
         pub upload_rate_min: HumanBytes = HumanBytes::new(64 << 10),
         /// How long such a window is.

@@ -24,7 +24,9 @@ use crate::{
     vault::Vault,
 };
 
-pub use settle::{evaluation_of, evaluation_settle, evaluation_settle_lock, evaluations_unsettled};
+pub use settle::{
+    evaluation_of, evaluation_settle, evaluation_settle_lock, evaluations_unsettled, updates_needed,
+};
 
 /// An evaluation to be queued.
 #[derive(Clone, Debug)]

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod settle;
+mod turns;
 mod update;
 mod upload;
 
@@ -50,23 +51,29 @@ async fn evaluator(app: &TestApp, n: u8, slots: u32) -> Evaluator {
     };
     let service = NodeService::new(app.app.clone());
     let opened = service.converse(key.public(), hello, SessionKind::Stream, down);
-    let (mut conversation, _) = opened.await.unwrap();
-    let offer = wire::Offer {
-        role: "evaluate".into(),
-        credits: slots,
-        sha256: vec![],
-    };
-    let offer = wire::work_up::Message::Offer(offer);
-    conversation.take(offer).await.unwrap();
-    Evaluator {
+    let (conversation, _) = opened.await.unwrap();
+    let mut evaluator = Evaluator {
         id: node.node_id,
         key,
         conversation,
         told,
-    }
+    };
+    evaluator.offer(slots).await;
+    evaluator
 }
 
 impl Evaluator {
+    /// Room for so many more.
+    async fn offer(&mut self, slots: u32) {
+        let offer = wire::Offer {
+            role: "evaluate".into(),
+            credits: slots,
+            sha256: vec![],
+        };
+        let offer = wire::work_up::Message::Offer(offer);
+        self.conversation.take(offer).await.unwrap();
+    }
+
     async fn lease(&mut self) -> wire::Lease {
         let waited = async {
             loop {

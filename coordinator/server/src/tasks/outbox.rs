@@ -1,5 +1,6 @@
 //! Does what was decided inside transactions and happens outside the database: a node is told of
-//! its changed standing, and of what its report has earned. (Versions are told by `announce`, which every coordinator does for its own nodes.)
+//! its changed standing, of what its report has earned,
+//! of a task that is cancelled. (Versions are told by `announce`, which every coordinator does for its own nodes.)
 //! At least once; each kind bears being done twice.
 
 use std::time::Duration;
@@ -25,9 +26,13 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Tries until an item is given up: a node that is away for a day reads its earnings from the coordinator.
 const BOOKED_TRIES_MAX: u32 = 300;
 
+/// Tries until it is: what the node hands in then is refused all the same.
+const CANCELLED_TRIES_MAX: u32 = 12;
+
 fn told_tries(kind: &str) -> u32 {
     match kind {
         "booked" => BOOKED_TRIES_MAX,
+        "cancelled" => CANCELLED_TRIES_MAX,
         _ => u32::MAX,
     }
 }
@@ -52,6 +57,17 @@ pub enum Told {
         /// How much.
         amount: Msat,
     },
+    /// Nobody wants a leased task any more.
+    Cancelled {
+        /// Who is at it.
+        node: NodeId,
+        /// Which task.
+        task: TaskId,
+        /// Under which lease.
+        epoch: u64,
+        /// For people.
+        reason: String,
+    },
 }
 
 impl Told {
@@ -59,6 +75,7 @@ impl Told {
         match self {
             Self::NodeStatus { .. } => "node_status",
             Self::Booked { .. } => "booked",
+            Self::Cancelled { .. } => "cancelled",
         }
     }
 
@@ -116,10 +133,29 @@ async fn act(app: &App, item: &OutboxItem) -> Result<(), String> {
             epoch,
             amount,
         } => tell_booked(app, node, task, epoch, amount),
+        Told::Cancelled {
+            node,
+            task,
+            epoch,
+            reason,
+        } => {
+            connected(app, node)?;
+            app.sessions.release(node, task, epoch, app.now());
+            app.tell_cancelled(node, task, epoch, &reason);
+            app.dispatcher.wake();
+            Ok(())
+        }
     }
 }
 
-/// Whoever holds the node's session tells it; its books take the amount once, however often they hear it.
+/// Whoever holds the node's session acts.
+fn connected(app: &App, node: NodeId) -> Result<(), String> {
+    let is = app.sessions.is_connected(node);
+    is.then_some(())
+        .ok_or_else(|| "the node is not connected here".to_owned())
+}
+
+/// The node's books take the amount once, however often they hear it.
 fn tell_booked(
     app: &App,
     node: NodeId,
@@ -127,9 +163,7 @@ fn tell_booked(
     epoch: u64,
     amount: Msat,
 ) -> Result<(), String> {
-    if !app.sessions.is_connected(node) {
-        return Err("the node is not connected here".to_owned());
-    }
+    connected(app, node)?;
     let ack = ResultAck {
         task_id: task.to_string(),
         epoch,

@@ -2,7 +2,12 @@
 //! Must stay true: one transaction locks the evaluation, books, and says that it is settled; the schema refuses a second
 //! time.
 
-use owm_proto::{EvaluationId, Msat, TaskId, UnixMillis};
+use std::collections::BTreeSet;
+
+use owm_proto::{
+    EvaluationId, Msat, Sha256, TaskId, UnixMillis,
+    evaluation::{EvaluationReport, Finding},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -90,4 +95,22 @@ pub async fn evaluation_settle(
     .execute(&mut *tx.inner)
     .await?;
     one_row(done.rows_affected(), "evaluations", id)
+}
+
+/// Updates that the reports of evaluations name that are not settled: they must not leave the disk. (Rounds add theirs
+/// here.)
+#[tracing::instrument(name = "db.evaluation.updates_needed", skip_all, err)]
+pub async fn updates_needed(tx: &mut Tx) -> Result<BTreeSet<Sha256>, StoreError> {
+    let reports = sqlx::query_scalar!(
+        r#"SELECT x.report AS "report!" FROM evaluation_tasks x
+           JOIN evaluations e ON e.evaluation_id = x.evaluation_id
+           WHERE e.settled_at IS NULL AND x.report IS NOT NULL"#
+    )
+    .fetch_all(&mut *tx.inner)
+    .await?;
+    let named = |report: &Vec<u8>| match EvaluationReport::from_bytes(report)?.finding {
+        Finding::Update { sha256, .. } => Some(sha256),
+        Finding::HeldOut { .. } => None,
+    };
+    Ok(reports.iter().filter_map(named).collect())
 }
