@@ -128,7 +128,7 @@ impl App {
                 Err(error) => tracing::warn!(%error, "an evaluation is settled later"),
             }
             if judged.ack.reward_msat == 0 {
-                judged.ack.reason = "owed when all reports are in and compared".to_owned();
+                "owed when all reports are in and compared".clone_into(&mut judged.ack.reason);
             }
         }
         // It may have gone back into the queue.

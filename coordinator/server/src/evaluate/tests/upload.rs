@@ -13,11 +13,11 @@ use crate::app::testing::{app_with, clocked, clocked_with};
 
 type Message = Result<SubmitUpdateRequest, Status>;
 
-fn message(part: Part) -> Message {
-    Ok(SubmitUpdateRequest { part: Some(part) })
+fn message(part: Part) -> SubmitUpdateRequest {
+    SubmitUpdateRequest { part: Some(part) }
 }
 
-fn chunk(bytes: &[u8]) -> Message {
+fn chunk(bytes: &[u8]) -> SubmitUpdateRequest {
     message(Part::Chunk(bytes.to_vec()))
 }
 
@@ -25,7 +25,7 @@ fn chunk(bytes: &[u8]) -> Message {
 fn messages(result: &wire::TaskResult, bytes: &[u8]) -> Vec<Message> {
     let first = message(Part::Result(result.clone()));
     let chunks = bytes.chunks(10_000).map(chunk);
-    std::iter::once(first).chain(chunks).collect()
+    std::iter::once(first).chain(chunks).map(Ok).collect()
 }
 
 async fn call(
@@ -114,7 +114,7 @@ async fn an_update_is_taken_kept_and_not_taken_again(pool: PgPool) {
 async fn a_commit_without_bytes_or_bytes_without_a_commit_are_nothing(pool: PgPool) {
     let app = app(pool).await;
     let ready = ready(&app).await;
-    let bare = call(&app, &ready.node, vec![chunk(&ready.bytes)]).await;
+    let bare = call(&app, &ready.node, vec![Ok(chunk(&ready.bytes))]).await;
     assert_eq!(bare.unwrap_err().code(), Code::InvalidArgument);
     let none = call(&app, &ready.node, vec![]).await;
     assert_eq!(none.unwrap_err().code(), Code::InvalidArgument);
@@ -158,7 +158,7 @@ async fn a_line_below_the_least_rate_is_cut_off_and_its_room_freed(pool: PgPool)
     let ready = ready(&app).await;
     let mut slow = slow(&app, &ready, &ready.bytes[..10]).await;
     clock.pass(Duration::from_secs(61));
-    slow.to.send(chunk(&ready.bytes[10..20])).await.unwrap();
+    slow.to.send(Ok(chunk(&ready.bytes[10..20]))).await.unwrap();
     refused(slow, "at least").await;
     sent_again_it_is_accepted(&app, &ready).await;
 }
@@ -174,7 +174,7 @@ async fn who_falls_silent_is_not_waited_for_longer_than_a_window(pool: PgPool) {
     let (mut to, from) = mpsc::channel(1);
     let service = NodeService::new(app.app.clone());
     let first = message(Part::Result(ready.result.clone()));
-    to.send(first).await.unwrap();
+    to.send(Ok(first)).await.unwrap();
     let answer = service.update_take(ready.node.key.public(), from).await;
     let status = answer.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
@@ -192,7 +192,7 @@ async fn bytes_come_within_the_grace_or_not_at_all(pool: PgPool) {
     let mut slow = slow(&app, &ready, &ready.bytes[..half]).await;
     // The lease is of ten minutes.
     app.live_through(&clock, Duration::from_secs(611)).await;
-    slow.to.send(chunk(&ready.bytes[half..])).await.unwrap();
+    slow.to.send(Ok(chunk(&ready.bytes[half..]))).await.unwrap();
     refused(slow, "grace").await;
     let late = call(&app, &ready.node, messages(&ready.result, &ready.bytes)).await;
     let late = late.unwrap();
