@@ -92,7 +92,7 @@ def gates(nodes):
     bound = max(0.4, centre + 6 * mad(overlap.values(), centre))
     by_time = sorted(left(), key=lambda i: (nodes[i]["at"], nodes[i]["key"]))
     for at, i in enumerate(by_time):
-        for j in by_time[:at]:
+        for j in (j for j in by_time[:at] if j not in why):
             a, b = nodes[i]["values"], nodes[j]["values"]
             both = a.keys() & b.keys()
             if overlap[min(i, j), max(i, j)] > bound and both:

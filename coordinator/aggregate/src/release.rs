@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::{
     error::{AggregateError, DecideError},
+    policy::Policy,
     spool::Spool,
     statistics::Statistics,
     strategy::Decision,
@@ -50,15 +51,16 @@ pub struct Released {
     pub cosine: f64,
 }
 
-/// Both passes: measures, lets `decide` (a strategy with its round) decide, releases.
+/// Both passes: measures as `policy` needs it, lets `decide` (a strategy with its round) decide, releases.
 pub fn aggregate(
     spool: &dyn Spool,
+    policy: &Policy,
     decide: impl FnOnce(&Statistics) -> Result<Decision, DecideError>,
     work: Work,
     residue: Option<Residue>,
     base: &Base<'_>,
 ) -> Result<(Decision, Released), AggregateError> {
-    let statistics = Statistics::measure(spool)?;
+    let statistics = Statistics::measure_from(spool, policy.copy_overlap)?;
     let decision = decide(&statistics)?;
     let released = release(spool, &decision, work, residue, base)?;
     Ok((decision, released))

@@ -19,7 +19,8 @@ use pairs::{Pair, common};
 /// Shards of blocks.
 const SHARDS: usize = 64;
 
-/// Shared support above which the cosine on it is measured: the copy gate never asks below.
+/// Shared support above which the cosine on it is measured by [`Statistics::measure`]: the spec's bound, below which no
+/// policy's copy gate has to ask.
 const COMMON_FROM: f64 = 0.4;
 
 /// Norms of the updates of a spool, and of every pair the scalar product and the shared support.
@@ -80,8 +81,14 @@ fn sharded<T: Send>(
 }
 
 impl Statistics {
-    /// Reads the spool once; where two updates share much of their support, a second time for those.
+    /// For the spec's policy: see [`Statistics::measure_from`].
     pub fn measure(spool: &dyn Spool) -> Result<Self, SpoolError> {
+        Self::measure_from(spool, COMMON_FROM)
+    }
+
+    /// Reads the spool once; where two updates share more than `common_from` of their support, as the policy's copy gate
+    /// has it (`copy_overlap`), a second time for those.
+    pub fn measure_from(spool: &dyn Spool, common_from: f64) -> Result<Self, SpoolError> {
         let n = spool.len();
         let blocks = spool.elements()?.div_ceil(BLOCK as u64) as usize;
         let mut all = Self {
@@ -113,7 +120,7 @@ impl Statistics {
             all.dots[j * n + i] = all.dots[i * n + j];
             all.shared[j * n + i] = all.shared[i * n + j];
         }
-        all.common = all.measure_common(spool, blocks)?;
+        all.common = all.measure_common(spool, blocks, common_from)?;
         Ok(all)
     }
 
@@ -121,9 +128,10 @@ impl Statistics {
         &self,
         spool: &dyn Spool,
         blocks: usize,
+        common_from: f64,
     ) -> Result<Vec<(usize, usize, f64)>, SpoolError> {
         let close: Vec<(usize, usize)> = pairs(self.len())
-            .filter(|(i, j)| self.overlap(*i, *j) > COMMON_FROM)
+            .filter(|(i, j)| self.overlap(*i, *j) > common_from)
             .collect();
         if close.is_empty() {
             return Ok(Vec::new());
@@ -194,7 +202,7 @@ impl Statistics {
         }
     }
 
-    /// The cosine on the shared support, where it is more than 0.4 of the smaller one's.
+    /// The cosine on the shared support, where it is more than was measured from.
     pub fn common_cosine(&self, i: usize, j: usize) -> Option<f64> {
         let pair = (i.min(j), i.max(j));
         let at = self

@@ -32,6 +32,9 @@ pub enum Flag {
     /// The same bytes, text and backend, another figure.
     #[error("it found another loss than another node did with the same tokens on the same backend")]
     OtherLoss,
+    /// Far from what most found: with the same tokens, backends differ in the last digits only.
+    #[error("its loss is far from the median of those that read the same tokens")]
+    FarLoss,
     /// Its owner has a voice already.
     #[error("its owner has another report, which counts")]
     SecondVoice,
@@ -42,7 +45,19 @@ impl Flag {
     pub const fn excludes(self) -> bool {
         matches!(self, Self::OtherTokens | Self::SecondVoice)
     }
+
+    /// Whether the report earns nothing. One that differs on the same backend is only looked at: which of the two is
+    /// right, it does not say.
+    pub const fn is_unpaid(self) -> bool {
+        matches!(self, Self::OtherTokens | Self::SecondVoice | Self::FarLoss)
+    }
 }
+
+/// How far from the median a loss may be, as a share of it: half of what decides on a candidate (spec §10.8).
+const FAR: f64 = 0.01;
+
+/// With fewer owners the median is not who is right.
+const FAR_FROM_OWNERS: usize = 3;
 
 /// What they say together.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,11 +80,15 @@ pub fn summarise(reports: &[Report]) -> Summary {
         let node = voices.entry(report.owner).or_insert(report.node);
         *node = report.node.min(*node);
     }
+    let has_voice = |report: &&Report| voices.get(&report.owner) == Some(&report.node);
+    let voiced: Vec<&Report> = reports.iter().filter(has_voice).collect();
     let flag = |report: &Report| {
         if is_odd(report, usual) {
             Some(Flag::OtherTokens)
         } else if voices.get(&report.owner) != Some(&report.node) {
             Some(Flag::SecondVoice)
+        } else if is_far(report, &voiced) {
+            Some(Flag::FarLoss)
         } else {
             let differs = reports.iter().any(|other| disagree(report, other));
             differs.then_some(Flag::OtherLoss)
@@ -121,6 +140,26 @@ fn is_public(report: &Report) -> bool {
 
 fn is_odd(report: &Report, usual: Option<Sha256>) -> bool {
     is_public(report) && usual.is_some_and(|usual| usual != report.said.tokens_sha256)
+}
+
+fn loss(report: &Report) -> Option<f64> {
+    match report.said.finding {
+        Finding::HeldOut { loss, .. } => Some(loss.0),
+        Finding::Update { .. } => None,
+    }
+}
+
+/// Whether most of at least three owners who read the same public tokens found something else.
+fn is_far(report: &Report, voiced: &[&Report]) -> bool {
+    let same = |other: &&&Report| other.said.tokens_sha256 == report.said.tokens_sha256;
+    let losses: Vec<f64> = voiced.iter().filter(same).filter_map(|r| loss(r)).collect();
+    if !is_public(report) || losses.len() < FAR_FROM_OWNERS {
+        return false;
+    }
+    match (loss(report), median(losses)) {
+        (Some(loss), Some(middle)) => (loss - middle).abs() > FAR * middle.abs(),
+        _ => false,
+    }
 }
 
 /// Two honest reports of the same backend on the same tokens have the same bits.

@@ -95,6 +95,18 @@ impl Blobs {
         }
     }
 
+    /// A file's first bytes, all of a shorter one; `None` if there is no such file.
+    pub async fn head(&self, sha256: &Sha256, bytes: u64) -> Result<Option<Vec<u8>>, BlobError> {
+        let Some(mut found) = self.open(sha256, Some(0..bytes)).await? else {
+            return Ok(None);
+        };
+        let mut head = Vec::new();
+        while let Some(part) = found.stream.next().await {
+            head.extend_from_slice(&part?);
+        }
+        Ok(Some(head))
+    }
+
     /// Whether a file of this size is there.
     pub async fn has(&self, sha256: &Sha256, size: u64) -> Result<bool, BlobError> {
         match self.store.head(&key(sha256)).await {

@@ -209,6 +209,16 @@ owm_service::config! {
         /// The folder in which each round's updates, delta and residue are kept, for `round replay`. What is older
         /// than the newest round of each sub-model may be deleted.
         pub archive: PathBuf = PathBuf::from("rounds"),
+        /// How long an update stays there that no open evaluation needs.
+        pub spool_kept: HumanDuration = HumanDuration::from_secs(7 * 86_400),
+        /// Bytes of such updates that stay; the oldest go first.
+        pub spool_kept_max: HumanBytes = HumanBytes::new(8 << 30),
+        /// The slowest line that an update is taken from: bytes per second, on the average of a window.
+        pub upload_rate_min: HumanBytes = HumanBytes::new(64 << 10),
+        /// How long such a window is.
+        pub upload_window: HumanDuration = HumanDuration::from_secs(60),
+        /// How long after its lease's end the last byte of an update that was committed on time may come.
+        pub upload_grace: HumanDuration = HumanDuration::from_secs(1_800),
     }
 
     /// What work earns. Booked as owed; nothing is paid yet.

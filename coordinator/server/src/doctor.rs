@@ -9,6 +9,7 @@ mod database;
 mod identity;
 mod running;
 mod settings;
+mod spool;
 mod swarm;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -128,6 +129,7 @@ fn checks(ground: &Arc<Ground>) -> Vec<Check<'static>> {
         ("files", files_check),
         ("disk", disk_check),
         ("backup", backup_check),
+        ("spool", spool::check),
     ];
     for (area, check) in on_disk {
         let ground = Arc::clone(ground);

@@ -2,6 +2,8 @@
 //! the tasks that look at it. The command line asks for them (rounds have their own, `round::asks`).
 //! Must stay true: a candidate's files are in the object store before a task names them; no manifest names them.
 
+pub mod cancel;
+
 use std::{io::Read as _, path::Path, time::Duration};
 
 use owm_coordinator_store::{

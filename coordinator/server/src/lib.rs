@@ -17,6 +17,7 @@ pub mod evaluate;
 pub(crate) mod failpoints;
 pub mod http;
 pub mod identity;
+pub(crate) mod layout;
 pub mod metrics;
 pub mod page;
 pub mod publish;

@@ -28,7 +28,7 @@ use crate::{
     page, round,
     rpc::{self, chunks},
     swarm,
-    tasks::{alive, announce, database, due, figures, gone, outbox, purge, signs, standing},
+    tasks::{alive, announce, database, due, figures, gone, outbox, purge, signs, spool, standing},
 };
 
 /// Between two tries to reach a database that is not there yet.
@@ -234,6 +234,7 @@ fn start_loops(
         reconciler!(round::driver::Rounds(app.clone()), 500),
         reconciler!(standing::Standing::new(app.clone()), 10_000),
         reconciler!(purge::Purge(app.clone()), 30_000),
+        reconciler!(spool::Sweep(app.clone()), 60_000),
     ];
     reconciler!(figures::Figures::new(app.clone(), handles), 2_000);
 }

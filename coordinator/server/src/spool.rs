@@ -3,14 +3,18 @@
 //! Must stay true: a file has its name only when its bytes have that hash and are on the disk; what is taken at once is
 //! bounded, per update and in all.
 
+pub mod keep;
+
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::UNIX_EPOCH,
 };
 
-use owm_proto::{Sha256, hash::Hasher};
+use keep::Kept;
+use owm_proto::{Sha256, UnixMillis, hash::Hasher};
 use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,6 +23,9 @@ const RECEIVING_MAX: usize = 32;
 
 /// How the names of unfinished files begin.
 const PARTIAL: &str = ".receiving-";
+
+/// How the names of whole files end.
+const SUFFIX: &str = ".owmu";
 
 /// Why an update is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +109,7 @@ impl Spool {
 
     /// Where an update lies, or would.
     pub fn path(&self, sha256: &Sha256) -> PathBuf {
-        self.dir.join(format!("{sha256}.owmu"))
+        self.dir.join(format!("{sha256}{SUFFIX}"))
     }
 
     /// Whether it is here, whole.
@@ -162,6 +169,34 @@ impl Spool {
             all: Arc::clone(&self.promised),
             sha256,
         })
+    }
+
+    /// All whole updates. Blocks.
+    pub fn kept(&self) -> Result<Vec<Kept>, SpoolError> {
+        let entries = match fs::read_dir(&*self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|source| self.failed(source))?,
+        };
+        let mut kept = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let sha256 = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+            let Some(sha256) = sha256.and_then(|sha256| sha256.parse().ok()) else {
+                continue;
+            };
+            // One that goes away meanwhile is none.
+            let Ok(found) = entry.metadata() else {
+                continue;
+            };
+            let at = found.modified().map_err(|source| self.failed(source))?;
+            let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            kept.push(Kept {
+                sha256,
+                size: found.len(),
+                at: UnixMillis(0).after(at),
+            });
+        }
+        Ok(kept)
     }
 
     /// Bytes of all whole files.

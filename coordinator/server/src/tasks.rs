@@ -9,4 +9,5 @@ pub mod gone;
 pub mod outbox;
 pub mod purge;
 pub mod signs;
+pub mod spool;
 pub mod standing;

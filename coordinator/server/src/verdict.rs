@@ -7,6 +7,7 @@ pub(crate) mod desk;
 mod lease;
 mod opened;
 mod result;
+mod settle;
 pub(crate) mod update;
 
 use owm_coordinator_domain::task::{FailureCode, Next, Task};

@@ -1,6 +1,8 @@
 //! Evaluations: one candidate, a task for each node that looks at it, and the reports. Made by the command line (and
 //! by rounds), read by the dispatcher, which keeps the tasks apart, and by whoever shows what was found.
 
+mod settle;
+
 use std::collections::HashMap;
 
 use owm_coordinator_domain::{evaluation::Report, schedule::Apart};
@@ -20,6 +22,10 @@ use crate::{
     time::{from_pg, to_pg},
     tx::Tx,
     vault::Vault,
+};
+
+pub use settle::{
+    evaluation_of, evaluation_settle, evaluation_settle_lock, evaluations_unsettled, updates_needed,
 };
 
 /// An evaluation to be queued.
@@ -54,6 +60,8 @@ pub struct Evaluation {
     pub reported: u32,
     /// Tasks that may still bring one.
     pub open: u32,
+    /// When the reports were compared and booked.
+    pub settled_at: Option<UnixMillis>,
 }
 
 /// One of its tasks.
@@ -63,6 +71,8 @@ pub struct EvaluationTask {
     pub task_id: TaskId,
     /// `tasks.phase`.
     pub phase: String,
+    /// The lease whose result was accepted.
+    pub epoch: Option<u64>,
     /// Who has it or had it last.
     pub node: Option<(NodeId, PublicKey)>,
     /// Why it failed, or what went wrong with the last attempt.
@@ -215,6 +225,7 @@ struct EvaluationRow {
     wanted: i32,
     deadline_at: time::OffsetDateTime,
     created_at: time::OffsetDateTime,
+    settled_at: Option<time::OffsetDateTime>,
     reported: i64,
     open: i64,
 }
@@ -233,6 +244,7 @@ impl TryFrom<EvaluationRow> for Evaluation {
             wanted: row.wanted.unsigned_abs(),
             deadline: from_pg(row.deadline_at),
             created_at: from_pg(row.created_at),
+            settled_at: row.settled_at.map(from_pg),
             reported: small(row.reported),
             open: small(row.open),
         })
@@ -249,7 +261,7 @@ pub async fn evaluation_list(
     let rows = sqlx::query_as!(
         EvaluationRow,
         r#"SELECT e.evaluation_id, e.sub_model, e.model_version, e.ask, e.wanted, e.deadline_at, e.created_at,
-             count(x.report) AS "reported!",
+             e.settled_at, count(x.report) AS "reported!",
              count(*) FILTER (WHERE t.phase IN ('queued', 'leased')) AS "open!"
          FROM evaluations e JOIN evaluation_tasks x ON x.evaluation_id = e.evaluation_id
          JOIN tasks t ON t.task_id = x.task_id
@@ -266,6 +278,7 @@ pub async fn evaluation_list(
 struct ReportRow {
     task_id: Uuid,
     phase: String,
+    winner_epoch: Option<i64>,
     node_id: Option<Uuid>,
     public_key: Option<String>,
     owner_key: Option<String>,
@@ -305,6 +318,7 @@ impl TryFrom<ReportRow> for EvaluationTask {
         Ok(Self {
             task_id: TaskId(task),
             phase: row.phase,
+            epoch: row.winner_epoch.map(i64::unsigned_abs),
             node: row.node_id.map(NodeId).zip(public_key),
             trouble: row.trouble.unwrap_or_default(),
             reward: Msat(row.reward_msat.unwrap_or(0).unsigned_abs()),
@@ -323,7 +337,7 @@ pub async fn evaluation_tasks(
 ) -> Result<Vec<EvaluationTask>, StoreError> {
     let rows = sqlx::query_as!(
         ReportRow,
-        r#"SELECT t.task_id, t.phase, n.node_id AS "node_id?", n.public_key AS "public_key?",
+        r#"SELECT t.task_id, t.phase, t.winner_epoch, n.node_id AS "node_id?", n.public_key AS "public_key?",
              n.owner_key AS "owner_key?", COALESCE(t.failure_message, a.reason) AS trouble, t.reward_msat, x.report,
              w.result_envelope AS "result_envelope?"
          FROM evaluation_tasks x JOIN tasks t ON t.task_id = x.task_id

@@ -22,7 +22,7 @@ pub struct QueuedTask {
 }
 
 /// Locks up to `limit` queued tasks of a role that not all of the `free` nodes have tried, most urgent
-/// first; other coordinators skip them. A row that can't be read is logged and left.
+/// first, evaluations in turn; other coordinators skip them. A row that can't be read is logged and left.
 #[tracing::instrument(name = "db.lease.claim", skip_all, err)]
 pub async fn lease_claim(
     tx: &mut Tx,
@@ -32,6 +32,27 @@ pub async fn lease_claim(
     now: UnixMillis,
     limit: u32,
 ) -> Result<Vec<QueuedTask>, StoreError> {
+    let rows = match role {
+        Role::Evaluate => claim_in_turn(tx, free, now, limit).await?,
+        _ => claim(tx, role, free, now, limit).await?,
+    };
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            queued_task(&row, vault)
+                .inspect_err(|error| tracing::error!(%error, "a queued task can't be read"))
+                .ok()
+        })
+        .collect())
+}
+
+async fn claim(
+    tx: &mut Tx,
+    role: Role,
+    free: &[NodeId],
+    now: UnixMillis,
+    limit: u32,
+) -> Result<Vec<TaskRow>, StoreError> {
     let nodes: Vec<_> = free.iter().map(|node| node.0).collect();
     let rows = sqlx::query_as!(
         TaskRow,
@@ -49,14 +70,45 @@ pub async fn lease_claim(
     )
     .fetch_all(&mut *tx.inner)
     .await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| {
-            queued_task(&row, vault)
-                .inspect_err(|error| tracing::error!(%error, "a queued task can't be read"))
-                .ok()
-        })
-        .collect())
+    Ok(rows)
+}
+
+/// Evaluations take turns: the first waiting task of each, the oldest first, then the second of each. One that is asked of
+/// more owners than there are, or of owners who all have it, holds up none that came later.
+async fn claim_in_turn(
+    tx: &mut Tx,
+    free: &[NodeId],
+    now: UnixMillis,
+    limit: u32,
+) -> Result<Vec<TaskRow>, StoreError> {
+    let nodes: Vec<_> = free.iter().map(|node| node.0).collect();
+    let rows = sqlx::query_as!(
+        TaskRow,
+        "WITH turns AS (
+             SELECT q.task_id AS id, row_number() OVER (
+                 PARTITION BY COALESCE(x.evaluation_id, q.task_id) ORDER BY q.submitted_at, q.task_id) AS turn
+             FROM tasks q LEFT JOIN evaluation_tasks x ON x.task_id = q.task_id
+             WHERE q.phase = 'queued' AND q.role = 'evaluate' AND q.deadline_at > $1
+                 AND (q.tried_nodes = '{}' OR NOT q.tried_nodes @> $2)
+                 AND EXISTS (SELECT 1 FROM nodes n WHERE n.node_id = ANY($2) AND NOT EXISTS (
+                     SELECT 1 FROM evaluation_tasks y JOIN tasks t ON t.task_id = y.task_id
+                         JOIN nodes o ON o.node_id = COALESCE(t.winner_node, t.lease_node)
+                     WHERE y.evaluation_id = x.evaluation_id AND t.phase IN ('leased', 'done')
+                         AND o.owner_key = n.owner_key)))
+         SELECT task_id, task_type, sub_model, model_version, model_sha256, input_hash, min_tier,
+             max_tokens, seed, streaming, request_key, phase, lease_epoch, lease_node,
+             lease_expires_at, lease_ms, attempts, max_attempts, tried_nodes, deadline_at,
+             winner_node, winner_epoch, failure_code, payload_ciphertext
+         FROM tasks JOIN turns ON turns.id = tasks.task_id
+         WHERE phase = 'queued'
+         ORDER BY priority, turn, submitted_at, task_id LIMIT $3 FOR UPDATE OF tasks SKIP LOCKED",
+        to_pg(now),
+        &nodes,
+        i64::from(limit)
+    )
+    .fetch_all(&mut *tx.inner)
+    .await?;
+    Ok(rows)
 }
 
 fn queued_task(row: &TaskRow, vault: &Vault) -> Result<QueuedTask, StoreError> {

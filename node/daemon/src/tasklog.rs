@@ -209,7 +209,7 @@ impl TaskLog {
     }
 
     /// What came of an attempt; its result, if any, is deleted. A booking stands: later ones for the
-    /// same lease change nothing. Returns whether this one counted.
+    /// same lease change nothing, but that a report's reward may come later. Returns whether this one counted.
     pub fn booked(
         &self,
         key: LeaseKey,
@@ -231,6 +231,12 @@ impl TaskLog {
              finished_at_ms = coalesce(finished_at_ms, ?7) \
              WHERE task_id = ?1 AND epoch = ?2 AND state IS NULL",
             params![task, key.epoch, state, verdict, reward, reason, at.0],
+        )?;
+        // What a report earns is known only when all are in: told later, and as often as need be.
+        transaction.execute(
+            "UPDATE task SET reward_msat = ?3 \
+             WHERE task_id = ?1 AND epoch = ?2 AND state = 'owed' AND ?4 = 'owed' AND reward_msat < ?3",
+            params![task, key.epoch, reward, state],
         )?;
         transaction.execute(
             "DELETE FROM unacked WHERE task_id = ?1 AND epoch = ?2",

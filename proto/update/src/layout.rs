@@ -12,13 +12,16 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::header::{LoraEpoch, Mode};
+use crate::header::{LoraEpoch, Mode, Targets};
 
 /// Bytes of a safetensors header, as its own libraries bound it.
 const JSON_BYTES_MAX: u64 = 100_000_000;
 
 /// The length at the front of a safetensors file.
 const LENGTH_BYTES: u64 = 8;
+
+/// How the names of the matrices end that LoRA adapts: the seven of each layer.
+const ADAPTED_SUFFIX: &str = "_proj.weight";
 
 /// Numbers that are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +256,14 @@ impl Layout {
                 Ok(targets.last().map_or(0, |target| target.elements.end))
             }
         }
+    }
+
+    /// The matrices that LoRA adapts in this file, the seven of each layer; `None`: it has none, or too many tensors.
+    pub fn adapted(&self) -> Option<Targets> {
+        let named = (0..).zip(&self.tensors);
+        let named = named.filter(|(_, tensor)| tensor.name.ends_with(ADAPTED_SUFFIX));
+        let tensors = u32::try_from(self.tensors.len()).ok()?;
+        Targets::new(tensors, named.map(|(place, _)| place))
     }
 
     /// The matrices that a LoRA epoch adapts, in data order.

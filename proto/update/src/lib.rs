@@ -24,7 +24,7 @@ pub use encode::{
 };
 pub use error::{EncodeError, HeaderError, ResidueError, UpdateError};
 pub use header::{BlockTable, HEADER_BYTES_MAX, Header, LoraEpoch, Mode, Origin, Subject, Targets};
-pub use layout::Layout;
+pub use layout::{Layout, LayoutError};
 pub use published::Published;
 pub use residue::Residue;
 pub use update::{Summary, Update};

@@ -21,6 +21,9 @@ const MAGIC: [u8; 4] = *b"OWMR";
 /// Bytes before what it is of: magic, version, two reserved.
 const PREFIX_BYTES: usize = 8;
 
+/// Bytes that are hashed at once.
+const HASHED_BYTES: usize = 16 << 10;
+
 /// A residue: finite values, no negative zero, of one network's sub-model in one mode (in LoRA mode: of one
 /// epoch).
 #[derive(Clone, PartialEq)]
@@ -75,11 +78,7 @@ impl Residue {
             sha256: sha256.unwrap_or(Sha256([0; 32])),
         };
         if sha256.is_none() {
-            let mut hasher = Hasher::default();
-            for part in residue.parts() {
-                hasher.update(&part);
-            }
-            residue.sha256 = hasher.finish();
+            residue.sha256 = residue.hashed();
         }
         Ok(residue)
     }
@@ -110,8 +109,23 @@ impl Residue {
         Self::checked(training, values, Some(Sha256::of(bytes)))
     }
 
-    /// The canonical bytes in parts of at most 256 KiB, so that half a gigabyte need not be in memory twice.
-    pub fn parts(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    fn hashed(&self) -> Sha256 {
+        let mut hasher = Hasher::default();
+        hasher.update(&self.head());
+        // A part that stays in the first cache: hashing is what takes the time here, on one core.
+        let mut bytes = [0; HASHED_BYTES];
+        for values in self.values.chunks(HASHED_BYTES / 4) {
+            let (fours, _) = bytes.as_chunks_mut::<4>();
+            for (four, value) in fours.iter_mut().zip(values) {
+                *four = value.to_le_bytes();
+            }
+            hasher.update(&bytes[..values.len() * 4]);
+        }
+        hasher.finish()
+    }
+
+    /// What is before the values.
+    fn head(&self) -> Vec<u8> {
         let mut header = Vec::with_capacity(256);
         header.extend(MAGIC);
         header.extend(VERSION.to_le_bytes());
@@ -119,6 +133,12 @@ impl Residue {
         debug_assert_eq!(header.len(), PREFIX_BYTES);
         self.of.write(&mut header);
         debug_assert!(header.len() as u64 <= HEADER_BYTES_MAX);
+        header
+    }
+
+    /// The canonical bytes in parts of at most 256 KiB, so that half a gigabyte need not be in memory twice.
+    pub fn parts(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
+        let header = self.head();
         let values = self.values.chunks(BLOCK).map(|values| {
             let mut bytes = vec![0; values.len() * 4];
             let (fours, _) = bytes.as_chunks_mut::<4>();

@@ -64,7 +64,7 @@ async fn evaluate_within(net: &Devnet, ask: &[&str], bounds: &[&str]) -> Result<
                 .command(&["task", "show", &id, "--json"])
                 .await?;
             let shown: Value = serde_json::from_str(&shown)?;
-            if shown["open"] == 0 {
+            if !shown["settled_at_ms"].is_null() {
                 return Ok(shown);
             }
             tokio::time::sleep(POLL).await;

@@ -1,5 +1,6 @@
 //! Copy: an update that shares far more of its support with an earlier one than updates do, and has the same values
-//! there. The earlier commit is kept; of equal times the lower key.
+//! there. The earlier commit is kept; of equal times the lower key. Only what is kept is held against: who is like a
+//! copy, and not like its original, loses nothing by it.
 
 use super::{Field, Gated, Reason};
 use crate::{
@@ -20,8 +21,9 @@ pub(super) fn run(field: &Field<'_>, gated: &mut Gated) {
         let submission = &field.submissions[*i];
         (submission.committed_at, submission.node)
     });
-    for (at, i) in left.iter().enumerate() {
-        let original = left[..at].iter().find_map(|j| {
+    let mut kept: Vec<usize> = Vec::with_capacity(left.len());
+    for i in &left {
+        let original = kept.iter().find_map(|j| {
             let overlap = statistics.overlap(*i, *j);
             let cosine = statistics.common_cosine(*i, *j)?;
             (overlap > from && cosine > policy.copy_cosine).then_some((*j, overlap, cosine))
@@ -32,6 +34,8 @@ pub(super) fn run(field: &Field<'_>, gated: &mut Gated) {
                 overlap,
                 cosine,
             });
+        } else {
+            kept.push(*i);
         }
     }
 }

@@ -131,6 +131,61 @@ fn of_two_copies_the_later_commit_loses_and_of_equal_times_the_higher_key() {
     assert_eq!(copy_of(&gated(&spool, &given, None), 7), Some(key(2)));
 }
 
+/// Eight that share little, but for 0 with 1 and 1 with 2; every common support that is measured is the same.
+fn chained(shared: u64, common: &[(usize, usize)]) -> Statistics {
+    let n = 8;
+    let pair = |i: usize, j: usize| (i.min(j), i.max(j));
+    let of = |one: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+        (0..n * n).map(|at| one(at / n, at % n)).collect()
+    };
+    let dots = of(&|i, j| if i == j { 1.0 } else { 0.5 });
+    let shares = of(&|i, j| match pair(i, j) {
+        (0, 1) | (1, 2) => shared as f64,
+        (i, j) if i == j => 1_000.0,
+        _ => 100.0,
+    });
+    let shares: Vec<u64> = shares.into_iter().map(|share| share as u64).collect();
+    let common: Vec<_> = common.iter().map(|(i, j)| (*i, *j, 0.99)).collect();
+    let json = serde_json::json!({
+        "norms": vec![1.0; n], "values": vec![1_000; n], "dots": dots, "shared": shares, "common": common,
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+fn copies(statistics: &Statistics, policy: &Policy) -> Vec<usize> {
+    let gated = run(&Field {
+        submissions: &submissions(8),
+        statistics,
+        policy,
+        history: NormHistory::default(),
+        reference: None,
+    });
+    let is_copy = |i: &usize| matches!(gated.rejected[*i], Some(Reason::CopyOf { .. }));
+    (0..8).filter(is_copy).collect()
+}
+
+#[test]
+fn who_is_like_a_copy_but_not_like_its_original_is_kept() {
+    let statistics = chained(900, &[(0, 1), (1, 2)]);
+    assert_eq!(copies(&statistics, &Policy::default()), [1]);
+}
+
+#[test]
+fn a_policy_may_look_for_copies_that_share_less() {
+    let strict = Policy {
+        copy_overlap: 0.2,
+        ..Policy::default()
+    };
+    let statistics = chained(300, &[(0, 1)]);
+    assert!(copies(&statistics, &Policy::default()).is_empty());
+    assert_eq!(copies(&statistics, &strict), [1]);
+    // And what it asks for is measured.
+    let spool = memory(&Steps::new(8, ELEMENTS).encoded());
+    let measured = |from| Statistics::measure_from(&spool, from).unwrap();
+    assert_eq!(measured(0.99).common_cosine(0, 1), None);
+    assert!(measured(0.01).common_cosine(0, 1).is_some());
+}
+
 #[test]
 fn what_points_away_from_the_others_is_rejected() {
     let steps = Steps::new(10, ELEMENTS);

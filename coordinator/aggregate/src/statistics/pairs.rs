@@ -19,7 +19,8 @@ pub(super) fn against(dense: &[f32; CHUNK], places: &[u16], values: &[f32]) -> (
     let mut lane = |lane: usize, place: u16, value: f32| {
         let other = dense[usize::from(place) % CHUNK];
         dots[lane] += f64::from(other) * f64::from(value);
-        shared[lane] += u32::from(other != 0.0);
+        // Nothing is +0.0, and no value is a zero: the bits tell, in one instruction.
+        shared[lane] += u32::from(other.to_bits() != 0);
     };
     let (fours, last) = places.as_chunks::<LANES>();
     let (of_fours, of_last) = values.as_chunks::<LANES>();

@@ -185,6 +185,6 @@ impl Steps {
             parent: &MemoryParent(&self.parent),
         };
         let by = |statistics: &Statistics| decide(StrategyName::OwmRobust, statistics, submissions);
-        aggregate(spool, by, work, None, &base).unwrap()
+        aggregate(spool, &Policy::default(), by, work, None, &base).unwrap()
     }
 }

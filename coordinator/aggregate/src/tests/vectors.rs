@@ -8,7 +8,7 @@ use owm_update::{Codec, Layout, Mode, Origin, Residue, Subject, encode_update};
 use serde::Deserialize;
 
 use super::fixture::{decide, memory};
-use crate::{Base, MemoryParent, Statistics, StrategyName, Submission, Work, aggregate};
+use crate::{Base, MemoryParent, Policy, Statistics, StrategyName, Submission, Work, aggregate};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -140,8 +140,15 @@ fn another_implementation_s_round_is_made_byte_for_byte() {
         parent: &MemoryParent(&parent),
     };
     let by = |statistics: &Statistics| decide(StrategyName::OwmRobust, statistics, &submissions);
-    let (decision, released) =
-        aggregate(&memory(&updates), by, work, Some(residue), &base).unwrap();
+    let (decision, released) = aggregate(
+        &memory(&updates),
+        &Policy::default(),
+        by,
+        work,
+        Some(residue),
+        &base,
+    )
+    .unwrap();
     for (i, (verdict, one)) in decision.verdicts.iter().zip(&vector.updates).enumerate() {
         let reason = verdict.rejected.as_ref().map(|reason| {
             let json = serde_json::to_value(reason).unwrap();

@@ -92,11 +92,41 @@ fn one_owner_has_one_voice() {
 #[test]
 fn another_loss_on_the_same_backend_is_flagged_on_both_and_counts() {
     let summary = summarise(&[report(1, 2.0), report(2, 1.0), report(3, 2.0)]);
-    assert_eq!(summary.flags, [Some(Flag::OtherLoss); 3]);
+    let differs = Some(Flag::OtherLoss);
+    assert_eq!(summary.flags, [differs, Some(Flag::FarLoss), differs]);
     assert_eq!(summary.loss, Some(2.0), "the median holds");
+    assert!(
+        !Flag::OtherLoss.is_unpaid(),
+        "which one is right, it does not say"
+    );
     let mut gpu = report(2, 2.000_001);
     gpu.backend = "burn-wgpu/f32".into();
     assert_eq!(summarise(&[report(1, 2.0), gpu]).flags, [None, None]);
+}
+
+#[test]
+fn a_loss_far_from_what_most_found_earns_nothing_on_whatever_backend() {
+    let with = |loss: f64| {
+        let mut made_up = report(3, loss);
+        made_up.backend = "mine".into();
+        summarise(&[report(1, 2.0), report(2, 2.001), made_up]).flags[2]
+    };
+    assert_eq!(with(2.01), None, "backends differ a little");
+    assert_eq!(
+        (with(2.1), with(1.9)),
+        (Some(Flag::FarLoss), Some(Flag::FarLoss))
+    );
+    assert!(Flag::FarLoss.is_unpaid());
+    // Of two nobody can tell; of private texts neither.
+    assert_eq!(
+        summarise(&[report(1, 2.0), report(2, 3.0)]).flags,
+        [Some(Flag::OtherLoss); 2]
+    );
+    let mut local = [report(1, 2.0), report(2, 2.0), report(3, 9.0)];
+    for report in &mut local {
+        report.said.text = TextSource::Local;
+    }
+    assert_eq!(summarise(&local).flags[2], Some(Flag::OtherLoss));
 }
 
 proptest! {

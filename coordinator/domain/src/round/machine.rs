@@ -4,7 +4,7 @@
 //! open → collecting → sealed → aggregated → evaluated → published → anchored, or abandoned before it is published.
 //! A candidate that is not accepted sends the round back to sealed once, with the fall-back strategy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use owm_proto::{PublicKey, Sha256, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct Round {
     pub verdicts: Vec<(Attempt, Verdict)>,
     /// Why nothing came of it.
     pub abandoned: Option<AbandonReason>,
+    /// Who has signed two hashes: each is signalled once, however often a second one is delivered.
+    #[serde(default)]
+    pub equivocated: BTreeSet<PublicKey>,
 }
 
 impl Round {
@@ -55,6 +58,7 @@ impl Round {
             reports: Vec::new(),
             verdicts: Vec::new(),
             abandoned: None,
+            equivocated: BTreeSet::new(),
         }
     }
 
@@ -116,7 +120,7 @@ impl Round {
             }
             Event::Bytes { node, sha256, .. } => match self.parts.get(&node) {
                 Some(Part::Whole { sha256: whole, .. }) => *whole == sha256,
-                Some(Part::Void) => true,
+                Some(Part::Void { .. }) => true,
                 _ => false,
             },
             Event::NotAggregated { attempt } => {
@@ -153,19 +157,15 @@ impl Round {
         }
     }
 
-    /// When commits are no longer taken, as it stands.
+    /// When commits are no longer taken, as it stands. What is found void later has arrived: otherwise a fault would move
+    /// the end, and two liars could hold a round open until `max`.
     pub fn closes_at(&self) -> UnixMillis {
-        let committed = self.parts.values().filter_map(|part| match part {
-            Part::Committed { at, .. } | Part::Whole { at, .. } => Some(*at),
-            Part::Asked | Part::Void => None,
+        let arrived = self.parts.values().filter_map(|part| match part {
+            Part::Committed { at, .. } | Part::Whole { at, .. } | Part::Void { at } => Some(*at),
+            Part::Asked => None,
         });
-        let arrivals: Vec<UnixMillis> = committed.collect();
-        let voided = self
-            .parts
-            .values()
-            .filter(|part| **part == Part::Void)
-            .count();
-        let asked = self.parts.len().saturating_sub(voided);
+        let arrivals: Vec<UnixMillis> = arrived.collect();
+        let asked = self.parts.len();
         self.plan
             .deadline
             .closes_at(self.opened_at, asked, &arrivals)
@@ -208,23 +208,35 @@ impl Round {
                 self.parts.insert(node, Part::Committed { sha256, at });
                 Ok(Vec::new())
             }
-            Some(Part::Committed { sha256: first, .. } | Part::Whole { sha256: first, .. })
-                if first != sha256 =>
-            {
-                self.parts.insert(node, Part::Void);
-                let fault = Fault::Equivocation {
-                    first,
-                    second: sha256,
-                };
-                Ok(vec![Effect::Signal { node, fault }])
+            Some(
+                Part::Committed {
+                    sha256: first,
+                    at: arrived,
+                }
+                | Part::Whole {
+                    sha256: first,
+                    at: arrived,
+                },
+            ) if first != sha256 => {
+                self.parts.insert(node, Part::Void { at: arrived });
+                Ok(self.equivocation(node, first, sha256))
             }
             Some(_) => Ok(Vec::new()),
         }
     }
 
+    /// A second hash: signalled once.
+    fn equivocation(&mut self, node: PublicKey, first: Sha256, second: Sha256) -> Vec<Effect> {
+        if !self.equivocated.insert(node) {
+            return Vec::new();
+        }
+        let fault = Fault::Equivocation { first, second };
+        vec![Effect::Signal { node, fault }]
+    }
+
     /// A commit after the round has been sealed: an equivocation still is one, but the round's arithmetic stands.
     fn late_commit(
-        &self,
+        &mut self,
         node: PublicKey,
         second: Sha256,
         at: UnixMillis,
@@ -234,8 +246,7 @@ impl Round {
             Some(Part::Committed { sha256: first, .. } | Part::Whole { sha256: first, .. })
                 if first != second =>
             {
-                let fault = Fault::Equivocation { first, second };
-                Ok(vec![Effect::Signal { node, fault }])
+                Ok(self.equivocation(node, first, second))
             }
             Some(Part::Asked) => Err(Refused::Late {
                 closed: self.closes_at(),
@@ -270,14 +281,14 @@ impl Round {
                     self.parts.insert(node, whole);
                     return Ok(self.seal_if_over(at));
                 }
-                self.parts.insert(node, Part::Void);
+                self.parts.insert(node, Part::Void { at: committed_at });
                 let fault = Fault::Structure { sha256 };
                 let mut effects = vec![Effect::Signal { node, fault }];
                 effects.extend(self.seal_if_over(at));
                 Ok(effects)
             }
             Some(Part::Whole { sha256: whole, .. }) if whole == sha256 => Ok(Vec::new()),
-            Some(Part::Void) => Ok(Vec::new()),
+            Some(Part::Void { .. }) => Ok(Vec::new()),
             Some(_) => Err(Refused::Uncommitted),
         }
     }
@@ -291,7 +302,7 @@ impl Round {
                 Part::Asked => asked += 1,
                 Part::Committed { .. } => committed += 1,
                 Part::Whole { .. } => whole += 1,
-                Part::Void => {}
+                Part::Void { .. } => {}
             }
         }
         let bytes_over = committed == 0 || now >= closed.after(self.plan.deadline.grace);

@@ -87,8 +87,11 @@ pub enum Part {
         /// When it committed.
         at: UnixMillis,
     },
-    /// It does not count.
-    Void,
+    /// It does not count. It has arrived all the same: nobody is waited for longer because of it.
+    Void {
+        /// When it committed.
+        at: UnixMillis,
+    },
 }
 
 /// A fault that signed bytes alone prove (spec §10.9).

@@ -258,16 +258,45 @@ fn two_hashes_of_one_node_are_a_fault_at_any_time_and_void_it_only_before_the_en
     let mut round = collecting();
     round.on(commit(2, 10)).unwrap();
     assert_eq!(round.on(other(11)), Ok(signal.clone()));
-    assert_eq!(round.parts[&key(2)], Part::Void);
+    assert_eq!(round.parts[&key(2)], Part::Void { at: second(10) });
+    assert_eq!(round.on(other(11)), Ok(vec![]), "told once");
     let mut round = Round::open(PLAN, UnixMillis(0));
     for event in whole_round() {
         round.on(event).unwrap();
         if round.phase == Phase::Sealed {
             let before = round.clone();
             assert_eq!(round.on(other(130)), Ok(signal.clone()));
-            assert_eq!(round, before);
+            assert_eq!(round.on(other(131)), Ok(vec![]), "told once");
+            assert_eq!((round.phase, &round.parts), (before.phase, &before.parts));
         }
     }
+}
+
+#[test]
+fn a_fault_of_one_gives_the_others_no_more_time() {
+    let mut round = collecting();
+    let nodes: Vec<PublicKey> = round.parts.keys().copied().collect();
+    let quorum = PLAN.deadline.quorum_of(nodes.len());
+    for (n, node) in nodes.iter().take(quorum).enumerate() {
+        let committed = Event::Committed {
+            node: *node,
+            sha256: hash(n as u8 + 1),
+            at: second(10 + n as u64),
+        };
+        round.on(committed).unwrap();
+    }
+    let closes = round.closes_at();
+    assert!(
+        closes < UnixMillis(0).after(PLAN.deadline.max),
+        "a quorum is in"
+    );
+    let second_hash = Event::Committed {
+        node: nodes[0],
+        sha256: hash(200),
+        at: second(30),
+    };
+    round.on(second_hash).unwrap();
+    assert_eq!(round.closes_at(), closes);
 }
 
 #[test]
@@ -288,7 +317,7 @@ fn bytes_that_are_no_update_are_a_fault_of_who_has_signed_them() {
             fault
         }])
     );
-    assert_eq!(round.parts[&key(3)], Part::Void);
+    assert_eq!(round.parts[&key(3)], Part::Void { at: second(10) });
     // Bytes with another hash are nobody's: no fault.
     round.on(commit(4, 10)).unwrap();
     let others = Event::Bytes {

@@ -67,8 +67,16 @@ pub(crate) async fn app_with(pool: PgPool, change: impl FnOnce(&mut Config)) -> 
 
 /// A coordinator whose machine's clock the test moves.
 pub(crate) async fn clocked(pool: PgPool) -> (TestApp, Arc<JumpingClock>) {
+    clocked_with(pool, |_| {}).await
+}
+
+/// The same with another configuration.
+pub(crate) async fn clocked_with(
+    pool: PgPool,
+    change: impl FnOnce(&mut Config),
+) -> (TestApp, Arc<JumpingClock>) {
     let clock = Arc::new(JumpingClock::default());
-    (app_at(pool, |_| {}, clock.clone()).await, clock)
+    (app_at(pool, change, clock.clone()).await, clock)
 }
 
 /// The machine's clock, moved by hand.
@@ -267,6 +275,18 @@ impl TestApp {
             id: node.node_id,
             key,
             told,
+        }
+    }
+
+    /// So much time passes, and the coordinator lives through it: no lease is extended.
+    pub(crate) async fn live_through(&self, clock: &JumpingClock, time: Duration) {
+        const STEP: Duration = Duration::from_secs(2);
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(STEP);
+            clock.pass(step);
+            crate::tasks::alive::mark(self).await.unwrap();
+            left -= step;
         }
     }
 

@@ -1,4 +1,4 @@
-//! `owm-coordinator task evaluate`, `list`, `show`: what nodes find of a candidate. They speak to the database, so that
+//! `owm-coordinator task evaluate`, `list`, `show`, `cancel`: what nodes find of a candidate. They speak to the database, so that
 //! they work beside a running coordinator, which hands the tasks out.
 
 mod show;
@@ -19,7 +19,11 @@ use super::{
 };
 use crate::{
     blobs::Blobs,
-    evaluate::{EvaluationOrder, evaluate},
+    evaluate::{
+        EvaluationOrder,
+        cancel::{self, Cancelled},
+        evaluate,
+    },
     identity::Authority,
     serve,
 };
@@ -40,6 +44,15 @@ pub enum TaskCommand {
         after_help = "Example: owm-coordinator task show 0f2c… --config coordinator.toml --json"
     )]
     Show {
+        /// Its id.
+        id: EvaluationId,
+        /// Where the configuration is.
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// End what is open of an evaluation; reports that are there stay, and are owed.
+    #[command(after_help = "Example: owm-coordinator task cancel 0f2c… --config coordinator.toml")]
+    Cancel {
         /// Its id.
         id: EvaluationId,
         /// Where the configuration is.
@@ -135,7 +148,29 @@ pub(super) async fn run(
             let store = serve::store(&read_config(&config.config)?)?;
             show::show(&store, id, json).await
         }
+        TaskCommand::Cancel { id, config } => {
+            let store = serve::store(&read_config(&config.config)?)?;
+            let done = cancel::cancel(&store, id, now).await;
+            cancelled(id, done.map_err(RunError::failed)?, json)
+        }
     }
+}
+
+fn cancelled(id: EvaluationId, done: Cancelled, json: bool) -> Result<(), RunError> {
+    let Cancelled {
+        queued,
+        leased,
+        reported,
+    } = done;
+    let text = match queued + leased {
+        0 => format!("evaluation {id} has no open task; {reported} reports are there"),
+        _ => format!(
+            "evaluation {id}: {queued} waiting tasks ended, {leased} nodes are told to stop, {reported} reports stay"
+        ),
+    };
+    let value =
+        json!({"evaluation_id": id, "queued": queued, "leased": leased, "reported": reported});
+    print(json, &value, &text)
 }
 
 async fn ask(

@@ -24,7 +24,10 @@ use crate::{
     rpc::{NodeService, conversation::Conversation},
 };
 
+mod settle;
+mod turns;
 mod update;
+mod upload;
 
 /// t1, weight 1, always there: 10 sats and half as much again.
 const REWARD: u64 = 15_000;
@@ -48,23 +51,29 @@ async fn evaluator(app: &TestApp, n: u8, slots: u32) -> Evaluator {
     };
     let service = NodeService::new(app.app.clone());
     let opened = service.converse(key.public(), hello, SessionKind::Stream, down);
-    let (mut conversation, _) = opened.await.unwrap();
-    let offer = wire::Offer {
-        role: "evaluate".into(),
-        credits: slots,
-        sha256: vec![],
-    };
-    let offer = wire::work_up::Message::Offer(offer);
-    conversation.take(offer).await.unwrap();
-    Evaluator {
+    let (conversation, _) = opened.await.unwrap();
+    let mut evaluator = Evaluator {
         id: node.node_id,
         key,
         conversation,
         told,
-    }
+    };
+    evaluator.offer(slots).await;
+    evaluator
 }
 
 impl Evaluator {
+    /// Room for so many more.
+    async fn offer(&mut self, slots: u32) {
+        let offer = wire::Offer {
+            role: "evaluate".into(),
+            credits: slots,
+            sha256: vec![],
+        };
+        let offer = wire::work_up::Message::Offer(offer);
+        self.conversation.take(offer).await.unwrap();
+    }
+
     async fn lease(&mut self) -> wire::Lease {
         let waited = async {
             loop {
@@ -100,7 +109,18 @@ impl Evaluator {
         lease: &wire::Lease,
         spoil: impl FnOnce(&mut EvaluationReport),
     ) -> wire::TaskResult {
-        let sealed = seal::open(&self.key, &lease.sealed_payload).unwrap();
+        self.result_knowing(app, lease, &self.key, spoil)
+    }
+
+    /// The same, from a payload that was sealed to `reader`.
+    fn result_knowing(
+        &self,
+        app: &TestApp,
+        lease: &wire::Lease,
+        reader: &NodeKey,
+        spoil: impl FnOnce(&mut EvaluationReport),
+    ) -> wire::TaskResult {
+        let sealed = seal::open(reader, &lease.sealed_payload).unwrap();
         let task = wire::SealedTask::decode(sealed.as_slice()).unwrap();
         let payload = wire::TaskPayload::decode(task.payload.as_slice()).unwrap();
         let Some(wire::task_payload::Task::Evaluate(asked)) = payload.task else {
@@ -193,6 +213,12 @@ async fn ask_as(app: &TestApp, order: &EvaluationOrder, n: u64) -> EvaluationId 
     id
 }
 
+/// Rewards in the ledger.
+async fn booked(pool: &PgPool) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM ledger_events WHERE kind = 'reward'");
+    count.fetch_one(pool).await.unwrap()
+}
+
 async fn tasks(app: &TestApp, id: EvaluationId) -> Vec<EvaluationTask> {
     let mut tx = app.store.begin("test").await.unwrap();
     evaluation_tasks(&mut tx, id).await.unwrap()
@@ -207,14 +233,14 @@ async fn each_owner_reports_once_and_is_owed_once(pool: PgPool) {
         nodes.push(evaluator(&app, n, 3).await);
     }
     let id = ask(&app, &order(3)).await;
-    for node in &mut nodes {
+    for (n, node) in nodes.iter_mut().enumerate() {
         let lease = node.lease().await;
         assert_eq!(lease.task_type, "evaluate");
         let ack = node.report(&app, &lease, |_| {}).await;
-        assert_eq!(
-            (ack.verdict(), ack.reward_msat),
-            (Verdict::Accepted, REWARD)
-        );
+        // Nothing is owed before all can be compared.
+        let owed = if n == 2 { REWARD } else { 0 };
+        assert_eq!((ack.verdict(), ack.reward_msat), (Verdict::Accepted, owed));
+        assert_eq!(booked(&pool).await, if n == 2 { 3 } else { 0 });
         let again = node.report(&app, &lease, |_| {}).await;
         assert_eq!(again.verdict(), Verdict::Duplicate, "the same again");
         let other = node
@@ -234,11 +260,8 @@ async fn each_owner_reports_once_and_is_owed_once(pool: PgPool) {
     let summary = summarise(&reports);
     assert_eq!((summary.loss, summary.owners), (Some(2.5), 3));
     assert_eq!(reports[0].backend, "scripted");
-    let booked: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger_events")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(booked, 3);
+    assert_eq!(app.evaluations_settle().await.unwrap(), 0, "once");
+    assert_eq!(booked(&pool).await, 3);
     // The row itself refuses another report.
     let changed = sqlx::query("UPDATE evaluation_tasks SET report = '{}'")
         .execute(&pool)

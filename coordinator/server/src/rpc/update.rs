@@ -2,37 +2,45 @@
 //! Must stay true: a commit that is on time comes before any byte is kept; what is kept has the hash that was committed
 //! to; a node that repeats itself is answered as before and sends nothing twice.
 
+mod pace;
+
 use std::time::Duration;
 
+use futures::{Stream, StreamExt as _};
 use owm_proto::{
     PublicKey,
     wire::coordinator::{ResultAck, SubmitUpdateRequest, TaskResult, submit_update_request::Part},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
+use self::pace::Pace;
 use super::{NodeService, verdict_status};
 use crate::{
+    app::App,
     spool::{Incoming, SpoolError},
     verdict::update::Announced,
 };
 
-/// Longest silence between two messages.
-const STALL: Duration = Duration::from_secs(30);
+/// How long the signed result may take after the call.
+const RESULT_WITHIN: Duration = Duration::from_secs(30);
 
-/// An update takes at most this, and a second for every [`BYTES_PER_S_MIN`].
-const RECEIVE_BASE: Duration = Duration::from_mins(1);
+/// What a node sends.
+trait Parts: Stream<Item = Result<SubmitUpdateRequest, Status>> + Unpin {}
 
-/// The slowest line that an update is taken from, on the average.
-const BYTES_PER_S_MIN: u64 = 16 << 10;
+impl<S: Stream<Item = Result<SubmitUpdateRequest, Status>> + Unpin> Parts for S {}
 
 impl NodeService {
-    pub(super) async fn update_take(
+    pub(crate) async fn update_take(
         &self,
         key: PublicKey,
-        mut parts: Streaming<SubmitUpdateRequest>,
+        mut parts: impl Stream<Item = Result<SubmitUpdateRequest, Status>> + Unpin,
     ) -> Result<ResultAck, Status> {
         let node = self.known_node(&key).await?;
-        let Some(Part::Result(result)) = next(&mut parts).await? else {
+        let first = tokio::time::timeout(RESULT_WITHIN, parts.next()).await;
+        let first = first.map_err(|_| {
+            Status::deadline_exceeded("no signed result came; it is the first message")
+        })?;
+        let Some(Part::Result(result)) = first.map(part).transpose()? else {
             return Err(Status::invalid_argument(
                 "the signed result comes first, then the update's bytes",
             ));
@@ -43,10 +51,7 @@ impl NodeService {
             .await
             .map_err(verdict_status)?;
         if announced.is_wanted && !app.spool.has(&announced.sha256, announced.size) {
-            let time = RECEIVE_BASE + Duration::from_secs(announced.size / BYTES_PER_S_MIN);
-            let received = receive(self, &announced, &mut parts);
-            let received = tokio::time::timeout(time, received).await;
-            received.map_err(|_| too_slow())??;
+            receive(app, &announced, &mut parts).await?;
         }
         self.update_judged(key, result, announced).await
     }
@@ -62,14 +67,11 @@ impl NodeService {
     }
 }
 
-async fn receive(
-    service: &NodeService,
-    announced: &Announced,
-    parts: &mut Streaming<SubmitUpdateRequest>,
-) -> Result<(), Status> {
-    let (spool, sha256, size) = (service.app.spool.clone(), announced.sha256, announced.size);
+async fn receive(app: &App, announced: &Announced, parts: &mut impl Parts) -> Result<(), Status> {
+    let (spool, sha256, size) = (app.spool.clone(), announced.sha256, announced.size);
     let mut incoming = blocking(move || spool.begin(sha256, size)).await?;
-    while let Some(part) = next(parts).await? {
+    let mut pace = Pace::new(&app.config.rounds, app.now(), announced.until);
+    while let Some(part) = next(app, &mut pace, parts).await? {
         let Part::Chunk(bytes) = part else {
             return Err(Status::invalid_argument("a result comes once"));
         };
@@ -86,17 +88,32 @@ async fn receive(
     blocking(move || incoming.finish()).await.map(drop)
 }
 
-async fn next(parts: &mut Streaming<SubmitUpdateRequest>) -> Result<Option<Part>, Status> {
-    let message = tokio::time::timeout(STALL, parts.message()).await;
-    match message.map_err(|_| too_slow())?? {
-        None => Ok(None),
-        Some(SubmitUpdateRequest { part: Some(part) }) => Ok(Some(part)),
-        Some(_) => Err(Status::invalid_argument("a message without a part")),
+/// The next message, as long as they come fast enough.
+async fn next(app: &App, pace: &mut Pace, parts: &mut impl Parts) -> Result<Option<Part>, Status> {
+    let too_slow = |why: pace::TooSlow| Status::deadline_exceeded(why.to_string());
+    loop {
+        let (now, due) = (app.now(), pace.next());
+        let wait = Duration::from_millis(due.0.saturating_sub(now.0));
+        let Ok(message) = tokio::time::timeout(wait, parts.next()).await else {
+            // A timer may be a little ahead of the clock.
+            pace.heard(app.now().max(due), 0).map_err(too_slow)?;
+            continue;
+        };
+        let Some(part) = message.map(part).transpose()? else {
+            return Ok(None);
+        };
+        let bytes = match &part {
+            Part::Chunk(bytes) => bytes.len() as u64,
+            Part::Result(_) => 0,
+        };
+        pace.heard(app.now(), bytes).map_err(too_slow)?;
+        return Ok(Some(part));
     }
 }
 
-fn too_slow() -> Status {
-    Status::deadline_exceeded("the update comes too slowly; send it again on a better line")
+fn part(message: Result<SubmitUpdateRequest, Status>) -> Result<Part, Status> {
+    let part = message?.part;
+    part.ok_or_else(|| Status::invalid_argument("a message without a part"))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -1,4 +1,4 @@
-//! Leases that ran out and questions whose patience is over.
+//! Leases that ran out, questions whose patience is over, evaluations whose tasks have all ended.
 
 use owm_coordinator_store::{
     StoreError, request::RequestState, request::request_lookup, task::task_list_due,
@@ -29,10 +29,13 @@ impl Reconciler for Due {
         for id in &due {
             survive(app.task_review(*id).await)?;
         }
+        let settled = app.evaluations_settle().await?;
         for (task, id) in app.answers.followed() {
             survive(answer_recover(app, task, id).await)?;
         }
-        Ok(Status(serde_json::json!({ "reviewed": due.len() })))
+        Ok(Status(
+            serde_json::json!({ "reviewed": due.len(), "settled": settled }),
+        ))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Does what was decided inside transactions and happens outside the database: a node is told of
-//! its changed standing. (Versions are told by `announce`, which every coordinator does for its own nodes.)
+//! its changed standing, of what its report has earned,
+//! of a task that is cancelled. (Versions are told by `announce`, which every coordinator does for its own nodes.)
 //! At least once; each kind bears being done twice.
 
 use std::time::Duration;
@@ -9,7 +10,10 @@ use owm_coordinator_store::{
     node::node_lookup,
     outbox::{OutboxItem, outbox_add, outbox_claim, outbox_finish, outbox_postpone},
 };
-use owm_proto::{NodeId, NodeStatus, UnixMillis, wire::coordinator::work_down::Message};
+use owm_proto::{
+    Msat, NodeId, NodeStatus, TaskId, UnixMillis,
+    wire::coordinator::{ResultAck, Verdict, work_down::Message},
+};
 use owm_service::reconcile::{Reconciler, Status};
 
 use crate::{app::App, tasks::gone::leases_lose};
@@ -18,6 +22,20 @@ const BATCH_MAX: u32 = 64;
 
 /// After a failed try; times the number of tries.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Tries until an item is given up: a node that is away for a day reads its earnings from the coordinator.
+const BOOKED_TRIES_MAX: u32 = 300;
+
+/// Tries until it is: what the node hands in then is refused all the same.
+const CANCELLED_TRIES_MAX: u32 = 12;
+
+fn told_tries(kind: &str) -> u32 {
+    match kind {
+        "booked" => BOOKED_TRIES_MAX,
+        "cancelled" => CANCELLED_TRIES_MAX,
+        _ => u32::MAX,
+    }
+}
 
 /// What an item says.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,12 +46,36 @@ pub enum Told {
         /// Whose.
         node: NodeId,
     },
+    /// What a report earns was booked after it had been acknowledged.
+    Booked {
+        /// Whose.
+        node: NodeId,
+        /// For which task.
+        task: TaskId,
+        /// Under which lease.
+        epoch: u64,
+        /// How much.
+        amount: Msat,
+    },
+    /// Nobody wants a leased task any more.
+    Cancelled {
+        /// Who is at it.
+        node: NodeId,
+        /// Which task.
+        task: TaskId,
+        /// Under which lease.
+        epoch: u64,
+        /// For people.
+        reason: String,
+    },
 }
 
 impl Told {
     const fn kind(&self) -> &'static str {
         match self {
             Self::NodeStatus { .. } => "node_status",
+            Self::Booked { .. } => "booked",
+            Self::Cancelled { .. } => "cancelled",
         }
     }
 
@@ -60,6 +102,14 @@ impl Reconciler for Outbox {
         for item in &items {
             match act(app, item).await {
                 Ok(()) => outbox_finish(&mut tx, item.id, now).await?,
+                Err(reason) if item.attempts >= told_tries(&item.kind) => {
+                    tracing::info!(
+                        outbox.kind = item.kind,
+                        reason,
+                        "an outbox item is given up"
+                    );
+                    outbox_finish(&mut tx, item.id, now).await?;
+                }
                 Err(reason) => {
                     tracing::warn!(outbox.kind = item.kind, reason, "an outbox item waits");
                     let next = now.after(RETRY * (item.attempts + 1).min(60));
@@ -77,7 +127,52 @@ async fn act(app: &App, item: &OutboxItem) -> Result<(), String> {
         .map_err(|error| format!("unknown to this version: {error}"))?;
     match told {
         Told::NodeStatus { node } => tell_status(app, node).await.map_err(|e| e.to_string()),
+        Told::Booked {
+            node,
+            task,
+            epoch,
+            amount,
+        } => tell_booked(app, node, task, epoch, amount),
+        Told::Cancelled {
+            node,
+            task,
+            epoch,
+            reason,
+        } => {
+            connected(app, node)?;
+            app.sessions.release(node, task, epoch, app.now());
+            app.tell_cancelled(node, task, epoch, &reason);
+            app.dispatcher.wake();
+            Ok(())
+        }
     }
+}
+
+/// Whoever holds the node's session acts.
+fn connected(app: &App, node: NodeId) -> Result<(), String> {
+    let is = app.sessions.is_connected(node);
+    is.then_some(())
+        .ok_or_else(|| "the node is not connected here".to_owned())
+}
+
+/// The node's books take the amount once, however often they hear it.
+fn tell_booked(
+    app: &App,
+    node: NodeId,
+    task: TaskId,
+    epoch: u64,
+    amount: Msat,
+) -> Result<(), String> {
+    connected(app, node)?;
+    let ack = ResultAck {
+        task_id: task.to_string(),
+        epoch,
+        verdict: Verdict::Accepted.into(),
+        reason: String::new(),
+        reward_msat: amount.0,
+    };
+    app.sessions.send(node, Message::ResultAck(ack));
+    Ok(())
 }
 
 /// A connected node learns its standing; a suspended one loses its leases at once.

@@ -117,8 +117,20 @@ impl App {
 
     /// Judges one result in a transaction of its own.
     pub(super) async fn result_judge_alone(&self, item: &HandedIn) -> Result<Judged, StoreError> {
-        let judged = self.result_judge(item).await?;
+        let mut judged = self.result_judge(item).await?;
         owm_service::failpoint::hit(RESULT_AFTER_COMMIT);
+        if matches!(item.opened.product, Product::Report(_))
+            && judged.ack.verdict() == wire::Verdict::Accepted
+        {
+            // What fails here is done by `due`; the report is in.
+            match self.report_settle(judged.task, judged.epoch).await {
+                Ok(owed) => judged.ack.reward_msat = owed.0,
+                Err(error) => tracing::warn!(%error, "an evaluation is settled later"),
+            }
+            if judged.ack.reward_msat == 0 {
+                "owed when all reports are in and compared".clone_into(&mut judged.ack.reason);
+            }
+        }
         // It may have gone back into the queue.
         self.dispatcher.wake();
         Ok(judged)
@@ -214,7 +226,11 @@ impl App {
         let (facts, attempt, now) = (&work.loaded.facts, work.attempt, self.now());
         let id = facts.task_id;
         let node = self.node_of(tx, attempt.node).await?;
-        let (factors, reward) = self.reward(&node, facts.task_type, false);
+        let (factors, reward) = match &opened.product {
+            Product::Answer(_) => self.reward(&node, facts.task_type, false),
+            // Owed when its evaluation is settled: not before the others have spoken.
+            Product::Report(_) => self.reward_of(&node, facts.task_type, Permille(0), false),
+        };
         let end = AttemptEnd {
             outcome: Outcome::Accepted,
             reason: "",
@@ -326,10 +342,20 @@ impl App {
         task_type: owm_proto::TaskType,
         late: bool,
     ) -> (RewardFactors, Msat) {
+        self.reward_of(node, task_type, Permille::ONE, late)
+    }
+
+    pub(super) fn reward_of(
+        &self,
+        node: &Node,
+        task_type: owm_proto::TaskType,
+        quality: Permille,
+        late: bool,
+    ) -> (RewardFactors, Msat) {
         let work = Work {
             task_type,
             tier: node.effective_tier,
-            quality: Permille::ONE,
+            quality,
             uptime: node.uptime,
             stake_bonus: node.stake_bonus,
         };

@@ -15,7 +15,7 @@ use owm_proto::{
     limits::UPDATE_BYTES_MAX,
     wire::coordinator as wire,
 };
-use owm_update::{Mode, Origin, Published, Update};
+use owm_update::{Layout, LoraEpoch, Mode, Origin, Published, Update};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     desk::{Desk, HandedIn, Heard},
     opened::{Opened, Product},
 };
-use crate::{app::App, batch::hand_in, tasks::alive};
+use crate::{app::App, batch::hand_in, layout::layout_of, tasks::alive};
 
 /// Updates that are read and checked at once: each is in memory as a whole.
 static CHECKING: Semaphore = Semaphore::const_new(2);
@@ -37,8 +37,10 @@ pub(crate) struct Announced {
     pub(crate) sha256: Sha256,
     /// How many they are.
     pub(crate) size: u64,
-    /// Whether they are taken: it was committed on time.
+    /// Whether they are taken: it was committed on time, and the grace for bytes is not over.
     pub(crate) is_wanted: bool,
+    /// When the last of them has to be here.
+    pub(crate) until: UnixMillis,
     /// When it was received.
     at: UnixMillis,
 }
@@ -50,6 +52,8 @@ struct Expected {
     node: PublicKey,
     sub_model: SubModelId,
     ask: EvaluationAsk,
+    /// Of the parent's file.
+    layout: Layout,
 }
 
 /// The update that a report names.
@@ -91,33 +95,36 @@ impl App {
                 "commit, result and report do not belong together",
             ));
         }
-        let is_wanted = self.update_commit(node, &opened, result, at).await?;
+        let until = self.update_commit(node, &opened, result, at).await?;
+        // What is here already is judged, however late its sender asks again.
+        let is_wanted = until.is_some_and(|until| at < until || self.spool.has(&sha256, size));
         Ok(Announced {
             node,
             sha256,
             size,
             is_wanted,
+            until: until.unwrap_or(at),
             at,
         })
     }
 
-    /// Whether the commit stands and was on time.
+    /// When the grace for bytes ends; `None`: none are taken, the commit does not stand or was late.
     async fn update_commit(
         &self,
         node: NodeId,
         opened: &Opened,
         result: Sha256,
         at: UnixMillis,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<UnixMillis>, StoreError> {
         let (id, epoch) = (opened.commit.task_id, opened.commit.epoch);
         alive::settle(self).await?;
         let mut tx = self.store.begin("update.commit").await?;
         if task_load(&mut tx, id).await?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         let found = attempt_load(&mut tx, id, epoch).await?;
         let Some(attempt) = found.filter(|attempt| attempt.node == node) else {
-            return Ok(false);
+            return Ok(None);
         };
         // A task that wants no update gets none, whatever a report names.
         let ask = evaluation_ask(&mut tx, id).await?;
@@ -128,7 +135,11 @@ impl App {
             tx.commit().await?;
         }
         let stands = decided.standing();
-        Ok(is_asked && stands.on_time && stands.result == result)
+        // What was judged is answered as then; its bytes are not taken twice.
+        let is_open = attempt.result.is_none();
+        let is_taken = is_asked && is_open && stands.on_time && stands.result == result;
+        let grace = self.config.rounds.upload_grace.get();
+        Ok(is_taken.then(|| attempt.expires_at.after(grace)))
     }
 
     /// Judges the result of an update whose bytes are here (or were not wanted).
@@ -142,7 +153,7 @@ impl App {
         let checked = if announced.is_wanted {
             self.update_check(key, &opened, &announced).await?
         } else {
-            Err("its bytes were not taken".to_owned())
+            Err("its bytes were not taken: it was not asked for, not committed to on time, or the grace for bytes is over".to_owned())
         };
         if checked.is_err() && announced.is_wanted {
             // Nobody reads it any more; sent again, it is judged as before.
@@ -176,11 +187,22 @@ impl App {
         let (Some(ask), Some(task)) = (ask, task) else {
             return Ok(Err("nobody has asked for it".into()));
         };
+        let parent = ask.weights_sha256();
+        let [parent] = parent.as_slice() else {
+            return Ok(Err("its parent is no single file".into()));
+        };
+        let layout = layout_of(&self.blobs, *parent).await;
+        let layout = layout.map_err(|error| {
+            // Our own store's fault decides nothing: the node sends it again.
+            tracing::error!(%error, task.id = %id, "an update can't be checked");
+            StoreError::interrupted()
+        })?;
         let expected = Expected {
             network: self.network(),
             node: *key,
             sub_model: task.facts.sub_model,
             ask,
+            layout,
         };
         let path = self.spool.path(&announced.sha256);
         let _turn = CHECKING.acquire().await;
@@ -217,22 +239,29 @@ fn check(bytes: &[u8], expected: &Expected) -> Result<(), String> {
                 || update.header().codec.values.bits() != steps.value_bits,
         ),
     ];
-    if !is_mode(&said.mode, steps.lora) {
-        return Err("it is of another mode than the lease's".into());
-    }
     if let Some((what, _)) = of_another.iter().find(|(_, differs)| *differs) {
         return Err(format!("it is of another {what} than the lease's"));
     }
-    // The parent's file is not at hand: whoever aggregates holds layout, targets and length against it.
-    let header = update.header();
+    // What it is of is the lease's and the parent's file's to say, never the sender's.
+    let (header, layout) = (update.header(), &expected.layout);
+    let mode = mode(steps.lora, layout)?;
+    if said.mode != mode {
+        return Err(match (&said.mode, &mode) {
+            (Mode::Lora(said), Mode::Lora(lora)) if said.targets != lora.targets => {
+                "it adapts other matrices than the parent's layers have".into()
+            }
+            _ => "it is of another mode than the lease's".into(),
+        });
+    }
+    let elements = layout.elements(&mode).map_err(|error| error.to_string())?;
     let published = Published {
         network: expected.network,
         round: steps.round,
         sub_model: expected.sub_model.clone(),
         base: said.base,
-        layout: said.layout,
-        mode: said.mode.clone(),
-        elements: header.elements,
+        layout: layout.id(),
+        mode,
+        elements,
         codec: header.codec,
         clip: steps.clip_norm,
     };
@@ -240,14 +269,18 @@ fn check(bytes: &[u8], expected: &Expected) -> Result<(), String> {
     verified.map_err(|error| error.to_string())
 }
 
-fn is_mode(mode: &Mode, planned: Option<LoraPlan>) -> bool {
-    match (mode, planned) {
-        (Mode::Full, None) => true,
-        (Mode::Lora(said), Some(planned)) => {
-            said.rank == planned.rank && said.epoch == planned.epoch && said.seed == planned.seed
-        }
-        _ => false,
-    }
+/// The mode of an update by plan on this file.
+fn mode(planned: Option<LoraPlan>, layout: &Layout) -> Result<Mode, String> {
+    let Some(plan) = planned else {
+        return Ok(Mode::Full);
+    };
+    let targets = layout.adapted();
+    Ok(Mode::Lora(LoraEpoch {
+        epoch: plan.epoch,
+        rank: plan.rank,
+        seed: plan.seed,
+        targets: targets.ok_or("its parent has no matrices that LoRA adapts")?,
+    }))
 }
 
 fn is_planned(origin: &Origin, steps: &ReferenceSteps, expected: &Expected) -> bool {

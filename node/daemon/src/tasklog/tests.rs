@@ -79,6 +79,29 @@ fn a_booking_stands_whatever_comes_later() {
 }
 
 #[test]
+fn what_a_report_earns_may_be_told_later_and_more_than_once() {
+    let log = TaskLog::in_memory().unwrap();
+    log.accepted(&accepted(1)).unwrap();
+    log.finished(&finished(1, b"x")).unwrap();
+    let owed = |reward| Booking::Owed {
+        verdict: "accepted",
+        reward: Msat(reward),
+    };
+    assert!(log.booked(key(1), &owed(0), UnixMillis(1)).unwrap());
+    for reward in [15_000, 15_000, 0] {
+        assert!(!log.booked(key(1), &owed(reward), UnixMillis(2)).unwrap());
+        let sums = log.earnings().unwrap();
+        assert_eq!((sums.owed_msat, sums.tasks_booked), (Msat(15_000), 1));
+    }
+    let lost = Booking::Lost {
+        verdict: "rejected",
+        reason: String::new(),
+    };
+    assert!(!log.booked(key(1), &lost, UnixMillis(3)).unwrap());
+    assert_eq!(log.earnings().unwrap().owed_msat, Msat(15_000));
+}
+
+#[test]
 fn what_was_running_when_the_process_died_is_lost() {
     let log = TaskLog::in_memory().unwrap();
     log.accepted(&accepted(1)).unwrap();

@@ -128,8 +128,13 @@ fn read_codes(
     let bytes = section(cursor, values, width.bits(), "values")?;
     match width {
         ValueWidth::Two => {
-            let four = |byte: &u8| [byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6];
-            parts.codes.extend(bytes.iter().flat_map(four));
+            parts.codes.resize(bytes.len() * 4, 0);
+            let (fours, _) = parts.codes.as_chunks_mut::<4>();
+            for (four, byte) in fours.iter_mut().zip(bytes) {
+                // Each two bits to a byte of their own.
+                let byte = u32::from(*byte);
+                *four = ((byte | byte << 6 | byte << 12 | byte << 18) & 0x0303_0303).to_le_bytes();
+            }
             parts.codes.truncate(values);
         }
         ValueWidth::Eight => parts.codes.extend_from_slice(bytes),
@@ -202,24 +207,34 @@ fn rice_places(
     len: usize,
     parts: &mut Parts,
 ) -> Result<(), BlockFault> {
-    let padded = pad(low, &mut parts.padded);
-    parts.gaps.clear();
+    let Parts {
+        counts,
+        places,
+        gaps,
+        padded,
+        ..
+    } = parts;
+    let values = counts.iter().map(|count| usize::from(*count)).sum();
+    places.resize(values, 0);
+    gaps.resize(values, 0);
+    let mut low = Low::new(pad(low, padded), rice);
     let mut ones = Ones::new(unary);
-    let mut value = 0;
-    for (chunk, (count, chunk_len)) in parts.counts.iter().zip(chunk_lens(len)).enumerate() {
+    let (mut places, mut gaps) = (&mut places[..], &mut gaps[..]);
+    for (chunk, (count, chunk_len)) in counts.iter().zip(chunk_lens(len)).enumerate() {
         let end = chunk * CHUNK + chunk_len;
         let mut next = chunk * CHUNK;
-        for _ in 0..*count {
+        let (here, others) = places.split_at_mut(usize::from(*count));
+        let (gaps_here, other_gaps) = gaps.split_at_mut(usize::from(*count));
+        (places, gaps) = (others, other_gaps);
+        for (place, gap) in here.iter_mut().zip(gaps_here) {
             let zeros = ones.next().ok_or(BlockFault::Short("gaps"))?;
-            let gap = zeros << rice | bits_at(padded, value, rice);
-            let place = next + gap;
-            if place >= end {
+            let wide = zeros << rice | low.next();
+            let at = next + wide;
+            if at >= end {
                 return Err(BlockFault::Place(chunk));
             }
-            parts.places.push(place as u16);
-            parts.gaps.push(gap as u16);
-            next = place + 1;
-            value += 1;
+            (*place, *gap) = (at as u16, wide as u16);
+            next = at + 1;
         }
     }
     ones.end()?;
@@ -232,11 +247,11 @@ fn rice_places(
     Ok(())
 }
 
-/// `bytes` with room behind them, so that any number in them can be taken as four bytes.
+/// `bytes` with room behind them, so that eight bytes can be taken wherever a number begins.
 fn pad<'a>(bytes: &[u8], padded: &'a mut Vec<u8>) -> &'a [u8] {
     padded.clear();
     padded.extend_from_slice(bytes);
-    padded.extend([0; 4]);
+    padded.extend([0; 8]);
     padded
 }
 
@@ -247,6 +262,46 @@ fn bits_at(padded: &[u8], number: usize, bits: u8) -> usize {
         .first_chunk()
         .map_or(0, |four| u32::from_le_bytes(*four));
     ((four >> (bit % 8)) & ((1 << bits) - 1)) as usize
+}
+
+/// Numbers of the same bits each, one after another, out of padded bytes.
+struct Low<'a> {
+    padded: &'a [u8],
+    bits: u8,
+    /// The next byte to be taken.
+    at: usize,
+    /// Bits that have been taken, the next number lowest, and how many of them count.
+    word: u64,
+    have: u8,
+}
+
+impl<'a> Low<'a> {
+    const fn new(padded: &'a [u8], bits: u8) -> Self {
+        Self {
+            padded,
+            bits,
+            at: 0,
+            word: 0,
+            have: 0,
+        }
+    }
+
+    #[inline]
+    fn next(&mut self) -> usize {
+        if self.have < self.bits {
+            let eight = self.padded[self.at..].first_chunk();
+            let eight = eight.map_or(0, |eight| u64::from_le_bytes(*eight));
+            // What does not fit as whole bytes is taken again.
+            self.word |= eight << self.have;
+            let bytes = (63 - self.have) / 8;
+            self.at += usize::from(bytes);
+            self.have += bytes * 8;
+        }
+        let number = self.word & ((1 << self.bits) - 1);
+        self.word >>= self.bits;
+        self.have -= self.bits;
+        number as usize
+    }
 }
 
 /// The ones of a section, each as how many zeros are before it.

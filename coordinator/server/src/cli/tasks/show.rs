@@ -78,7 +78,7 @@ fn head(one: &Evaluation) -> Value {
         "candidate": one.ask.weights_sha256(), "text": one.ask.text.to_string(),
         "documents_max": one.ask.documents_max, "bytes_max": one.ask.bytes_max,
         "tokens_max": one.ask.tokens_max, "window": one.ask.window, "seed": one.ask.seed,
-        "wanted": one.wanted, "reported": one.reported, "open": one.open,
+        "wanted": one.wanted, "reported": one.reported, "open": one.open, "settled_at_ms": one.settled_at,
         "created_at_ms": one.created_at, "deadline_ms": one.deadline,
     })
 }

@@ -1,12 +1,12 @@
 //! Reference updates: committed before their bytes, held against what was asked, owed once.
 
-use owm_proto::evaluation::ReferenceSteps;
-use owm_update::{Codec, Mode, Origin, Subject, encode_update};
+use owm_proto::evaluation::{LoraPlan, ReferenceSteps};
+use owm_update::{Codec, LoraEpoch, Mode, Origin, Subject, Targets, encode_update};
 
 use super::*;
-use crate::{app::testing::clocked, verdict::VerdictError};
+use crate::{app::testing::clocked, layout::layout_of, verdict::VerdictError};
 
-const STEPS: ReferenceSteps = ReferenceSteps {
+pub(super) const STEPS: ReferenceSteps = ReferenceSteps {
     steps: 3,
     batch: 2,
     learning_rate: 1e-3,
@@ -18,7 +18,7 @@ const STEPS: ReferenceSteps = ReferenceSteps {
     lora: None,
 };
 
-fn reference() -> EvaluationOrder {
+pub(super) fn reference() -> EvaluationOrder {
     EvaluationOrder {
         reference: Some(STEPS),
         ..order(1)
@@ -26,18 +26,20 @@ fn reference() -> EvaluationOrder {
 }
 
 /// A node's update for a lease, changed as `spoil` says.
-fn update(
+pub(super) async fn update(
     app: &TestApp,
     node: &Evaluator,
     lease: &wire::Lease,
     spoil: impl FnOnce(&mut Subject),
 ) -> Vec<u8> {
+    let base = lease.model_sha256[0].parse().unwrap();
+    let layout = layout_of(&app.blobs, base).await.unwrap();
     let mut subject = Subject {
         network: app.network(),
         round: STEPS.round,
         sub_model: lease.sub_model.parse().unwrap(),
-        base: lease.model_sha256[0].parse().unwrap(),
-        layout: Sha256([5; 32]),
+        base,
+        layout: layout.id(),
         mode: Mode::Full,
         origin: Origin::Node {
             node: node.key.public(),
@@ -47,14 +49,15 @@ fn update(
         },
     };
     spoil(&mut subject);
-    let step: Vec<f32> = (0..5_000).map(|n| (n as f32).sin()).collect();
+    let elements = layout.elements(&subject.mode).unwrap();
+    let step: Vec<f32> = (0..elements).map(|n| (n as f32).sin()).collect();
     encode_update(subject, Codec::DEFAULT, step, None)
         .unwrap()
         .bytes
 }
 
 /// The signed result that announces these bytes.
-fn announce(
+pub(super) fn announce(
     app: &TestApp,
     node: &Evaluator,
     lease: &wire::Lease,
@@ -95,7 +98,7 @@ async fn an_update_is_committed_taken_and_owed_once(pool: PgPool) {
     let mut node = evaluator(&app, 1, 1).await;
     let id = ask(&app, &reference()).await;
     let lease = node.lease().await;
-    let bytes = update(&app, &node, &lease, |_| {});
+    let bytes = update(&app, &node, &lease, |_| {}).await;
     let result = announce(&app, &node, &lease, &bytes);
 
     // Without its bytes it is nothing, however it comes.
@@ -139,7 +142,8 @@ async fn an_update_is_committed_taken_and_owed_once(pool: PgPool) {
 async fn an_update_of_something_else_is_refused_with_the_reason(pool: PgPool) {
     type Spoil = fn(&mut Subject);
     let app = app(pool).await;
-    let spoils: [(&str, Spoil); 4] = [
+    let spoils: [(&str, Spoil); 5] = [
+        ("layout", |s| s.layout = Sha256([5; 32])),
         ("parent", |s| s.base = Sha256([1; 32])),
         ("round", |s| s.round += 1),
         ("sub-model", |s| s.sub_model = "owm-code".parse().unwrap()),
@@ -153,7 +157,7 @@ async fn an_update_of_something_else_is_refused_with_the_reason(pool: PgPool) {
         let mut node = evaluator(&app, n, 1).await;
         ask_as(&app, &reference(), u64::from(n)).await;
         let lease = node.lease().await;
-        let bytes = update(&app, &node, &lease, spoil);
+        let bytes = update(&app, &node, &lease, spoil).await;
         let result = announce(&app, &node, &lease, &bytes);
         let ack = submit(&app, &node, &result, &bytes).await;
         assert_eq!(ack.verdict(), Verdict::Rejected, "{what}");
@@ -167,8 +171,13 @@ async fn bytes_that_nobody_committed_to_in_time_are_not_taken(pool: PgPool) {
     let mut node = evaluator(&app, 1, 1).await;
     ask(&app, &reference()).await;
     let lease = node.lease().await;
-    let bytes = update(&app, &node, &lease, |_| {});
-    let other = update(&app, &node, &lease, |s| s.layout = Sha256([6; 32]));
+    let bytes = update(&app, &node, &lease, |_| {}).await;
+    let other = update(&app, &node, &lease, |s| {
+        if let Origin::Node { samples, .. } = &mut s.origin {
+            *samples = 1;
+        }
+    })
+    .await;
     let key = node.key.public();
     let first = announce(&app, &node, &lease, &bytes);
     let announced = app.update_announced(node.id, &key, &first).await.unwrap();
@@ -182,4 +191,48 @@ async fn bytes_that_nobody_committed_to_in_time_are_not_taken(pool: PgPool) {
     clock.pass(Duration::from_mins(11));
     let ack = submit(&app, &node, &first, &bytes).await;
     assert_eq!(ack.verdict(), Verdict::Accepted, "{}", ack.reason);
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn what_is_adapted_is_the_parents_to_say(pool: PgPool) {
+    let app = app(pool).await;
+    let lora = LoraPlan {
+        epoch: 1,
+        rank: 2,
+        seed: [3; 32],
+    };
+    let order = EvaluationOrder {
+        reference: Some(ReferenceSteps {
+            lora: Some(lora),
+            ..STEPS
+        }),
+        ..order(1)
+    };
+    for (n, is_whole) in [(1, false), (2, true)] {
+        let mut node = evaluator(&app, n, 1).await;
+        ask_as(&app, &order, u64::from(n)).await;
+        let lease = node.lease().await;
+        let base = lease.model_sha256[0].parse().unwrap();
+        let layout = layout_of(&app.blobs, base).await.unwrap();
+        let all = layout.adapted().unwrap();
+        let places: Vec<u32> = all.places().collect();
+        assert_eq!(places.len() % 7, 0, "seven of each layer");
+        let taken = if is_whole { places.len() } else { 1 };
+        let targets = Targets::new(all.tensors(), places[..taken].iter().copied());
+        let mode = Mode::Lora(LoraEpoch {
+            epoch: lora.epoch,
+            rank: lora.rank,
+            seed: lora.seed,
+            targets: targets.unwrap(),
+        });
+        let bytes = update(&app, &node, &lease, |s| s.mode = mode).await;
+        let result = announce(&app, &node, &lease, &bytes);
+        let ack = submit(&app, &node, &result, &bytes).await;
+        if is_whole {
+            assert_eq!(ack.verdict(), Verdict::Accepted, "{}", ack.reason);
+        } else {
+            assert_eq!(ack.verdict(), Verdict::Rejected);
+            assert!(ack.reason.contains("other matrices"), "{}", ack.reason);
+        }
+    }
 }
