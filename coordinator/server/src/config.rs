@@ -214,7 +214,7 @@ owm_service::config! {
         /// Bytes of such updates that stay; the oldest go first.
         pub spool_kept_max: HumanBytes = HumanBytes::new(8 << 30),
         /// The slowest line that an update is taken from: bytes per second, on the average of a window.
-        pub upload_rate_min: HumanBytes = HumanBytes::new(64 << 10),
+        pub upload_rate_min: HumanBytes = HumanBytes::new(16 << 10),
         /// How long such a window is.
         pub upload_window: HumanDuration = HumanDuration::from_secs(60),
         /// How long after its lease's end the last byte of an update that was committed on time may come.

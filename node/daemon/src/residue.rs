@@ -113,7 +113,7 @@ impl ResidueStore {
                 continue;
             };
             if is_committed(prepared.update) {
-                book.commit(prepared);
+                book.commit(&prepared);
             }
             self.write(&stem, &book)?;
             self.clear(&stem, &book)?;

@@ -236,6 +236,7 @@ mod with_the_real_engine {
     /// A few steps, of every weight or low-rank.
     fn training(fake: &Fake, lora: Option<LoraPlan>) -> EvaluationAsk {
         let reference = ReferenceSteps {
+            takes_part: false,
             steps: 2,
             batch: 2,
             learning_rate: 1e-3,

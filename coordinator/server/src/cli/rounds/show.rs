@@ -111,7 +111,7 @@ fn state(stored: &StoredRound, part: &PartWork) -> &'static str {
             Some(_) => "counts",
             None => "here",
         },
-        Some(Part::Void) => "void",
+        Some(Part::Void { .. }) => "void",
     }
 }
 
