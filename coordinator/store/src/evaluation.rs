@@ -25,7 +25,8 @@ use crate::{
 };
 
 pub use settle::{
-    evaluation_of, evaluation_settle, evaluation_settle_lock, evaluations_unsettled, updates_needed,
+    evaluation_of, evaluation_part_quality, evaluation_settle, evaluation_settle_lock,
+    evaluations_unsettled, updates_needed,
 };
 
 /// An evaluation to be queued.

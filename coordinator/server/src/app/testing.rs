@@ -297,7 +297,7 @@ impl TestApp {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), waited)
+        tokio::time::timeout(Duration::from_mins(2), waited)
             .await
             .expect("the condition never held");
     }

@@ -32,7 +32,7 @@ fn question(stream: bool) -> Question {
 async fn finish(asked: &mut Asked) -> (String, Vec<u32>, AnswerEvent) {
     let (mut all_text, mut all_tokens) = (String::new(), vec![]);
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(120), asked.events.recv()).await;
+        let next = tokio::time::timeout(Duration::from_mins(2), asked.events.recv()).await;
         match next
             .expect("an end comes")
             .expect("an end comes before the channel closes")

@@ -88,7 +88,7 @@ impl Site {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), seen)
+        tokio::time::timeout(Duration::from_mins(2), seen)
             .await
             .unwrap_or_else(|_| panic!("never {line}: {}", self.registry.encode()));
     }

@@ -1,6 +1,7 @@
 //! What the reports of an evaluation earn: booked together, once all its tasks have ended and the reports have been
 //! compared (spec §10.8, §11). `result` settles after the last report, `tasks::due` what ended otherwise or was
 //! interrupted.
+//! A part in a round is booked at the round's end, with the quality that the gates gave it.
 //! Must stay true: each report is booked at most once, whoever settles and however often; a report that does not hold
 //! earns nothing.
 
@@ -8,8 +9,8 @@ use owm_coordinator_domain::evaluation::{Flag, Report, summarise};
 use owm_coordinator_store::{
     StoreError, Tx,
     evaluation::{
-        EvaluationTask, evaluation_of, evaluation_settle, evaluation_settle_lock, evaluation_tasks,
-        evaluations_unsettled,
+        EvaluationTask, evaluation_of, evaluation_part_quality, evaluation_settle,
+        evaluation_settle_lock, evaluation_tasks, evaluations_unsettled,
     },
     ledger::{LedgerEvent, LedgerKind, ledger_book, ledger_booked_for},
     node::nodes_lock,
@@ -52,18 +53,20 @@ impl App {
             return Ok(false);
         }
         let tasks = evaluation_tasks(&mut tx, id).await?;
-        let rewards = self.reports_book(&mut tx, &tasks).await?;
+        let part = evaluation_part_quality(&mut tx, id).await?;
+        let rewards = self.reports_book(&mut tx, &tasks, part).await?;
         evaluation_settle(&mut tx, id, &rewards, self.now()).await?;
         tx.commit().await?;
         tracing::info!(evaluation.id = %id, reports = rewards.len(), "evaluation settled");
         Ok(true)
     }
 
-    /// Books every report by what the others say of it.
+    /// Books every report by what the others say of it; a part in a round by what the round says.
     async fn reports_book(
         &self,
         tx: &mut Tx,
         tasks: &[EvaluationTask],
+        part: Option<Permille>,
     ) -> Result<Vec<(TaskId, Msat)>, StoreError> {
         let reported: Vec<(&EvaluationTask, &Report, u64)> = tasks
             .iter()
@@ -84,11 +87,12 @@ impl App {
             let Some(node) = nodes.get(&report.node) else {
                 continue;
             };
-            let quality = match flag {
-                Some(flag) if Flag::is_unpaid(flag) => Permille(0),
-                _ => Permille::ONE,
+            let (task_type, quality) = match (part, flag) {
+                (Some(quality), _) => (TaskType::FlRound, quality),
+                (None, Some(flag)) if Flag::is_unpaid(flag) => (TaskType::Evaluate, Permille(0)),
+                (None, _) => (TaskType::Evaluate, Permille::ONE),
             };
-            let (factors, amount) = self.reward_of(node, TaskType::Evaluate, quality, false);
+            let (factors, amount) = self.reward_of(node, task_type, quality, false);
             if amount != Msat::ZERO {
                 let event = LedgerEvent {
                     kind: LedgerKind::Reward,

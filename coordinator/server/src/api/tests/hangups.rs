@@ -54,7 +54,7 @@ async fn hang_up_on(pool: PgPool, stream: bool) {
     };
     site.app.until(leased).await;
     drop(asker);
-    let told = tokio::time::timeout(Duration::from_secs(120), node.told.recv()).await;
+    let told = tokio::time::timeout(Duration::from_mins(2), node.told.recv()).await;
     let told = told.expect("the node is told").unwrap();
     assert!(
         matches!(told, wire::work_down::Message::Cancel(_)),

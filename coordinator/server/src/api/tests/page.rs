@@ -206,7 +206,7 @@ async fn next_event(body: &mut Body, rest: &mut String) -> Option<String> {
             rest.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), read)
+    tokio::time::timeout(Duration::from_mins(2), read)
         .await
         .expect("an event or the end comes")
 }
