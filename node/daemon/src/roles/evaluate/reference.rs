@@ -5,13 +5,14 @@
 //! and only round figures of it are told.
 
 use owm_update::{
-    Codec, Keep, Layout, LoraEpoch, Mode, Origin, Subject, Targets, ValueWidth, encode_update,
+    Codec, Keep, Layout, LoraEpoch, Mode, Origin, Residue, Subject, Targets, ValueWidth,
+    encode_update,
 };
 
 use super::{
     Arc, CancellationToken, ControlFlow, EvaluateJob, ExactF64, Finding, JobContext, LaidOut,
-    Outcome, Progress, Read, Refusal, Side, TextError, TextSource, Tools, Wanted, hand_over,
-    private, room, told,
+    Outcome, Progress, Read, Refusal, Sha256, Side, TextError, TextSource, Tools, Wanted,
+    hand_over, private, room, told,
 };
 use crate::{
     engine::{Measurement, TrainJob, TrainedSoFar, TrainedStep},
@@ -116,14 +117,7 @@ fn finish(
     let backend = trained.backend.clone();
     let step = Step::new(job, steps, context, &trained)?;
     let (residue, absorbed) = if steps.takes_part {
-        let logged = context.log.updates();
-        let logged = logged.map_err(|error| Refusal::failed(error.to_string()))?;
-        let loaded = tools
-            .residues
-            .load(&step.subject, &|update| logged.contains(&update));
-        loaded.map_err(|error| {
-            Refusal::on_this_machine("the residue of the rounds before cannot be used", &error)
-        })?
+        residue(job, context, tools, &step.subject)?
     } else {
         (None, Absorbed::default())
     };
@@ -150,6 +144,27 @@ fn finish(
         }
     }
     Ok(handed)
+}
+
+/// The residue that goes in, after the lease's word on the node's former parts.
+fn residue(
+    job: &EvaluateJob,
+    context: &JobContext,
+    tools: &Tools,
+    subject: &Subject,
+) -> Result<(Option<Residue>, Absorbed), Refusal> {
+    let logged = context.log.updates();
+    let logged = logged.map_err(|error| Refusal::failed(error.to_string()))?;
+    let loaded = tools.residues.heard(&job.former).and_then(|back| {
+        if back > 0 {
+            tracing::info!(lease = %job.key, updates = back, "what former parts carried did not count and comes back");
+        }
+        let is_committed = |update: Sha256| logged.contains(&update);
+        tools.residues.load(subject, &is_committed)
+    });
+    loaded.map_err(|error| {
+        Refusal::on_this_machine("the residue of the rounds before cannot be used", &error)
+    })
 }
 
 /// What is told of the text and of the losses: of a private one, round figures.
