@@ -13,8 +13,8 @@ use crate::{
     ladder::FileSpec,
     limits::{
         CANDIDATE_FILES_MAX, EVALUATE_BYTES_MAX, EVALUATE_DOCUMENTS_MAX, EVALUATE_WINDOW_MAX,
-        LORA_RANK_MAX, REPORT_BYTES_MAX, SHARDS_NAMED_MAX, SHORT_TEXT_BYTES_MAX, TRAIN_BATCH_MAX,
-        TRAIN_STEPS_MAX,
+        FORMER_PARTS_MAX, LORA_RANK_MAX, REPORT_BYTES_MAX, SHARDS_NAMED_MAX, SHORT_TEXT_BYTES_MAX,
+        TRAIN_BATCH_MAX, TRAIN_STEPS_MAX,
     },
     manifest::{ManifestFile, is_plain_file_name},
     wire::coordinator as wire,
@@ -269,6 +269,46 @@ impl TryFrom<wire::EvaluatePayload> for EvaluationAsk {
     }
 }
 
+/// What became of a part that a node took in a round that is over. It travels beside the ask of the node's next part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormerPart {
+    /// SHA-256 of the update's canonical bytes.
+    pub update: Sha256,
+    /// It is in what the round published; else what it carried comes back into the node's residue.
+    pub counted: bool,
+}
+
+impl FormerPart {
+    /// Those that a payload tells of.
+    pub fn told(said: &wire::EvaluatePayload) -> Result<Vec<Self>, AskError> {
+        if said.former.len() > FORMER_PARTS_MAX {
+            return Err(AskError(format!(
+                "{FORMER_PARTS_MAX} former parts are told of at most"
+            )));
+        }
+        let part = |part: &wire::FormerPart| {
+            let update = part.update_sha256.as_slice().try_into();
+            let update = update.map_err(|_| {
+                AskError("the SHA-256 of a former part's update has 32 bytes".to_owned())
+            })?;
+            Ok(Self {
+                update: Sha256(update),
+                counted: part.counted,
+            })
+        };
+        said.former.iter().map(part).collect()
+    }
+}
+
+impl From<&FormerPart> for wire::FormerPart {
+    fn from(part: &FormerPart) -> Self {
+        Self {
+            update_sha256: part.update.0.to_vec(),
+            counted: part.counted,
+        }
+    }
+}
+
 impl From<&EvaluationAsk> for wire::EvaluatePayload {
     fn from(ask: &EvaluationAsk) -> Self {
         let (corpus, shards) = match &ask.text {
@@ -308,6 +348,7 @@ impl From<&EvaluationAsk> for wire::EvaluatePayload {
                 lora_epoch: steps.lora.map_or(0, |lora| lora.epoch),
                 lora_seed: steps.lora.map_or(Vec::new(), |lora| lora.seed.to_vec()),
             }),
+            former: Vec::new(),
         }
     }
 }

@@ -100,5 +100,8 @@ pub const LORA_RANK_MAX: u32 = 512;
 /// Local steps of one reference update or of one node in a round.
 pub const TRAIN_STEPS_MAX: u32 = 10_000;
 
+/// Former parts that one lease tells of: as many as a node keeps without a verdict.
+pub const FORMER_PARTS_MAX: usize = 64;
+
 /// Rows of one local step.
 pub const TRAIN_BATCH_MAX: u32 = 1_024;

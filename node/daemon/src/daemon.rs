@@ -48,7 +48,7 @@ use crate::{
     link::Coordinator,
     machine::{self, Machine},
     metrics::Metrics,
-    models::Shelf,
+    models::{self, Shelf},
     network::Networks,
     orders::OrderBook,
     residue::ResidueStore,
@@ -136,6 +136,7 @@ pub async fn run(frame: Frame, parts: Parts) -> Result<(), RunError> {
     let activity = Activity::new(metrics.clone());
     // One for all: what lies in the folder is known in one place.
     let shelf = Shelf::new(parts.home.models(), caps.disk);
+    models::sweep(&shelf);
     let (_sampling, machine) = sample(&parts, &shelf, &metrics);
     let meeting = Meeting::prepare(&frame, &parts, &status).await?;
     let swarm = meeting.start(&frame, &parts, &caps, &shelf, &log, &metrics)?;

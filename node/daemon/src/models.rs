@@ -27,6 +27,7 @@ pub use bring::BringError;
 pub use candidate::{CandidateError, CandidateShelf, LaidOut};
 pub use check::{Checked, Expected, FileState, check, hash_file, plan};
 pub use choice::{NoneWanted, SEQUENCE, files_of, wanted};
+pub(crate) use delta::sweep;
 pub use download::{DownloadError, Fetcher, Limits};
 pub use fetching::{FetchPicture, Fetched, Fetching, GetError, Getter, NoManifest, SourcePicture};
 pub(crate) use keeper::RAM_PER_BYTE;

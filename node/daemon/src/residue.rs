@@ -16,9 +16,10 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use owm_proto::{Sha256, hash::Hasher};
+use owm_proto::{Sha256, evaluation::FormerPart, hash::Hasher};
 use owm_update::{Encoded, Mode, Residue, ResidueError, Subject, Update, UpdateError};
 
 use crate::home::{HomeError, read_small, sync_folder, write_atomically};
@@ -48,10 +49,12 @@ pub enum ResidueStoreError {
     Values(#[from] ResidueError),
 }
 
-/// The folder of residues.
+/// The folder of residues; clones take turns.
 #[derive(Clone, Debug)]
 pub struct ResidueStore {
     folder: PathBuf,
+    /// Held while a book is read and written: a job makes a part while the daemon hears of another.
+    turn: Arc<Mutex<()>>,
     #[cfg(test)]
     fuse: tests::Fuse,
 }
@@ -65,6 +68,7 @@ impl ResidueStore {
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
+            turn: Arc::default(),
             #[cfg(test)]
             fuse: tests::Fuse::default(),
         }
@@ -78,6 +82,7 @@ impl ResidueStore {
         subject: &Subject,
         is_committed: &dyn Fn(Sha256) -> bool,
     ) -> Result<(Option<Residue>, Absorbed), ResidueStoreError> {
+        let _turn = self.turn();
         let stem = stem(subject);
         let mut book = self.book(&stem)?;
         if let Some(prepared) = book.prepared.take() {
@@ -107,6 +112,7 @@ impl ResidueStore {
     /// Settles what a killed process has left half done, of all trainings: at the start, while the log still knows what was
     /// committed.
     pub fn settle(&self, is_committed: &dyn Fn(Sha256) -> bool) -> Result<(), ResidueStoreError> {
+        let _turn = self.turn();
         for stem in self.stems()? {
             let mut book = self.book(&stem)?;
             let Some(prepared) = book.prepared.take() else {
@@ -129,6 +135,7 @@ impl ResidueStore {
         made: &Encoded,
         absorbs: Absorbed,
     ) -> Result<(), ResidueStoreError> {
+        let _turn = self.turn();
         let stem = stem(subject);
         let residue = made.residue.sha256();
         self.put(&self.update(&stem, made.sha256), &made.bytes)?;
@@ -144,6 +151,7 @@ impl ResidueStore {
 
     /// The update is in the task log: from now on its residue is the one. Said again, nothing happens.
     pub fn committed(&self, subject: &Subject, update: Sha256) -> Result<(), ResidueStoreError> {
+        let _turn = self.turn();
         let stem = stem(subject);
         let mut book = self.book(&stem)?;
         match book.prepared.take() {
@@ -157,15 +165,29 @@ impl ResidueStore {
     /// An update that was committed is not wanted: what it carried comes back. Said again, or of an update that no book
     /// knows (its training is over), nothing happens.
     pub fn put_back(&self, update: Sha256) -> Result<(), ResidueStoreError> {
-        self.decided(update, true)
+        self.decided(update, true).map(drop)
     }
 
     /// An update that was committed counts: nothing of it comes back.
     pub fn accepted(&self, update: Sha256) -> Result<(), ResidueStoreError> {
-        self.decided(update, false)
+        self.decided(update, false).map(drop)
     }
 
-    fn decided(&self, update: Sha256, comes_back: bool) -> Result<(), ResidueStoreError> {
+    /// What a coordinator says of former parts, each as often as it likes; the next [`Self::load`] goes by it. How many
+    /// have come back by it.
+    pub fn heard(&self, former: &[FormerPart]) -> Result<usize, ResidueStoreError> {
+        let mut back = 0;
+        for part in former {
+            let is_news = self.decided(part.update, !part.counted)?;
+            back += usize::from(is_news && !part.counted);
+        }
+        Ok(back)
+    }
+
+    /// Whether it was waited for.
+    fn decided(&self, update: Sha256, comes_back: bool) -> Result<bool, ResidueStoreError> {
+        let _turn = self.turn();
+        let mut is_news = false;
         for stem in self.stems()? {
             let mut book = self.book(&stem)?;
             // Who has a verdict has been handed in, so it was committed.
@@ -176,6 +198,7 @@ impl ResidueStore {
             if !book.open.contains(&update) {
                 continue;
             }
+            is_news = true;
             book.open.retain(|open| *open != update);
             if comes_back {
                 book.returned.insert(update);
@@ -183,11 +206,12 @@ impl ResidueStore {
             self.write(&stem, &book)?;
             self.clear(&stem, &book)?;
         }
-        Ok(())
+        Ok(is_news)
     }
 
     /// Drops what belongs to a training that is over: the end of a LoRA epoch.
     pub fn drop_of(&self, subject: &Subject) -> Result<(), ResidueStoreError> {
+        let _turn = self.turn();
         let stem = stem(subject);
         let path = self.book_path(&stem);
         self.may_write(&path)?;
@@ -197,6 +221,11 @@ impl ResidueStore {
             Ok(()) => sync_folder(&self.folder).map_err(|error| at(&path, error))?,
         }
         self.clear(&stem, &Book::default())
+    }
+
+    /// What a panic has left is as good as what a kill leaves.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes files of a training that its book does not name.

@@ -111,6 +111,16 @@ pub enum Booking {
     },
 }
 
+impl Booking {
+    /// The coordinator has taken the result; a late one is in no round.
+    pub fn is_wanted(&self) -> bool {
+        match self {
+            Self::Owed { verdict, .. } => *verdict != "late",
+            Self::Lost { .. } => false,
+        }
+    }
+}
+
 /// The open log. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TaskLog(Arc<Mutex<Connection>>);

@@ -83,6 +83,30 @@ fn an_ask_out_of_bounds_is_none() {
 }
 
 #[test]
+fn former_parts_survive_the_wire_and_are_bounded() {
+    let part = |n: u8| FormerPart {
+        update: Sha256([n; 32]),
+        counted: n.is_multiple_of(2),
+    };
+    let parts: Vec<_> = (0..64).map(part).collect();
+    let mut wire = wire::EvaluatePayload {
+        former: parts.iter().map(wire::FormerPart::from).collect(),
+        ..wire::EvaluatePayload::from(&ask())
+    };
+    assert_eq!(FormerPart::told(&wire), Ok(parts));
+    assert_eq!(
+        EvaluationAsk::try_from(wire.clone()),
+        Ok(ask()),
+        "no part of the ask"
+    );
+    wire.former.push((&part(64)).into());
+    assert!(FormerPart::told(&wire).is_err(), "too many");
+    wire.former.truncate(1);
+    wire.former[0].update_sha256.pop();
+    assert!(FormerPart::told(&wire).is_err(), "no hash");
+}
+
+#[test]
 fn a_report_keeps_every_bit_of_its_figures() {
     let report = EvaluationReport {
         candidate: vec![Sha256([1; 32])],

@@ -515,6 +515,19 @@ pub struct EvaluatePayload {
     /// Train instead of measuring, on the side that is not held out.
     #[prost(message, optional, tag = "10")]
     pub reference: ::core::option::Option<ReferenceSteps>,
+    /// Of an fl_round lease: what became of this node's former parts of the same sub-model, the newest first, 64 at most.
+    /// Beside the ask: no report is held against it.
+    #[prost(message, repeated, tag = "11")]
+    pub former: ::prost::alloc::vec::Vec<FormerPart>,
+}
+/// A part whose round is over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormerPart {
+    #[prost(bytes = "vec", tag = "1")]
+    pub update_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// else what it carried comes back into the node's residue
+    #[prost(bool, tag = "2")]
+    pub counted: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CandidateFile {

@@ -9,13 +9,16 @@ use owm_coordinator_store::{
     node::node_lookup_by_key,
     round::{
         StoredRound,
-        work::{Purpose, round_evaluation_add, round_part_add},
+        work::{Purpose, round_evaluation_add, round_former_parts, round_part_add},
     },
     task::NewTask,
 };
 use owm_proto::{
-    EvaluationId, PublicKey, TaskId, TaskType, Tier, UnixMillis, evaluation::EvaluationAsk,
-    manifest::ManifestFile, wire::coordinator as wire,
+    EvaluationId, PublicKey, TaskId, TaskType, Tier, UnixMillis,
+    evaluation::{EvaluationAsk, FormerPart},
+    limits::FORMER_PARTS_MAX,
+    manifest::ManifestFile,
+    wire::coordinator as wire,
 };
 use prost::Message as _;
 use rand::Rng as _;
@@ -28,6 +31,8 @@ struct Asked<'a> {
     purpose: Purpose,
     attempt: Attempt,
     ask: &'a EvaluationAsk,
+    /// Of a part: what became of the node's former ones.
+    former: &'a [FormerPart],
     nodes: u32,
     lease: Duration,
     deadline: UnixMillis,
@@ -52,10 +57,13 @@ pub(super) async fn parts(
                 key.short()
             ))
         })?;
+        let former =
+            round_former_parts(tx, &stored.sub_model, node.node_id, FORMER_PARTS_MAX).await?;
         let asked = Asked {
             purpose: Purpose::Part,
             attempt: Attempt::First,
             ask: &ask,
+            former: &former,
             nodes: 1,
             lease,
             deadline: stored.round.opened_at.after(lease),
@@ -132,6 +140,7 @@ async fn evaluation(
         purpose,
         attempt,
         ask,
+        former: &[],
         nodes,
         lease,
         deadline: app.now().after(lease),
@@ -144,8 +153,9 @@ async fn evaluation(
 
 fn new_evaluation(app: &App, stored: &StoredRound, asked: &Asked<'_>) -> NewEvaluation {
     let mut rng = app.request_rng();
-    let evaluate = wire::EvaluatePayload::from(asked.ask);
+    let mut evaluate = wire::EvaluatePayload::from(asked.ask);
     let kept = evaluate.encode_to_vec();
+    evaluate.former = asked.former.iter().map(wire::FormerPart::from).collect();
     let task = Some(wire::task_payload::Task::Evaluate(evaluate));
     let payload = wire::TaskPayload { task }.encode_to_vec();
     let id = EvaluationId::from_random(rng.random());

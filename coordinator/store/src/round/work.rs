@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use owm_coordinator_domain::round::Attempt;
 use owm_proto::{
-    EvaluationId, Msat, NodeId, Permille, PublicKey, Sha256, TaskId, Tier, UnixMillis,
-    evaluation::EvaluationReport,
+    EvaluationId, Msat, NodeId, Permille, PublicKey, Sha256, SubModelId, TaskId, Tier, UnixMillis,
+    evaluation::{EvaluationReport, Finding, FormerPart},
 };
 use uuid::Uuid;
 
@@ -191,6 +191,40 @@ pub async fn round_part_judge(
     .execute(&mut *tx.inner)
     .await?;
     one_row(done.rows_affected(), "fl_participants", node)
+}
+
+/// What became of a node's parts in rounds of a sub-model that are over, the newest first: those whose report came.
+#[tracing::instrument(name = "db.round.former_parts", skip_all, err)]
+pub async fn round_former_parts(
+    tx: &mut Tx,
+    sub_model: &SubModelId,
+    node: NodeId,
+    limit: usize,
+) -> Result<Vec<FormerPart>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT x.report AS "report!",
+             COALESCE(p.quality_permille, 0) > 0 AND r.phase IN ('published','anchored') AS "counted!"
+         FROM fl_participants p JOIN fl_rounds r ON r.round_id = p.round_id
+         JOIN evaluation_tasks x ON x.task_id = p.task_id
+         WHERE p.node_id = $1 AND r.sub_model = $2 AND r.phase IN ('published','anchored','abandoned')
+             AND x.report IS NOT NULL
+         ORDER BY r.round_number DESC LIMIT $3"#,
+        node.0,
+        sub_model.as_str(),
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    )
+    .fetch_all(&mut *tx.inner)
+    .await?;
+    let former = rows.into_iter().filter_map(|row| {
+        match EvaluationReport::from_bytes(&row.report)?.finding {
+            Finding::Update { sha256, .. } => Some(FormerPart {
+                update: sha256,
+                counted: row.counted,
+            }),
+            Finding::HeldOut { .. } => None,
+        }
+    });
+    Ok(former.collect())
 }
 
 /// Of tasks about to be leased: whose each is. Tasks of no round are missing.

@@ -5,7 +5,7 @@ use owm_proto::{
     Msat, UnixMillis,
     wire::coordinator::{ResultAck, Verdict},
 };
-use owm_service::{RunError, failpoint};
+use owm_service::{RunError, failpoint, report::Chain};
 
 use super::{inputs::short, serve::Daemon};
 use crate::{
@@ -40,8 +40,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Books what came of an attempt; nobody needs its update after that. A kill in between leaves a file, which the next
-    /// start sweeps.
+    /// Books what came of an attempt; nobody needs its update after that, and what an unwanted one carried comes back. A
+    /// kill in between leaves a file, which the next start sweeps.
     pub(super) async fn booked(
         &self,
         key: LeaseKey,
@@ -49,7 +49,15 @@ impl Daemon {
         now: UnixMillis,
     ) -> Result<bool, RunError> {
         let updates = self.means.tools.updates.clone();
+        let residues = self.means.tools.residues.clone();
         let booked = self.log.run(move |log| {
+            // While the log still knows which update it is: after a kill in between the same is said again.
+            if !booking.is_wanted()
+                && let Some(update) = log.update(key)?
+                && let Err(error) = residues.put_back(update)
+            {
+                tracing::warn!(lease = %key, error = %Chain(&error), "what an unwanted update carried has not come back yet");
+            }
             let counted = log.booked(key, &booking, now)?;
             updates.remove(key);
             Ok(counted)

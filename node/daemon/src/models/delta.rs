@@ -25,6 +25,9 @@ use crate::home::sync_folder;
 /// A weights file's header that is read at most.
 const HEADER_BYTES_MAX: u64 = 64 << 20;
 
+/// What the name of a checkpoint in the making begins with.
+const MERGING: &str = ".merging-";
+
 /// Why a checkpoint is not made here.
 #[derive(Debug, thiserror::Error)]
 enum DeltaError {
@@ -46,6 +49,25 @@ enum DeltaError {
     Store(#[from] StoreError),
     #[error("the process stops")]
     Stopped,
+}
+
+/// Removes what a killed process has left half made: at the start. While another process fetches into the shelf, nothing
+/// is touched; the next start comes to it.
+pub(crate) fn sweep(shelf: &Shelf) {
+    let Ok(Some(_writer)) = shelf.writer() else {
+        return;
+    };
+    // Of no file: the folder of all of them.
+    let blobs = shelf.blob(&Sha256([0; 32]));
+    let entries = blobs.parent().map(std::fs::read_dir);
+    for entry in entries.into_iter().flatten().flatten().flatten() {
+        let name = entry.file_name();
+        let is_half_made = name.to_str().is_some_and(|name| name.starts_with(MERGING));
+        if is_half_made && let Err(error) = std::fs::remove_file(entry.path()) {
+            let path = entry.path();
+            tracing::warn!(path = %path.display(), %error, "half a checkpoint stays on the disk");
+        }
+    }
 }
 
 /// The deltas by which missing files of `files` can be made here.
@@ -110,7 +132,7 @@ fn apply(shelf: &Shelf, delta: &ManifestDelta, file: &ManifestFile) -> Result<()
     let target = shelf.blob(&file.sha256);
     let folder = target.parent().unwrap_or(Path::new("."));
     let mut made = tempfile::Builder::new()
-        .prefix(".merging-")
+        .prefix(MERGING)
         .tempfile_in(folder)?;
     let mut ladder = file
         .piece_len
@@ -158,5 +180,40 @@ fn layout(path: &Path) -> Result<Layout, DeltaError> {
             }
             parsed => return Ok(parsed?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_start_removes_half_made_checkpoints_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(folder.path().to_owned(), None);
+        sweep(&shelf);
+        let blobs = folder.path().join("blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        let whole = Sha256([7; 32]).to_string();
+        let part = format!("{whole}.part");
+        for name in [whole.as_str(), &part, ".merging-a1B2c3"] {
+            fs::write(blobs.join(name), b"bytes").unwrap();
+        }
+        let left = || {
+            let entries = fs::read_dir(&blobs).unwrap();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        let busy = shelf.writer().unwrap();
+        sweep(&shelf);
+        assert_eq!(left().len(), 3, "another process may be at it");
+        drop(busy);
+        sweep(&shelf);
+        assert_eq!(left(), [whole, part]);
     }
 }

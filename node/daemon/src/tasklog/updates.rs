@@ -9,17 +9,22 @@ use owm_proto::{
 };
 use prost::Message as _;
 
-use super::{TaskLog, TaskLogError};
+use super::{LeaseKey, TaskLog, TaskLogError};
 
 impl TaskLog {
     /// SHA-256 of each update that an unacknowledged result names.
     pub fn updates(&self) -> Result<BTreeSet<Sha256>, TaskLogError> {
         let mut named = BTreeSet::new();
         for key in self.unacked()? {
-            let result = self.unacked_result(key)?;
-            named.extend(result.and_then(|bytes| update_of(&bytes)));
+            named.extend(self.update(key)?);
         }
         Ok(named)
+    }
+
+    /// That of one such result.
+    pub fn update(&self, key: LeaseKey) -> Result<Option<Sha256>, TaskLogError> {
+        let result = self.unacked_result(key)?;
+        Ok(result.and_then(|bytes| update_of(&bytes)))
     }
 }
 

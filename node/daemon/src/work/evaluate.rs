@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use owm_proto::{
     NodeKey, Role, Sha256, SubModelId, TaskType, VersionId,
-    evaluation::EvaluationAsk,
+    evaluation::{EvaluationAsk, FormerPart},
     wire::coordinator::{EvaluatePayload, Lease, task_payload::Task},
 };
 
@@ -24,6 +24,8 @@ pub struct EvaluateJob {
     pub input_sha256: Sha256,
     /// What is asked.
     pub ask: EvaluationAsk,
+    /// What became of this node's former parts, where a part is asked for.
+    pub former: Vec<FormerPart>,
     /// The served model, if that is the candidate, byte for byte.
     pub served: Option<Arc<dyn InferenceEngine>>,
 }
@@ -60,6 +62,8 @@ pub(super) fn open(
             "the payload is of another kind than the lease: update owm-node",
         ));
     };
+    let former = FormerPart::told(&evaluate);
+    let former = former.map_err(|error| Refusal::input(error.to_string()))?;
     let ask = check(evaluate, lease)?;
     // Training reads the files themselves.
     let served = loaded
@@ -71,6 +75,7 @@ pub(super) fn open(
         sub_model,
         input_sha256,
         ask,
+        former,
         served,
     };
     if lease.task_type.parse() != Ok(job.task_type()) {

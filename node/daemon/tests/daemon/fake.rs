@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use owm_p2p::{Documents, NewestCheckpoint};
 use owm_proto::{
     Envelope, NodeId, NodeKey, PublicKey, Purpose, Sha256, TaskId, Tier, UnixMillis,
-    evaluation::{EvaluationAsk, EvaluationReport, Finding},
+    evaluation::{EvaluationAsk, EvaluationReport, Finding, FormerPart},
     genesis::{DelegatedRole, Delegation, Genesis, NetworkId, Revocation, network_id},
     gossip::{Bootstrap, Checkpoint},
     invite::Invite,
@@ -25,12 +25,12 @@ use owm_proto::{
     seal,
     statement::{Membership, Statement as _},
     wire::coordinator::{
-        Cancel, Chunk, GetModelVersionRequest, GetModelVersionResponse, GetNetworkRequest,
-        GetNetworkResponse, HandBack, HeartbeatRequest, HeartbeatResponse, Hello, InferencePayload,
-        Lease, PollWorkRequest, PollWorkResponse, RegisterNodeRequest, RegisterNodeResponse,
-        RegistrationOutcome, ResultAck, SealedTask, SignedEnvelope, SubmitTaskResultRequest,
-        SubmitTaskResultResponse, SubmitUpdateRequest, SubmitUpdateResponse, TaskPayload,
-        TaskResult, Verdict, Welcome, WorkDown, WorkUp,
+        Cancel, Chunk, EvaluatePayload, GetModelVersionRequest, GetModelVersionResponse,
+        GetNetworkRequest, GetNetworkResponse, HandBack, HeartbeatRequest, HeartbeatResponse,
+        Hello, InferencePayload, Lease, PollWorkRequest, PollWorkResponse, RegisterNodeRequest,
+        RegisterNodeResponse, RegistrationOutcome, ResultAck, SealedTask, SignedEnvelope,
+        SubmitTaskResultRequest, SubmitTaskResultResponse, SubmitUpdateRequest,
+        SubmitUpdateResponse, TaskPayload, TaskResult, Verdict, Welcome, WorkDown, WorkUp,
         coordinator_server::{Coordinator, CoordinatorServer},
         submit_update_request,
         task_payload::Task,
@@ -687,6 +687,25 @@ impl Stream {
         self.send_task(node, epoch, task, &[], change).await
     }
 
+    /// A part in a round, with what became of former ones.
+    pub(crate) async fn part(
+        &self,
+        node: &NodeKey,
+        epoch: u64,
+        ask: &EvaluationAsk,
+        former: &[FormerPart],
+    ) -> TaskId {
+        let mut evaluate = EvaluatePayload::from(ask);
+        evaluate.former = former.iter().map(Into::into).collect();
+        let weights = ask.weights_sha256();
+        let change = |lease: &mut Lease| {
+            lease.task_type = "fl_round".into();
+            lease.model_sha256 = weights.iter().map(Sha256::to_string).collect();
+        };
+        let task = Task::Evaluate(evaluate);
+        self.send_task(node, epoch, task, &[], change).await
+    }
+
     /// Waits until a task is handed back.
     pub(crate) async fn hand_back_of_work(&mut self) -> HandBack {
         loop {
@@ -935,8 +954,10 @@ impl Coordinator for Service {
         };
         assert_eq!((sha256, size), (Sha256::of(&bytes), bytes.len() as u64));
         self.0.seen.send(result).await.unwrap();
+        let (verdict, reward_msat) = *self.0.submitted.lock().unwrap();
         let ack = ResultAck {
-            verdict: Verdict::Accepted.into(),
+            verdict: verdict.into(),
+            reward_msat,
             ..ResultAck::default()
         };
         Ok(Response::new(SubmitUpdateResponse { ack: Some(ack) }))

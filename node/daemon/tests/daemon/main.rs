@@ -8,6 +8,7 @@ mod fake;
 mod faults;
 mod orders;
 mod overheard;
+mod parts;
 mod peer;
 mod private;
 mod program;

@@ -5,12 +5,13 @@
 //! reads the text: two asks that differ by one document give that document's loss, and weights can be made whose loss
 //! says whether a sentence is there. So a text is measured as a whole that the asker does not choose, for signed
 //! weights, a few times a day, and told in round figures.
+//! An update that is trained on the text goes by the same rules; beyond them the step itself is what leaves.
 //! Must stay true: every figure that leaves is a function of [`coarse`]'s, also where it is refused; each attempt is
 //! counted before the text is read.
 
 use owm_proto::{
     NodeKey, Sha256, UnixMillis,
-    evaluation::{EvaluationAsk, TextSource},
+    evaluation::{EvaluationAsk, ReferenceSteps, TextSource},
     hash::Hasher,
 };
 
@@ -20,6 +21,9 @@ use crate::{engine::Measurement, tasklog::TaskLog, work::Refusal};
 pub(super) const DOCUMENTS_MIN: u32 = 32;
 /// Nor are fewer tokens.
 pub(super) const TOKENS_MIN: u64 = 4_096;
+/// Tokens that a training reads at least, what is read again counted again: its beginning and its end are told, and each
+/// is of [`TOKENS_MIN`].
+pub(super) const TRAINED_MIN: u64 = 2 * TOKENS_MIN;
 /// Documents are told in multiples of this.
 const DOCUMENTS_STEP: u32 = 32;
 /// Tokens are told in multiples of this.
@@ -59,6 +63,13 @@ impl OwnText {
         let bounds = Bounds::of(ask);
         if bounds.documents < DOCUMENTS_MIN || bounds.tokens < TOKENS_MIN {
             return Err(too_little());
+        }
+        if let Some(steps) = ask.reference
+            && u64::from(steps.steps).saturating_mul(tokens_of_step(ask, steps)) < TRAINED_MIN
+        {
+            return Err(Refusal::cannot(format!(
+                "on a node's own text nothing is trained over fewer than {TRAINED_MIN} tokens (steps × rows × window)"
+            )));
         }
         let is_allowed = log.take_of_day(ALLOWANCE, now, self.per_day);
         if is_allowed.map_err(|error| Refusal::failed(error.to_string()))? {
@@ -103,12 +114,52 @@ impl Bounds {
 pub(super) fn order(ask: &EvaluationAsk, node: &NodeKey) -> u64 {
     match ask.text {
         TextSource::Corpus { .. } => ask.seed,
+        TextSource::Local => first_number(secret(node, b"order")),
+    }
+}
+
+fn first_number(hash: Sha256) -> u64 {
+    let (first, _) = hash.as_bytes().split_first_chunk().expect("32 bytes");
+    u64::from_le_bytes(*first)
+}
+
+/// The order in which a training reads the rows of its text: of a private one the asker does not choose it either, but it
+/// is another one in every round.
+pub(super) fn rows(ask: &EvaluationAsk, node: &NodeKey, round: u64) -> u64 {
+    match ask.text {
+        TextSource::Corpus { .. } => ask.seed,
         TextSource::Local => {
-            let order = secret(node, b"order");
-            let (first, _) = order.as_bytes().split_first_chunk().expect("32 bytes");
-            u64::from_le_bytes(*first)
+            let mut rows = Hasher::new();
+            rows.update(secret(node, b"rows").as_bytes());
+            rows.update(&round.to_le_bytes());
+            first_number(rows.finish())
         }
     }
+}
+
+/// What is told of a training's losses, before it is rounded: the first and the last step's; of a private text the means
+/// over as many first and last steps as read [`TOKENS_MIN`] tokens.
+pub(super) fn losses(ask: &EvaluationAsk, steps: ReferenceSteps, losses: &[f32]) -> [f64; 2] {
+    let enough = match ask.text {
+        TextSource::Corpus { .. } => 1,
+        TextSource::Local => TOKENS_MIN.div_ceil(tokens_of_step(ask, steps).max(1)),
+    };
+    let enough = usize::try_from(enough)
+        .unwrap_or(usize::MAX)
+        .min(losses.len());
+    let mean = |losses: &[f32]| {
+        let sum: f64 = losses.iter().copied().map(f64::from).sum();
+        sum / losses.len().max(1) as f64
+    };
+    [
+        mean(&losses[..enough]),
+        mean(&losses[losses.len() - enough..]),
+    ]
+}
+
+/// Tokens that one step reads.
+fn tokens_of_step(ask: &EvaluationAsk, steps: ReferenceSteps) -> u64 {
+    u64::from(steps.batch).saturating_mul(u64::from(ask.window))
 }
 
 /// What is told of a measurement that has been made: of a private text round figures, and nothing at all of too little.

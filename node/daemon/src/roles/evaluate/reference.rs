@@ -1,16 +1,18 @@
 //! Updates (spec §10.2, §10.4): local steps on a text, packed as a round asks for it, kept on the disk until the coordinator
 //! has them. A reference update is of a named text; a part in a round takes the node's residue in and leaves one.
 //! Must stay true: the bytes and the residue are on the disk before the result that names them is in the log, and the
-//! residue counts from then on; on a private text only parts are trained, and only round figures of it are told.
+//! residue counts from then on; on a private text only parts are trained, within `private`'s bounds and in its orders,
+//! and only round figures of it are told.
 
 use owm_update::{
-    Codec, Keep, Layout, LoraEpoch, Mode, Origin, Subject, Targets, ValueWidth, encode_update,
+    Codec, Keep, Layout, LoraEpoch, Mode, Origin, Residue, Subject, Targets, ValueWidth,
+    encode_update,
 };
 
 use super::{
     Arc, CancellationToken, ControlFlow, EvaluateJob, ExactF64, Finding, JobContext, LaidOut,
-    Outcome, Progress, Read, Refusal, Side, TextError, TextSource, Tools, Wanted, hand_over,
-    private, room, told,
+    Outcome, Progress, Read, Refusal, Sha256, Side, TextError, TextSource, Tools, Wanted,
+    hand_over, private, room, told,
 };
 use crate::{
     engine::{Measurement, TrainJob, TrainedSoFar, TrainedStep},
@@ -39,13 +41,13 @@ pub(super) fn trained(
     };
     let order = TrainJob {
         documents,
-        tokens_max: job.ask.tokens_max,
+        tokens_max: private::Bounds::of(&job.ask).tokens,
         sequence: job.ask.window,
         rows: steps.batch,
         steps: steps.steps,
         learning_rate: steps.learning_rate,
         low_rank: steps.lora.map(|lora| (lora.rank, lora.seed)),
-        seed: job.ask.seed,
+        seed: private::rows(&job.ask, &context.node, steps.round),
     };
     let (activity, clock) = (&context.activity, Arc::clone(&context.clock));
     let mut on_trained = |so_far: TrainedSoFar| {
@@ -84,12 +86,13 @@ fn documents(
     tools: &Tools,
     stop: &CancellationToken,
 ) -> Result<Option<Vec<String>>, Refusal> {
+    let bounds = private::Bounds::of(&job.ask);
     let wanted = Wanted {
         source: &job.ask.text,
         side: Side::Train,
         seed: private::order(&job.ask, &context.node),
-        documents_max: job.ask.documents_max,
-        bytes_max: job.ask.bytes_max,
+        documents_max: bounds.documents,
+        bytes_max: bounds.bytes,
     };
     let mut tell = |what: &str| {
         let now = context.clock.monotonic();
@@ -110,18 +113,11 @@ fn finish(
     trained: TrainedStep,
     exec_ms: u64,
 ) -> Result<(super::TaskResult, u32), Refusal> {
-    let (read, losses) = shown(job, context, &trained)?;
+    let (read, losses) = shown(job, steps, context, &trained)?;
     let backend = trained.backend.clone();
     let step = Step::new(job, steps, context, &trained)?;
     let (residue, absorbed) = if steps.takes_part {
-        let logged = context.log.updates();
-        let logged = logged.map_err(|error| Refusal::failed(error.to_string()))?;
-        let loaded = tools
-            .residues
-            .load(&step.subject, &|update| logged.contains(&update));
-        loaded.map_err(|error| {
-            Refusal::on_this_machine("the residue of the rounds before cannot be used", &error)
-        })?
+        residue(job, context, tools, &step.subject)?
     } else {
         (None, Absorbed::default())
     };
@@ -150,24 +146,47 @@ fn finish(
     Ok(handed)
 }
 
+/// The residue that goes in, after the lease's word on the node's former parts.
+fn residue(
+    job: &EvaluateJob,
+    context: &JobContext,
+    tools: &Tools,
+    subject: &Subject,
+) -> Result<(Option<Residue>, Absorbed), Refusal> {
+    let logged = context.log.updates();
+    let logged = logged.map_err(|error| Refusal::failed(error.to_string()))?;
+    let loaded = tools.residues.heard(&job.former).and_then(|back| {
+        if back > 0 {
+            tracing::info!(lease = %job.key, updates = back, "what former parts carried did not count and comes back");
+        }
+        let is_committed = |update: Sha256| logged.contains(&update);
+        tools.residues.load(subject, &is_committed)
+    });
+    loaded.map_err(|error| {
+        Refusal::on_this_machine("the residue of the rounds before cannot be used", &error)
+    })
+}
+
 /// What is told of the text and of the losses: of a private one, round figures.
 fn shown(
     job: &EvaluateJob,
+    steps: ReferenceSteps,
     context: &JobContext,
     trained: &TrainedStep,
 ) -> Result<(Read, [ExactF64; 2]), Refusal> {
-    let told = |loss: Option<&f32>| {
+    let told = |loss: f64| {
         let found = Measurement {
             documents: trained.documents,
             bytes: trained.bytes,
             tokens: trained.tokens,
             tokens_sha256: trained.tokens_sha256,
-            loss: f64::from(loss.copied().unwrap_or(0.0)),
+            loss,
             bits_per_byte: 0.0,
         };
         private::told(&job.ask, &context.node, found)
     };
-    let (first, last) = (told(trained.losses.first())?, told(trained.losses.last())?);
+    let [first, last] = private::losses(&job.ask, steps, &trained.losses);
+    let (first, last) = (told(first)?, told(last)?);
     let losses = [ExactF64(first.loss), ExactF64(last.loss)];
     let read = Read {
         documents: first.documents,

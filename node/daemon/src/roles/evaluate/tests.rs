@@ -1,5 +1,7 @@
 //! A measurement with an engine and a text that are made up: what is reported, and when nothing is.
 
+mod parts;
+
 use std::{
     path::Path,
     sync::{Mutex, PoisonError},
@@ -84,6 +86,7 @@ impl InferenceEngine for Scales {
 #[derive(Debug)]
 struct Shelf {
     asked: Mutex<Option<(Side, u64)>>,
+    bounds: Mutex<(u32, u64)>,
     documents: usize,
 }
 
@@ -91,6 +94,7 @@ impl Default for Shelf {
     fn default() -> Self {
         Self {
             asked: Mutex::default(),
+            bounds: Mutex::default(),
             documents: 1,
         }
     }
@@ -110,6 +114,8 @@ impl Texts for Shelf {
         hears("reading");
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         *asked = Some((wanted.side, wanted.seed));
+        let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        *bounds = (wanted.documents_max, wanted.bytes_max);
         Ok(vec!["canary sings".into(); self.documents])
     }
 }
@@ -172,6 +178,7 @@ fn job(text: TextSource, tokens: u64) -> EvaluateJob {
             seed: 11,
             reference: None,
         },
+        former: Vec::new(),
         served: Some(Arc::new(Scales { tokens })),
     }
 }
@@ -343,6 +350,7 @@ fn a_training_without_room_is_refused_before_anything_is_loaded() {
         keep_ppm: 100_000,
         value_bits: 2,
         round: 0,
+        takes_part: false,
         lora: None,
     };
     job.ask.reference = Some(steps);
@@ -357,6 +365,7 @@ fn a_training_without_room_is_refused_before_anything_is_loaded() {
         own_text: OWN_TEXT,
         ram: Some(1 << 40),
         updates: Updates::new(folder.path().join("updates")),
+        residues: crate::residue::ResidueStore::new(folder.path().join("residues")),
     };
     let stop = CancellationToken::new();
     let done = reference::trained(&job, steps, &context(), &tools, &laid_out, &stop);

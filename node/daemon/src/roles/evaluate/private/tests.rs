@@ -119,6 +119,75 @@ fn who_asks_chooses_no_document() {
     );
 }
 
+fn steps(steps: u32, batch: u32) -> ReferenceSteps {
+    ReferenceSteps {
+        steps,
+        batch,
+        learning_rate: 1e-3,
+        clip_norm: 1.0,
+        keep_ppm: 100_000,
+        value_bits: 2,
+        round: 1,
+        takes_part: true,
+        lora: None,
+    }
+}
+
+#[test]
+fn who_asks_chooses_no_row_and_a_round_has_its_own() {
+    let (asked, node) = (ask(64, 9_000), node());
+    let mut seeded = asked.clone();
+    seeded.seed = 12;
+    let first = rows(&asked, &node, 1);
+    assert_eq!(first, rows(&seeded, &node, 1));
+    assert_ne!(first, rows(&asked, &node, 2));
+    assert_ne!(first, rows(&asked, &NodeKey::from_seed(&[2; 32]), 1));
+    seeded.text = TextSource::Corpus {
+        id: "owm-geo".into(),
+        shards: vec![],
+    };
+    assert_eq!(rows(&seeded, &node, 1), 12);
+}
+
+#[test]
+fn losses_of_a_training_are_told_of_enough_tokens_each() {
+    let mut asked = ask(64, 9_000);
+    asked.window = 1_024;
+    let of = |ask: &EvaluationAsk, batch, found: &[f32]| {
+        let told = losses(ask, steps(found.len() as u32, batch), found);
+        told.map(f64::to_bits)
+    };
+    let figures = |first: f64, last: f64| [first.to_bits(), last.to_bits()];
+    let found = [4.0, 3.0, 2.0, 1.0];
+    assert_eq!(of(&asked, 2, &found), figures(3.5, 1.5));
+    assert_eq!(of(&asked, 4, &found), figures(4.0, 1.0));
+    assert_eq!(of(&asked, 1, &[4.0, 2.0]), figures(3.0, 3.0));
+    asked.text = TextSource::Corpus {
+        id: "owm-geo".into(),
+        shards: vec![],
+    };
+    assert_eq!(of(&asked, 1, &found), figures(4.0, 1.0));
+}
+
+#[test]
+fn a_training_of_few_tokens_is_refused_and_not_counted() {
+    let log = TaskLog::in_memory().unwrap();
+    let now = UnixMillis(1_800_000_000_000);
+    let rules = OwnText {
+        per_day: 1,
+        any_weights: false,
+    };
+    let mut asked = ask(32, 4_096);
+    asked.window = 32;
+    asked.reference = Some(steps(127, 2));
+    for _ in 0..2 {
+        let refusal = rules.admit(&asked, true, &log, now).unwrap_err();
+        assert!(refusal.message.contains("8192"), "{}", refusal.message);
+    }
+    asked.reference = Some(steps(128, 2));
+    assert_eq!(rules.admit(&asked, true, &log, now), Ok(()));
+}
+
 #[test]
 fn unsigned_weights_small_asks_and_one_too_many_are_refused() {
     let log = TaskLog::in_memory().unwrap();
