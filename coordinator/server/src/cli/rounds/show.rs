@@ -7,7 +7,7 @@ use owm_coordinator_domain::round::{Part, acceptance};
 use owm_coordinator_store::{
     Store,
     round::{
-        StoredRound, round_computed, round_list, round_load,
+        StoredRound, round_computed, round_list, round_read,
         work::{PartWork, round_parts},
     },
 };
@@ -71,7 +71,7 @@ fn head(one: &StoredRound) -> Value {
 
 pub(super) async fn show(store: &Store, number: u64, json: bool) -> Result<(), RunError> {
     let mut tx = store.begin("round.show").await?;
-    let found = round_load(&mut tx, number).await?;
+    let found = round_read(&mut tx, number).await?;
     let stored = found.ok_or_else(|| super::none(number))?;
     let parts = round_parts(&mut tx, number).await?;
     let computed = round_computed(&mut tx, number).await?;
