@@ -193,11 +193,7 @@ pub async fn round_read(tx: &mut Tx, number: u64) -> Result<Option<StoredRound>,
 /// Takes an outage of all coordinators out of every open round's time, once however often it is told. Locks rounds: to be
 /// called before any task is locked, as the rounds' own driver does.
 #[tracing::instrument(name = "db.round.hold", skip_all, err)]
-pub async fn rounds_hold(
-    tx: &mut Tx,
-    from: UnixMillis,
-    to: UnixMillis,
-) -> Result<(), StoreError> {
+pub async fn rounds_hold(tx: &mut Tx, from: UnixMillis, to: UnixMillis) -> Result<(), StoreError> {
     for open in round_list(tx, true, u32::MAX).await? {
         let Some(mut stored) = round_load(tx, open.number).await? else {
             continue;

@@ -311,7 +311,7 @@ async fn again(arg: &RoundArg, json: bool, now: UnixMillis) -> Result<(), RunErr
         replay(network, &blobs, &archive, &stored, recorded)
     });
     let replayed = replaying.await.map_err(RunError::failed)?;
-    let replayed = replayed.map_err(|error| RunError::failed(error))?;
+    let replayed = replayed.map_err(RunError::failed)?;
     let rows = replayed.iter().map(|one| {
         json!({"attempt": one.attempt.as_str(), "identical": one.differs.is_empty(), "differs": one.differs})
     });

@@ -249,8 +249,7 @@ impl<'a> Step<'a> {
         let places = self.config.places as usize;
         let needed = round.plan.updates_min.max(1) as usize;
         let is_gathering = now < round.opened_at.max(since).after(gather);
-        if willing.len() < places && is_gathering
-            || willing.len() < needed && now < round.ends_at()
+        if willing.len() < places && is_gathering || willing.len() < needed && now < round.ends_at()
         {
             return Ok(false);
         }

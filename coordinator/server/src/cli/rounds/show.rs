@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use owm_aggregate::{Decision, Verdict};
-use owm_coordinator_domain::round::{Part, acceptance};
+use owm_coordinator_domain::round::{AbandonReason, Part, acceptance};
 use owm_coordinator_store::{
     Store,
     round::{
@@ -65,7 +65,7 @@ fn head(one: &StoredRound) -> Value {
         "attempt": one.round.attempt.as_str(), "asked": one.round.parts.len(), "updates": whole(one),
         "checkpoint": candidate.map(|made| made.checkpoint), "delta": candidate.map(|made| made.delta),
         "residue_before": one.residue_before, "residue_after": candidate.map(|made| made.residue_after),
-        "abandoned": one.round.abandoned.map(|reason| reason.as_str()), "trouble": one.trouble,
+        "abandoned": one.round.abandoned.map(AbandonReason::as_str), "trouble": one.trouble,
     })
 }
 

@@ -174,7 +174,12 @@ impl Step<'_> {
                 submission.samples = samples;
             }
             let scratch = archive.scratch(number)?;
-            let made = task.make(&archive, attempt, &inputs, &scratch.path().join("candidate"));
+            let made = task.make(
+                &archive,
+                attempt,
+                &inputs,
+                &scratch.path().join("candidate"),
+            );
             let made = made.and_then(|made| keep(&archive, number, made, scratch));
             Ok((made, inputs))
         });
