@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use owm_coordinator_store::{
     Store, StoreError,
     checkpoint::checkpoint_add,
-    model::{ModelVersion, model_lookup, model_publish, model_sequence_max},
+    model::{ModelVersion, model_lookup, model_publish, model_publishing, model_sequence_max},
 };
 use owm_model_import::{Imported, Progress, import_gguf, import_hf_dir, tiny};
 use owm_proto::{
@@ -273,6 +273,7 @@ async fn sign_and_record(
         files: files.iter().map(|file| file.name.clone()).collect(),
     };
     let mut tx = store.begin("model.publish").await?;
+    model_publishing(&mut tx).await?;
     let next = model_sequence_max(&mut tx).await? + 1;
     let sequence = release.sequence.unwrap_or(next);
     if sequence < next {

@@ -231,7 +231,7 @@ fn start_loops(
         reconciler!(due::Due(app.clone()), 500),
         reconciler!(gone::Gone::new(app.clone()), 1_000),
         reconciler!(outbox::Outbox(app.clone()), 500),
-        reconciler!(round::driver::Rounds(app.clone()), 500),
+        reconciler!(round::driver::Rounds::new(app.clone()), 500),
         reconciler!(standing::Standing::new(app.clone()), 10_000),
         reconciler!(purge::Purge(app.clone()), 30_000),
         reconciler!(spool::Sweep(app.clone()), 60_000),

@@ -65,6 +65,18 @@ impl TryFrom<VersionRow> for ModelVersion {
     }
 }
 
+/// The advisory lock of whoever publishes; request ids are locked by random numbers beside it.
+const PUBLISHING: i64 = i64::from_be_bytes(*b"OWM-publ");
+
+/// One publisher at a time, until the transaction ends: to be taken before looking at what is current.
+#[tracing::instrument(name = "db.model.publishing", skip_all, err)]
+pub async fn model_publishing(tx: &mut Tx) -> Result<(), StoreError> {
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", PUBLISHING)
+        .execute(&mut *tx.inner)
+        .await?;
+    Ok(())
+}
+
 /// Publishes a signed version and makes it the current one if its sequence is the highest.
 #[tracing::instrument(name = "db.model.publish", skip_all, err)]
 pub async fn model_publish(

@@ -4,7 +4,7 @@
 
 pub mod work;
 
-use owm_coordinator_domain::round::{AbandonReason, Attempt, Phase, Round};
+use owm_coordinator_domain::round::{AbandonReason, Attempt, Event, Phase, Round};
 use owm_proto::{Sha256, SubModelId, UnixMillis, VersionId};
 
 use crate::{
@@ -173,6 +173,38 @@ pub async fn round_load(tx: &mut Tx, number: u64) -> Result<Option<StoredRound>,
     .fetch_optional(&mut *tx.inner)
     .await?;
     row.map(StoredRound::try_from).transpose()
+}
+
+/// A round as it is, not locked: to be shown or computed again.
+#[tracing::instrument(name = "db.round.read", skip_all, err, fields(round = number))]
+pub async fn round_read(tx: &mut Tx, number: u64) -> Result<Option<StoredRound>, StoreError> {
+    let row = sqlx::query_as!(
+        RoundRow,
+        "SELECT round_number, sub_model, parent_version, parent_hash, config, state, residue_before, model_version,
+             trouble, moved_at
+         FROM fl_rounds WHERE round_number = $1",
+        stored(number)
+    )
+    .fetch_optional(&mut *tx.inner)
+    .await?;
+    row.map(StoredRound::try_from).transpose()
+}
+
+/// Takes an outage of all coordinators out of every open round's time, once however often it is told. Locks rounds: to be
+/// called before any task is locked, as the rounds' own driver does.
+#[tracing::instrument(name = "db.round.hold", skip_all, err)]
+pub async fn rounds_hold(tx: &mut Tx, from: UnixMillis, to: UnixMillis) -> Result<(), StoreError> {
+    for open in round_list(tx, true, u32::MAX).await? {
+        let Some(mut stored) = round_load(tx, open.number).await? else {
+            continue;
+        };
+        let before = stored.round.held;
+        let is_held = stored.round.on(Event::Held { from, to }).is_ok();
+        if is_held && stored.round.held != before {
+            round_save(tx, &stored.round, None, to).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The newest rounds, newest first, not locked; with `open` only those that are not over.

@@ -4,7 +4,10 @@
 //! open → collecting → sealed → aggregated → evaluated → published → anchored, or abandoned before it is published.
 //! A candidate that is not accepted sends the round back to sealed once, with the fall-back strategy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use owm_proto::{PublicKey, Sha256, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -43,6 +46,12 @@ pub struct Round {
     /// Who has signed two hashes: each is signalled once, however often a second one is delivered.
     #[serde(default)]
     pub equivocated: BTreeSet<PublicKey>,
+    /// Time that counts for no deadline: see [`Event::Held`].
+    #[serde(default)]
+    pub held: Duration,
+    /// Until when such time has been counted.
+    #[serde(default)]
+    pub held_until: Option<UnixMillis>,
 }
 
 impl Round {
@@ -59,6 +68,8 @@ impl Round {
             verdicts: Vec::new(),
             abandoned: None,
             equivocated: BTreeSet::new(),
+            held: Duration::ZERO,
+            held_until: None,
         }
     }
 
@@ -80,6 +91,10 @@ impl Round {
                 },
             ) => self.bytes(node, sha256, good, at),
             (Phase::Collecting, Event::Tick { now }) => Ok(self.seal_if_over(now)),
+            (Phase::Open | Phase::Collecting, Event::Held { from, to }) => {
+                self.hold(from, to);
+                Ok(Vec::new())
+            }
             (Phase::Sealed, Event::Aggregated(candidate)) if candidate.attempt == self.attempt => {
                 Ok(self.aggregated(candidate))
             }
@@ -110,13 +125,14 @@ impl Round {
             {
                 return Ok(self.abandon(AbandonReason::ByOperator));
             }
-            Event::Tick { .. } => true,
+            Event::Tick { .. } | Event::Held { .. } => true,
             Event::Stopped => phase == Phase::Abandoned,
             Event::Drawn { participants } => {
-                phase != Phase::Open
-                    && participants
-                        .iter()
-                        .all(|node| self.parts.contains_key(node))
+                self.abandoned == Some(AbandonReason::NoParticipants)
+                    || phase != Phase::Open
+                        && participants
+                            .iter()
+                            .all(|node| self.parts.contains_key(node))
             }
             Event::Bytes { node, sha256, .. } => match self.parts.get(&node) {
                 Some(Part::Whole { sha256: whole, .. }) => *whole == sha256,
@@ -166,9 +182,26 @@ impl Round {
         });
         let arrivals: Vec<UnixMillis> = arrived.collect();
         let asked = self.parts.len();
-        self.plan
+        let closes = self
+            .plan
             .deadline
-            .closes_at(self.opened_at, asked, &arrivals)
+            .closes_at(self.opened_at, asked, &arrivals);
+        closes.after(self.held)
+    }
+
+    /// The latest that commits are taken.
+    pub fn ends_at(&self) -> UnixMillis {
+        self.opened_at
+            .after(self.plan.deadline.max)
+            .after(self.held)
+    }
+
+    /// Each moment is counted once, however often it is told of.
+    fn hold(&mut self, from: UnixMillis, to: UnixMillis) {
+        let counted = self.held_until.unwrap_or(self.opened_at);
+        let from = from.max(counted).max(self.opened_at);
+        self.held = self.held.saturating_add(to.since(from));
+        self.held_until = Some(counted.max(to));
     }
 
     fn go(&mut self, phase: Phase) -> Vec<Effect> {
@@ -183,7 +216,7 @@ impl Round {
     }
 
     fn begin(&mut self, participants: Vec<PublicKey>) -> Vec<Effect> {
-        if participants.is_empty() {
+        if participants.len() < self.plan.updates_min.max(1) as usize {
             return self.abandon(AbandonReason::NoParticipants);
         }
         self.parts = participants

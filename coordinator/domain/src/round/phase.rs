@@ -41,7 +41,7 @@ stored_enum! {
 stored_enum! {
     /// Why nothing came of a round.
     AbandonReason, "reason to abandon a round" {
-        /// Nobody could be asked.
+        /// Fewer could be asked than updates are needed.
         NoParticipants = "no_participants",
         /// Fewer whole updates than the round needs.
         TooFewUpdates = "too_few_updates",
@@ -173,6 +173,13 @@ pub enum Event {
     Tick {
         /// The coordinator's clock.
         now: UnixMillis,
+    },
+    /// Time that counts for no deadline: no coordinator was alive to take anything, or there were too few nodes to begin.
+    Held {
+        /// Its beginning.
+        from: UnixMillis,
+        /// Its end.
+        to: UnixMillis,
     },
     /// There is a candidate.
     Aggregated(Candidate),

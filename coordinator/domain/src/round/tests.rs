@@ -12,6 +12,7 @@ use super::{
 };
 
 mod candidates;
+mod held;
 mod rules;
 
 const DEADLINE: Deadline = Deadline {

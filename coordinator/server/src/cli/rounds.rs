@@ -6,7 +6,7 @@ mod show;
 use clap::{Args, Subcommand};
 use owm_aggregate::StrategyName;
 use owm_coordinator_domain::round::{Phase, deadline::Deadline};
-use owm_coordinator_store::round::{StoredRound, round_computed, round_load};
+use owm_coordinator_store::round::{StoredRound, round_computed, round_read};
 use owm_proto::{Permille, SubModelId, UnixMillis, VersionId, evaluation::TextSource};
 use owm_service::{Context, RunError, config::HumanDuration};
 use serde_json::json;
@@ -23,7 +23,7 @@ use crate::{
         archive::Archive,
         config::{Reading, Training},
         open::{RoundOrder, abandon, open},
-        replay::replay,
+        replay::{measurements, replay},
     },
     serve,
 };
@@ -295,9 +295,10 @@ async fn again(arg: &RoundArg, json: bool, now: UnixMillis) -> Result<(), RunErr
     let archive = Archive::in_folder(&config.rounds.archive);
     let store = serve::store(&config)?;
     let mut tx = store.begin("round.replay").await?;
-    let stored = round_load(&mut tx, arg.round).await?;
+    let stored = round_read(&mut tx, arg.round).await?;
     let stored: StoredRound = stored.ok_or_else(|| none(arg.round))?;
     let computed = round_computed(&mut tx, arg.round).await?;
+    let measured = measurements(&mut tx, arg.round, &computed).await?;
     drop(tx);
     if computed.is_empty() {
         return Err(RunError::failed(format!(
@@ -305,10 +306,12 @@ async fn again(arg: &RoundArg, json: bool, now: UnixMillis) -> Result<(), RunErr
             arg.round, stored.round.phase
         )));
     }
-    let replaying =
-        tokio::task::spawn_blocking(move || replay(network, &blobs, &archive, &stored, &computed));
+    let replaying = tokio::task::spawn_blocking(move || {
+        let recorded = (&computed[..], &measured);
+        replay(network, &blobs, &archive, &stored, recorded)
+    });
     let replayed = replaying.await.map_err(RunError::failed)?;
-    let replayed = replayed.map_err(|error| RunError::failed(error))?;
+    let replayed = replayed.map_err(RunError::failed)?;
     let rows = replayed.iter().map(|one| {
         json!({"attempt": one.attempt.as_str(), "identical": one.differs.is_empty(), "differs": one.differs})
     });

@@ -2,11 +2,11 @@
 
 use owm_coordinator_domain::task::Phase;
 use owm_coordinator_store::{
-    Store, StoreError,
+    Store, StoreError, Tx,
     evaluation::{evaluation_list, evaluation_tasks},
     task::{Ending, task_load, task_save},
 };
-use owm_proto::{EvaluationId, UnixMillis};
+use owm_proto::{EvaluationId, TaskId, UnixMillis};
 
 use crate::tasks::outbox::Told;
 
@@ -49,28 +49,51 @@ pub async fn cancel(
     let mut cancelled = Cancelled::default();
     // By task id, the order in which everybody locks.
     for listed in evaluation_tasks(&mut tx, id).await? {
-        let Some(loaded) = task_load(&mut tx, listed.task_id).await? else {
-            continue;
-        };
-        let Some(ended) = loaded.task.cancel() else {
-            cancelled.reported += u32::from(listed.report.is_some());
-            continue;
-        };
-        let ending = Ending::Unanswered { message: REASON };
-        task_save(&mut tx, listed.task_id, &ended, ending, now).await?;
-        let Phase::Leased { node, .. } = loaded.task.phase else {
-            cancelled.queued += 1;
-            continue;
-        };
-        cancelled.leased += 1;
-        let told = Told::Cancelled {
-            node,
-            task: listed.task_id,
-            epoch: loaded.task.epoch,
-            reason: REASON.to_owned(),
-        };
-        told.add(&mut tx, now).await?;
+        match task_cancel(&mut tx, listed.task_id, REASON, now).await? {
+            Ended::Queued => cancelled.queued += 1,
+            Ended::Leased => cancelled.leased += 1,
+            Ended::Before => cancelled.reported += u32::from(listed.report.is_some()),
+        }
     }
     tx.commit().await?;
     Ok(cancelled)
+}
+
+/// Where a task was when it was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It waited for a node.
+    Queued,
+    /// A node was at it, which is told.
+    Leased,
+    /// It had ended, or there is none.
+    Before,
+}
+
+/// Ends one task, if it is open, in the caller's transaction. `reason`: for its node and for `task show`.
+pub(crate) async fn task_cancel(
+    tx: &mut Tx,
+    id: TaskId,
+    reason: &'static str,
+    now: UnixMillis,
+) -> Result<Ended, StoreError> {
+    let Some(loaded) = task_load(tx, id).await? else {
+        return Ok(Ended::Before);
+    };
+    let Some(ended) = loaded.task.cancel() else {
+        return Ok(Ended::Before);
+    };
+    let ending = Ending::Unanswered { message: reason };
+    task_save(tx, id, &ended, ending, now).await?;
+    let Phase::Leased { node, .. } = loaded.task.phase else {
+        return Ok(Ended::Queued);
+    };
+    let told = Told::Cancelled {
+        node,
+        task: id,
+        epoch: loaded.task.epoch,
+        reason: reason.to_owned(),
+    };
+    told.add(tx, now).await?;
+    Ok(Ended::Leased)
 }

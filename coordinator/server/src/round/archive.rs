@@ -4,14 +4,20 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
-use owm_proto::Sha256;
+use owm_proto::{Sha256, hash::Hasher};
 use owm_update::Residue;
 
 use super::RoundError;
+
+/// How the folders begin in which candidates are computed.
+const SCRATCH: &str = ".computing-";
+
+/// Bytes that are hashed at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// The folder of all rounds.
 #[derive(Clone, Debug)]
@@ -55,30 +61,77 @@ impl Archive {
         Ok(folder)
     }
 
-    /// Keeps an update that lies in the spool, if it is not kept yet. Blocks.
+    /// Keeps an update that lies in the spool, if it is not kept yet. `false`: it is in neither. Blocks.
     pub fn keep_update(
         &self,
         round: u64,
         sha256: &Sha256,
         spooled: &Path,
-    ) -> Result<(), RoundError> {
+    ) -> Result<bool, RoundError> {
         let to = self.update(round, sha256);
         if to.exists() {
-            return Ok(());
+            return Ok(true);
         }
         let folder = self.make(round)?;
         match fs::hard_link(spooled, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(failed(spooled)(error));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // Another coordinator was first.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             // Another file system.
             Err(_) => {
-                let bytes = fs::read(spooled).map_err(failed(spooled))?;
+                let bytes = match fs::read(spooled) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                    bytes => bytes.map_err(failed(spooled))?,
+                };
                 write(&to, |file| file.write_all(&bytes))?;
             }
             Ok(()) => {}
         }
-        sync(&folder)
+        sync(&folder)?;
+        Ok(true)
+    }
+
+    /// A folder of its own for one computation, gone with the value: two coordinators at one round never write one file.
+    /// Blocks.
+    pub fn scratch(&self, round: u64) -> Result<tempfile::TempDir, RoundError> {
+        let folder = self.make(round)?;
+        let mut builder = tempfile::Builder::new();
+        builder
+            .prefix(SCRATCH)
+            .tempdir_in(&folder)
+            .map_err(failed(&folder))
+    }
+
+    /// Whether the bytes of an update that was taken are still those. Blocks.
+    pub fn is_whole(&self, round: u64, sha256: &Sha256) -> Result<bool, RoundError> {
+        let path = self.update(round, sha256);
+        let mut file = match fs::File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.map_err(failed(&path))?,
+        };
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match file.read(&mut buffer).map_err(failed(&path))? {
+                0 => return Ok(hasher.finish() == *sha256),
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+    }
+
+    /// Removes what interrupted computations have left in the folder of a round that is over. Blocks.
+    pub fn tidy(&self, round: u64) -> Result<(), RoundError> {
+        let folder = self.folder(round);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed(&folder))?,
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+                fs::remove_dir_all(entry.path()).map_err(failed(&folder))?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a residue under its hash. Blocks.

@@ -66,7 +66,7 @@ pub(super) async fn parts(
             former: &former,
             nodes: 1,
             lease,
-            deadline: stored.round.opened_at.after(lease),
+            deadline: stored.round.ends_at(),
         };
         let new = new_evaluation(app, stored, &asked);
         evaluation_create(tx, &app.vault, &new, app.now()).await?;

@@ -231,6 +231,7 @@ fn seed_of(seed: u64, round: u64, node: &PublicKey) -> u64 {
     hash.update(&seed.to_le_bytes());
     hash.update(&round.to_le_bytes());
     hash.update(&node.0);
-    let [a, b, c, d, e, f, g, h, ..] = hash.finish().0;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.finish().0[..8]);
+    u64::from_le_bytes(first)
 }

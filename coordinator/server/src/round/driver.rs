@@ -3,10 +3,15 @@
 
 mod aggregate;
 mod measure;
+mod patience;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 pub use aggregate::Files;
+pub(super) use measure::reports_of;
+use patience::Patience;
 
 use owm_coordinator_domain::round::{
     Attempt, Effect, Event, Fault, Part, Phase, Refused,
@@ -29,7 +34,9 @@ use owm_service::{
 };
 use owm_update::{Origin, Published};
 
-use super::{RoundError, archive::Archive, asks, compute::Task, config::RoundConfig, publish};
+use super::{
+    RoundError, archive::Archive, asks, compute::Task, config::RoundConfig, publish, recall::recall,
+};
 use crate::{
     app::App,
     failpoints::{
@@ -45,28 +52,53 @@ const OPEN_MAX: u32 = 64;
 /// Transitions of one round in one pass: a round has fewer.
 const STEPS_MAX: u32 = 32;
 
+/// Said of a part whose file is missing: the round goes on without it.
+const GONE: &str = "its bytes were taken and are not in this coordinator's spool any more";
+
 /// What came in this short a while ago may not be visible yet: the clock that ends a round is behind by it.
 const SETTLED_MS: u64 = 1_000;
 
 /// The reconciler.
 #[derive(Debug)]
-pub struct Rounds(pub App);
+pub struct Rounds {
+    app: App,
+    /// Since when this process can know of willing nodes.
+    since: UnixMillis,
+    patience: Patience,
+}
+
+impl Rounds {
+    /// Drives from now on.
+    pub fn new(app: App) -> Self {
+        let since = app.now();
+        let patience = Patience::default();
+        Self {
+            app,
+            since,
+            patience,
+        }
+    }
+}
 
 impl Reconciler for Rounds {
     const NAME: &'static str = "rounds";
     type Error = StoreError;
 
     async fn run(&self) -> Result<Status, StoreError> {
-        let app = &self.0;
+        let app = &self.app;
         alive::settle(app).await?;
         let mut tx = app.store.begin("round.open_ones").await?;
         let open = round_list(&mut tx, true, OPEN_MAX).await?;
         drop(tx);
         for round in &open {
-            match advance(app, round.number).await {
-                Ok(()) => {}
+            if self.patience.waits(round.number, app.now()) {
+                continue;
+            }
+            match advance(app, round.number, self.since).await {
+                Ok(()) => self.patience.moved(round.number),
                 Err(RoundError::Store(error @ StoreError::Unavailable(_))) => return Err(error),
                 Err(error) => {
+                    self.patience.held_up(round.number, app.now());
                     let trouble = Chain(&error).to_string();
                     if trouble != round.trouble {
                         tracing::error!(round = round.number, error = %trouble, "the round is held up");
@@ -81,14 +113,14 @@ impl Reconciler for Rounds {
     }
 }
 
-/// Takes a round as far as it goes now.
-pub async fn advance(app: &App, number: u64) -> Result<(), RoundError> {
+/// Takes a round as far as it goes now. `since`: when this process has begun to hear of nodes.
+pub async fn advance(app: &App, number: u64, since: UnixMillis) -> Result<(), RoundError> {
     for _ in 0..STEPS_MAX {
         let Some(step) = Step::load(app, number).await? else {
             return Ok(());
         };
         let moved = match step.stored.round.phase {
-            Phase::Open => step.draw().await?,
+            Phase::Open => step.draw(since).await?,
             Phase::Collecting => step.collect().await?,
             Phase::Sealed => step.aggregate().await?,
             Phase::Aggregated => step.measure().await?,
@@ -178,6 +210,9 @@ impl<'a> Step<'a> {
             }
         }
         let phase = self.stored.round.phase;
+        if phase != self.before {
+            recall(&mut self.tx, number, phase, app.now()).await?;
+        }
         round_save(&mut self.tx, &self.stored.round, version, app.now()).await?;
         owm_service::failpoint::hit(ROUND_BEFORE_COMMIT);
         self.tx.commit().await?;
@@ -192,8 +227,9 @@ impl<'a> Step<'a> {
         Ok(moved)
     }
 
-    /// Draws the participants once enough nodes offer to train, or have been waited for.
-    async fn draw(mut self) -> Result<bool, RoundError> {
+    /// Draws the participants once enough nodes offer to train, or have been waited for. A coordinator that has just
+    /// started waits as well: its nodes are on their way back.
+    async fn draw(mut self, since: UnixMillis) -> Result<bool, RoundError> {
         let willing: Vec<Willing> = self
             .app
             .sessions
@@ -208,15 +244,18 @@ impl<'a> Step<'a> {
                 reliability: node.candidate.reliability,
             })
             .collect();
-        let waited = self
-            .app
-            .now()
-            .since(self.stored.round.opened_at)
-            .as_millis();
+        let (now, round) = (self.app.now(), &self.stored.round);
+        let gather = Duration::from_millis(self.config.gather_ms);
         let places = self.config.places as usize;
-        if willing.len() < places && waited < u128::from(self.config.gather_ms) {
+        let needed = round.plan.updates_min.max(1) as usize;
+        let is_gathering = now < round.opened_at.max(since).after(gather);
+        if willing.len() < places && is_gathering || willing.len() < needed && now < round.ends_at()
+        {
             return Ok(false);
         }
+        // What was waited for longer than planned is not taken from those who train.
+        let from = round.opened_at.after(gather);
+        self.on(Event::Held { from, to: now })?;
         let participants = draw(&willing, places, self.config.draw_seed.0);
         self.on(Event::Drawn { participants })?;
         self.save(None).await
@@ -227,6 +266,7 @@ impl<'a> Step<'a> {
         let parts = round_parts(&mut self.tx, self.stored.number).await?;
         let published = self.task().published();
         let mut events: Vec<(UnixMillis, usize, Event)> = Vec::new();
+        let mut gone: Vec<usize> = Vec::new();
         for (nr, part) in parts.iter().enumerate() {
             let Some((at, sha256)) = part.committed else {
                 continue;
@@ -237,7 +277,10 @@ impl<'a> Step<'a> {
             if let (Some((at, _)), Some(Part::Asked | Part::Committed { .. })) =
                 (&part.reported, known)
             {
-                let good = self.is_of_the_round(part, &published).await?;
+                let Some(good) = self.is_of_the_round(part, &published).await? else {
+                    gone.push(nr);
+                    continue;
+                };
                 let at = *at;
                 let event = Event::Bytes {
                     node,
@@ -272,6 +315,12 @@ impl<'a> Step<'a> {
         }
         let now = UnixMillis(self.app.now().0.saturating_sub(SETTLED_MS));
         self.on(Event::Tick { now })?;
+        if self.stored.round.phase != before.phase {
+            for part in gone.into_iter().map(|nr| &parts[nr]) {
+                tracing::warn!(round = self.stored.number, node = %part.key, "{GONE}");
+                round_part_refuse(&mut self.tx, self.stored.number, part.node, GONE).await?;
+            }
+        }
         if self.stored.round == before {
             // What was refused is kept.
             self.tx.commit().await?;
@@ -281,24 +330,36 @@ impl<'a> Step<'a> {
     }
 
     /// Whether an update that was accepted by itself is one of this round's parent: what only the parent's file tells.
+    /// `None`: its bytes are not here.
     async fn is_of_the_round(
         &self,
         part: &PartWork,
         published: &Published,
-    ) -> Result<bool, RoundError> {
-        let Some(sha256) = update_of(part) else {
-            return Ok(false);
-        };
+    ) -> Result<Option<bool>, RoundError> {
+        match update_of(part) {
+            Some(sha256) => self.is_update(sha256, published).await,
+            None => Ok(Some(false)),
+        }
+    }
+
+    /// Keeps an update for the round, and says whether it is what was published. `None`: its bytes are not here.
+    pub(super) async fn is_update(
+        &self,
+        sha256: Sha256,
+        published: &Published,
+    ) -> Result<Option<bool>, RoundError> {
         let (archive, spool) = (self.archive(), self.app.spool.clone());
         let (number, published) = (self.stored.number, published.clone());
         let checked = blocking(move || {
-            archive.keep_update(number, &sha256, &spool.path(&sha256))?;
+            if !archive.keep_update(number, &sha256, &spool.path(&sha256))? {
+                return Ok(None);
+            }
             let path = archive.update(number, &sha256);
             let opened = owm_aggregate::FileSpool::open([&path]);
             let opened = opened.map_err(|source| RoundError::File { path, source })?;
             let header = &owm_aggregate::Spool::opened(&opened, 0).header;
             let is_nodes = matches!(header.subject.origin, Origin::Node { .. });
-            Ok(is_nodes && published.check(header).is_ok())
+            Ok(Some(is_nodes && published.check(header).is_ok()))
         });
         checked.await
     }

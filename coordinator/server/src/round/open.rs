@@ -6,7 +6,7 @@ use std::time::Duration;
 use owm_aggregate::{Decision, Policy, StrategyName};
 use owm_coordinator_domain::round::{
     Event, Phase, Plan, Round,
-    acceptance::{BEST_OF, Loss, Verdict},
+    acceptance::{BEST_OF, EVALUATORS, Loss, Verdict},
     deadline::Deadline,
 };
 use owm_coordinator_store::{
@@ -25,6 +25,7 @@ use super::{
     RoundError,
     compute::layout_of,
     config::{Reading, RoundConfig, Training},
+    recall::recall,
 };
 use crate::blobs::Blobs;
 
@@ -176,6 +177,7 @@ pub async fn abandon(
     };
     if stored.round.on(Event::Stopped).is_ok() {
         round_save(&mut tx, &stored.round, None, now).await?;
+        recall(&mut tx, number, stored.round.phase, now).await?;
         tx.commit().await?;
     }
     Ok(Some(stored.round.phase))
@@ -202,13 +204,22 @@ async fn legacy(tx: &mut Tx, order: &RoundOrder, parent: Sha256) -> Result<Legac
         }
         // Losses on another text cannot be compared.
         if config.evaluation == order.evaluation
-            && let Some((_, Verdict::Accepted { candidate, .. })) = before.round.verdicts.last()
+            && let Some(loss) = kept_loss(&before.round)
         {
-            legacy.recent.push(*candidate);
+            legacy.recent.push(loss);
         }
         file = before.parent;
     }
     Ok(legacy)
+}
+
+/// The loss that later rounds are held against. One lie among fewer than three owners moves the median, and a low one
+/// would block every later candidate: such a loss is not kept.
+fn kept_loss(round: &Round) -> Option<Loss> {
+    match round.verdicts.last()?.1 {
+        Verdict::Accepted { candidate, .. } if round.reports.len() >= EVALUATORS => Some(candidate),
+        _ => None,
+    }
 }
 
 /// Norms can be compared.
@@ -229,4 +240,42 @@ async fn history(
     let Some(its) = its else { return Ok(None) };
     let decision = Decision::from_json(&String::from_utf8_lossy(&its.decision))?;
     Ok(Some(decision.history))
+}
+
+#[cfg(test)]
+mod tests {
+    use owm_coordinator_domain::round::Report;
+
+    use super::*;
+
+    #[test]
+    fn a_loss_that_fewer_than_three_owners_found_blocks_no_later_round() {
+        let plan = Plan {
+            round: 1,
+            deadline: Deadline::DEFAULT,
+            updates_min: 3,
+        };
+        let mut round = Round::open(plan, UnixMillis(0));
+        assert_eq!(kept_loss(&round), None);
+        let accepted = Verdict::Accepted {
+            candidate: Loss(1),
+            parent: Loss(1),
+        };
+        round
+            .verdicts
+            .push((owm_coordinator_domain::round::Attempt::First, accepted));
+        for owner in 1..=3 {
+            assert_eq!(kept_loss(&round), None);
+            round.reports.push(Report {
+                node: PublicKey([owner; 32]),
+                owner: Sha256([owner; 32]),
+                checkpoint: Sha256([9; 32]),
+                candidate: Loss(1),
+                parent: Loss(1),
+            });
+        }
+        assert_eq!(kept_loss(&round), Some(Loss(1)));
+        round.verdicts[0].1 = Verdict::Unmeasured;
+        assert_eq!(kept_loss(&round), None);
+    }
 }

@@ -4,7 +4,7 @@
 use owm_coordinator_domain::round::Event;
 use owm_coordinator_store::{
     checkpoint::checkpoint_add,
-    model::{ModelVersion, model_lookup, model_publish, model_sequence_max},
+    model::{ModelVersion, model_lookup, model_publish, model_publishing, model_sequence_max},
     round::round_computed,
 };
 use owm_proto::{
@@ -29,6 +29,8 @@ pub(super) async fn publish(mut step: Step<'_>) -> Result<bool, RoundError> {
     let its =
         its.ok_or_else(|| other("the candidate's files are not on record; abandon the round"))?;
     let files: Files = serde_json::from_slice(&its.files)?;
+    // What is looked at now is still so when this commits.
+    model_publishing(&mut step.tx).await?;
     let current = model_lookup(&mut step.tx, None).await?;
     let current = current.ok_or_else(|| other("there is no current version"))?;
     if current.manifest.weights_sha256(&step.stored.sub_model) != [step.stored.parent] {

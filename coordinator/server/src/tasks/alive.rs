@@ -1,10 +1,11 @@
 //! Says every second that this coordinator lives. After a silence of all coordinators, leases and
-//! deadlines move by its length, once.
+//! deadlines of tasks and rounds move by its length, once.
 
 use owm_coordinator_domain::task::Outage;
 use owm_coordinator_store::{
     StoreError,
     instance::{instance_last_alive, instance_mark_alive, leases_extend},
+    round::rounds_hold,
 };
 use owm_proto::UnixMillis;
 use owm_service::reconcile::{Reconciler, Status};
@@ -42,6 +43,8 @@ pub async fn mark(app: &App) -> Result<Option<u64>, StoreError> {
     if let Some(last) = instance_last_alive(&mut tx, now).await?
         && let Some(outage) = Outage::ending(last, now)
     {
+        // Rounds before tasks, as their driver locks them.
+        rounds_hold(&mut tx, outage.from, outage.to).await?;
         extended = leases_extend(&mut tx, outage.from, outage.to).await?;
         if let Some(tasks) = extended {
             owm_service::failpoint::hit(OUTAGE_BEFORE_COMMIT);

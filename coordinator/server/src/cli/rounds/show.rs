@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use owm_aggregate::{Decision, Verdict};
-use owm_coordinator_domain::round::{Part, acceptance};
+use owm_coordinator_domain::round::{AbandonReason, Part, acceptance};
 use owm_coordinator_store::{
     Store,
     round::{
-        StoredRound, round_computed, round_list, round_load,
+        StoredRound, round_computed, round_list, round_read,
         work::{PartWork, round_parts},
     },
 };
@@ -65,13 +65,13 @@ fn head(one: &StoredRound) -> Value {
         "attempt": one.round.attempt.as_str(), "asked": one.round.parts.len(), "updates": whole(one),
         "checkpoint": candidate.map(|made| made.checkpoint), "delta": candidate.map(|made| made.delta),
         "residue_before": one.residue_before, "residue_after": candidate.map(|made| made.residue_after),
-        "abandoned": one.round.abandoned.map(|reason| reason.as_str()), "trouble": one.trouble,
+        "abandoned": one.round.abandoned.map(AbandonReason::as_str), "trouble": one.trouble,
     })
 }
 
 pub(super) async fn show(store: &Store, number: u64, json: bool) -> Result<(), RunError> {
     let mut tx = store.begin("round.show").await?;
-    let found = round_load(&mut tx, number).await?;
+    let found = round_read(&mut tx, number).await?;
     let stored = found.ok_or_else(|| super::none(number))?;
     let parts = round_parts(&mut tx, number).await?;
     let computed = round_computed(&mut tx, number).await?;

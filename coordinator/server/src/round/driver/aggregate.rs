@@ -1,7 +1,9 @@
 //! Sealed: a reference update where participants are few, then the arithmetic, then the candidate where evaluators can
 //! fetch it. Nothing is written into the round's row before its files are on the disk.
 
-use owm_aggregate::{AggregateError, DecideError, Submission};
+use std::path::PathBuf;
+
+use owm_aggregate::{AggregateError, DecideError, Decision, SpoolError, Submission};
 use owm_coordinator_domain::round::{Candidate, Effect, Event, Phase};
 use owm_coordinator_store::{
     evaluation::{EvaluationTask, evaluation_tasks},
@@ -12,13 +14,19 @@ use owm_coordinator_store::{
     },
 };
 use owm_proto::{Sha256, evaluation::Finding, manifest::ManifestFile};
+use owm_service::report::Chain;
+use owm_update::ApplyError;
 use serde::{Deserialize, Serialize};
 
-use super::{RoundError, Step, asks, blocking, whole};
+use super::{RoundError, Step, asks, attempt_of, blocking, whole};
 use crate::{
+    app::App,
     evaluate::hash,
     failpoints::ROUND_PLACED,
-    round::compute::{Inputs, Made},
+    round::{
+        archive::Archive,
+        compute::{Inputs, Made},
+    },
 };
 
 /// Candidate and delta as a manifest names them.
@@ -28,6 +36,79 @@ pub struct Files {
     pub checkpoint: ManifestFile,
     /// What it differs by from its parent.
     pub delta: ManifestFile,
+}
+
+/// A candidate with all that came of making it, on the disk.
+struct Kept {
+    decision: Decision,
+    residue_after: Sha256,
+    candidate: Placeable,
+    delta: Placeable,
+    /// Holds the candidate until it is placed.
+    _scratch: tempfile::TempDir,
+}
+
+/// A file, how a manifest names it, its ladder.
+type Placeable = (PathBuf, (ManifestFile, Vec<u8>));
+
+impl Kept {
+    /// Puts candidate and delta where they can be fetched.
+    async fn place(&self, app: &App) -> Result<(), RoundError> {
+        for (path, (file, ladder)) in [&self.candidate, &self.delta] {
+            app.blobs.put_if_absent(file, ladder, path).await?;
+        }
+        owm_service::failpoint::hit(ROUND_PLACED);
+        Ok(())
+    }
+}
+
+/// Writes residue and delta into the archive, and hashes what is to be served. Blocks.
+fn keep(
+    archive: &Archive,
+    number: u64,
+    made: Made,
+    scratch: tempfile::TempDir,
+) -> Result<Kept, RoundError> {
+    let named = |path: PathBuf, expected: Sha256| {
+        let found = hash(&path);
+        let found = found.map_err(|source| RoundError::File {
+            path: path.clone(),
+            source,
+        })?;
+        if found.0.sha256 != expected {
+            return Err(RoundError::Other(format!(
+                "{} does not hold what was computed; look at the disk",
+                path.display()
+            )));
+        }
+        Ok((path, found))
+    };
+    let residue_after = archive.keep_residue(&made.released.residue)?;
+    let delta = archive.update(number, &made.released.sha256);
+    super::super::archive::write(&delta, |file| {
+        std::io::Write::write_all(file, &made.released.delta)
+    })?;
+    Ok(Kept {
+        decision: made.decision,
+        residue_after,
+        candidate: named(scratch.path().join("candidate"), made.checkpoint)?,
+        delta: named(delta, made.released.sha256)?,
+        _scratch: scratch,
+    })
+}
+
+/// Whether the updates themselves give no candidate: computed again, they never will.
+fn is_of_the_updates(error: &RoundError) -> bool {
+    matches!(
+        error,
+        RoundError::Aggregate(
+            AggregateError::Decide(_)
+                | AggregateError::NotFinite(_)
+                | AggregateError::Update(_)
+                | AggregateError::Apply(ApplyError::NotFinite { .. })
+                | AggregateError::Spool(SpoolError::Update { .. } | SpoolError::Elements { .. })
+        ) | RoundError::Apply(ApplyError::NotFinite { .. })
+    )
 }
 
 /// Where a reference update stands.
@@ -88,22 +169,33 @@ impl Step<'_> {
         // Nothing is held while this computes; what it makes is the same each time.
         drop(self);
         let done = blocking(move || {
-            let folder = archive.make(number)?;
             let samples = task.samples(&archive, &inputs.updates)?;
             for (submission, samples) in inputs.submissions.iter_mut().zip(samples) {
                 submission.samples = samples;
             }
-            let path = folder.join(format!("candidate-{}", attempt.as_str()));
-            let made = task.make(&archive, attempt, &inputs, &path);
-            Ok((made, inputs, path))
+            let scratch = archive.scratch(number)?;
+            let made = task.make(
+                &archive,
+                attempt,
+                &inputs,
+                &scratch.path().join("candidate"),
+            );
+            let made = made.and_then(|made| keep(&archive, number, made, scratch));
+            Ok((made, inputs))
         });
-        let (made, inputs, path) = done.await?;
+        let (made, inputs) = done.await?;
+        if let Ok(kept) = &made {
+            kept.place(app).await?;
+        }
         let mut step = match Step::load(app, number).await? {
-            Some(step) if step.before == Phase::Sealed => step,
+            // Another coordinator may have gone on meanwhile, to the other attempt even.
+            Some(step) if step.before == Phase::Sealed && attempt_of(&step.stored) == attempt => {
+                step
+            }
             _ => return Ok(false),
         };
-        let made = match made {
-            Ok(made) => made,
+        let kept = match made {
+            Ok(kept) => kept,
             Err(RoundError::Aggregate(AggregateError::Decide(DecideError::NoReference(_))))
                 if inputs.reference.is_none()
                     && asked(&mut step).await?.is_none()
@@ -115,67 +207,37 @@ impl Step<'_> {
                 app.dispatcher.wake();
                 return Ok(false);
             }
-            Err(RoundError::Aggregate(AggregateError::Decide(error))) => {
-                tracing::warn!(round = number, %error, "no candidate comes of it");
+            Err(error) if is_of_the_updates(&error) => {
+                tracing::warn!(round = number, error = %Chain(&error), "no candidate comes of it");
                 step.on(Event::NotAggregated { attempt })?;
                 return step.save(None).await;
             }
             Err(error) => return Err(error),
         };
-        step.made(made, inputs, path).await
+        step.made(kept, inputs).await
     }
 
-    /// Puts candidate and delta where they can be fetched, and asks for their losses.
-    async fn made(
-        mut self,
-        made: Made,
-        inputs: Inputs,
-        path: std::path::PathBuf,
-    ) -> Result<bool, RoundError> {
-        let (app, archive) = (self.app, self.archive());
+    /// Records what has been computed and placed, and asks for its losses.
+    async fn made(mut self, kept: Kept, inputs: Inputs) -> Result<bool, RoundError> {
         let (number, attempt) = (self.stored.number, self.stored.round.attempt);
-        let decision = made.decision;
-        let (released, checkpoint) = (made.released, made.checkpoint);
-        let delta = archive
-            .folder(number)
-            .join(format!("{}.owmu", released.sha256));
-        let files = blocking(move || {
-            let residue = archive.keep_residue(&released.residue)?;
-            super::super::archive::write(&delta, |file| {
-                std::io::Write::write_all(file, &released.delta)
-            })?;
-            let failed = |path: &std::path::Path| {
-                let path = path.to_owned();
-                move |source| RoundError::File { path, source }
-            };
-            let whole = hash(&path).map_err(failed(&path))?;
-            let step = hash(&delta).map_err(failed(&delta))?;
-            Ok((residue, (path, whole), (delta, step)))
-        });
-        let (residue_after, candidate, delta) = files.await?;
-        let mut named = Vec::new();
-        for (path, (file, ladder)) in [&candidate, &delta] {
-            app.blobs.put_if_absent(file, ladder, path).await?;
-            named.push((file.sha256, file.size));
+        let (app, now) = (self.app, self.app.now());
+        // The delta is served too: whoever holds the parent takes that.
+        for (_, (file, ladder)) in [&kept.candidate, &kept.delta] {
+            model_file_add(&mut self.tx, &file.sha256, file.size, now).await?;
             if let Some(sha256) = file.ladder_sha256 {
-                named.push((sha256, ladder.len() as u64));
+                model_file_add(&mut self.tx, &sha256, ladder.len() as u64, now).await?;
             }
         }
-        owm_service::failpoint::hit(ROUND_PLACED);
-        let now = app.now();
-        // The delta is served too: whoever holds the parent takes that.
-        for (sha256, size) in named {
-            model_file_add(&mut self.tx, &sha256, size, now).await?;
-        }
+        let (decision, residue_after) = (kept.decision, kept.residue_after);
         let files = Files {
-            checkpoint: candidate.1.0,
-            delta: delta.1.0,
+            checkpoint: kept.candidate.1.0,
+            delta: kept.delta.1.0,
         };
         let computed = Computed {
             attempt,
             inputs: serde_json::to_vec(&inputs)?,
             decision: decision.to_json().into_bytes(),
-            checkpoint,
+            checkpoint: files.checkpoint.sha256,
             delta: files.delta.sha256,
             residue_after,
             files: serde_json::to_vec(&files)?,
@@ -194,13 +256,13 @@ impl Step<'_> {
             };
             round_part_judge(&mut self.tx, number, part.node, &judged).await?;
         }
-        self.made = Some(files.checkpoint);
         self.on(Event::Aggregated(Candidate {
             attempt,
-            checkpoint,
+            checkpoint: computed.checkpoint,
             delta: computed.delta,
             residue_after,
         }))?;
+        self.made = Some(files.checkpoint);
         self.save(None).await?;
         // What the round has taken lies in its archive now.
         let (spool, updates) = (app.spool.clone(), inputs.updates);
@@ -234,10 +296,16 @@ impl Step<'_> {
                 Finding::HeldOut { .. } => None,
             });
         if let Some(sha256) = update {
-            let (archive, spool) = (self.archive(), self.app.spool.clone());
-            let number = self.stored.number;
-            blocking(move || archive.keep_update(number, &sha256, &spool.path(&sha256))).await?;
-            return Ok(Reference::Here(sha256));
+            let published = self.task().published();
+            // What it is of is this round's to say, whoever has made it.
+            return match self.is_update(sha256, &published).await? {
+                Some(true) => Ok(Reference::Here(sha256)),
+                unfit => {
+                    let (round, is_here) = (self.stored.number, unfit.is_some());
+                    tracing::warn!(round, %sha256, is_here, "the reference update is not of use");
+                    Ok(Reference::None)
+                }
+            };
         }
         let is_over = tasks.iter().all(is_closed);
         Ok(if is_over {
@@ -264,4 +332,48 @@ async fn asked(step: &mut Step<'_>) -> Result<Option<Vec<EvaluationTask>>, Round
 /// Whether nothing will come of a task any more.
 pub(super) fn is_closed(task: &EvaluationTask) -> bool {
     !matches!(task.phase.as_str(), "queued" | "leased")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_updates_cause_ends_the_attempt_and_what_the_disk_causes_holds_the_round() {
+        let ours = || std::io::Error::other("no space left");
+        let theirs: [RoundError; 5] = [
+            AggregateError::NotFinite(3).into(),
+            AggregateError::Decide(DecideError::AllRejected).into(),
+            SpoolError::Elements {
+                update: 3,
+                expected: 10,
+                got: 9,
+            }
+            .into(),
+            RoundError::Apply(ApplyError::NotFinite {
+                tensor: 0,
+                element: 1,
+            }),
+            AggregateError::Apply(ApplyError::NotFinite {
+                tensor: 0,
+                element: 1,
+            })
+            .into(),
+        ];
+        for error in theirs {
+            assert!(is_of_the_updates(&error), "{error}");
+        }
+        let held: [RoundError; 3] = [
+            AggregateError::Parent(ours()).into(),
+            SpoolError::Io {
+                update: 0,
+                source: ours(),
+            }
+            .into(),
+            RoundError::Other("the disk".into()),
+        ];
+        for error in held {
+            assert!(!is_of_the_updates(&error), "{error}");
+        }
+    }
 }

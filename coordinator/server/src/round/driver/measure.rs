@@ -32,21 +32,8 @@ impl Step<'_> {
         if !candidate.iter().chain(&parent).all(is_closed) {
             return Ok(false);
         }
-        let (of_candidate, of_parent) = (losses(&candidate), losses(&parent));
-        let middle = median(of_parent.values().map(|(_, loss)| *loss).collect());
-        for (owner, (node, loss)) in of_candidate {
-            // The parent's as this owner found it; on one backend all find the same.
-            let own = of_parent.get(&owner).map(|(_, loss)| *loss);
-            let Some(parent) = own.or(middle) else {
-                continue;
-            };
-            self.on(Event::Reported(Report {
-                node,
-                owner: Sha256(owner.0),
-                checkpoint: made.checkpoint,
-                candidate: loss,
-                parent,
-            }))?;
+        for report in reports_of(made.checkpoint, &candidate, &parent) {
+            self.on(Event::Reported(report))?;
         }
         let attempt = super::attempt_of(&self.stored);
         let recent = self.config.recent.clone();
@@ -63,6 +50,28 @@ impl Step<'_> {
             Some(id) => Ok(Some(evaluation_tasks(&mut self.tx, id).await?)),
         }
     }
+}
+
+/// What evaluators have found of the candidate and of its parent, one report of each owner, in the order of their keys.
+pub(in crate::round) fn reports_of(
+    checkpoint: Sha256,
+    candidate: &[EvaluationTask],
+    parent: &[EvaluationTask],
+) -> Vec<Report> {
+    let (of_candidate, of_parent) = (losses(candidate), losses(parent));
+    let middle = median(of_parent.values().map(|(_, loss)| *loss).collect());
+    let report = |(owner, (node, candidate)): (PublicKey, (PublicKey, Loss))| {
+        // The parent's as this owner found it; on one backend all find the same.
+        let own = of_parent.get(&owner).map(|(_, loss)| *loss);
+        Some(Report {
+            node,
+            owner: Sha256(owner.0),
+            checkpoint,
+            candidate,
+            parent: own.or(middle)?,
+        })
+    };
+    of_candidate.into_iter().filter_map(report).collect()
 }
 
 /// By owner: whose node found which loss. What is flagged as of other tokens, or is a second voice, is left out.
