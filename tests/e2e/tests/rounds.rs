@@ -87,6 +87,15 @@ async fn start(net: &Devnet, more: &[&str]) -> Result<String> {
     Ok(started["round"].to_string())
 }
 
+/// The same round with another value of one option.
+async fn start_with(net: &Devnet, option: &str, value: &str) -> Result<String> {
+    let mut whole = [&["round", "start", "--json"], &SMALL[..]].concat();
+    let at = whole.iter().position(|arg| *arg == option);
+    whole[at.context("no such option")? + 1] = value;
+    let started = command(net, &whole).await?;
+    Ok(started["round"].to_string())
+}
+
 async fn show(net: &Devnet, round: &str) -> Result<Value> {
     command(net, &["round", "show", round, "--json"]).await
 }
@@ -274,5 +283,45 @@ async fn a_coordinator_killed_in_every_phase_publishes_the_round_all_the_same() 
         checkpoints.push(shown["checkpoint"].clone());
     }
     assert_ne!(checkpoints[0], checkpoints[1]);
+    net.stop().await.unwrap();
+}
+
+/// Every trainer has heard that its part of the abandoned round did not count; of its newest one it has heard nothing yet.
+fn hear_of_former_parts(net: &Devnet, shown: &Value) {
+    let updates = column(shown, "update");
+    let logs = fs::read_dir(net.logs()).unwrap();
+    let said = logs.map(|log| {
+        let log = fs::read_to_string(log.unwrap().path()).unwrap_or_default();
+        log.matches("did not count and comes back").count()
+    });
+    assert_eq!(said.sum::<usize>(), 3, "once by each of the three");
+    for node in &net.nodes_ref()[..3] {
+        let folder = node.dir().join("data").join("residues");
+        let paths = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let is_book = |path: &PathBuf| path.to_string_lossy().ends_with(".book.json");
+        let books: Vec<PathBuf> = paths.filter(is_book).collect();
+        assert_eq!(books.len(), 1, "one training: {books:?}");
+        let book: Value = serde_json::from_slice(&fs::read(&books[0]).unwrap()).unwrap();
+        assert_eq!(book["returned"], json!([]), "absorbed: {book:#}");
+        let open = book["open"].as_array().unwrap();
+        assert!(open.len() == 1 && updates.contains(&&open[0]), "{book:#}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_parts_of_an_abandoned_round_carried_goes_into_the_next() {
+    let (net, _texts) = network().await;
+    // Nobody has the time to measure its candidate.
+    let lost = start_with(&net, "--evaluation-time", "1ms").await.unwrap();
+    let lost = over(&net, &lost).await.unwrap();
+    assert_eq!(lost["phase"], "abandoned", "{lost:#}");
+    let updates = column(&lost, "update");
+    assert!(updates.iter().all(|sha256| sha256.is_string()), "{lost:#}");
+    let next = start(&net, &[]).await.unwrap();
+    let next = over(&net, &next).await.unwrap();
+    assert_eq!(next["phase"], "published", "{next:#}");
+    hear_of_former_parts(&net, &next);
     net.stop().await.unwrap();
 }
