@@ -140,7 +140,7 @@ impl Rounds {
             match clean(&self.app, round.number).await {
                 Ok(0) => {}
                 Ok(files) => {
-                    tracing::info!(round = round.number, files, "dead candidates are gone")
+                    tracing::info!(round = round.number, files, "dead candidates are gone");
                 }
                 Err(RoundError::Store(error)) => return Err(error),
                 // Tried again by the next process.
