@@ -151,6 +151,14 @@ impl Blobs {
         Ok(())
     }
 
+    /// Takes a file away, if it is there.
+    pub async fn remove(&self, sha256: &Sha256) -> Result<(), BlobError> {
+        match self.store.delete(&key(sha256)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
     /// Stores bytes at hand under their hash. Never a partial file.
     pub async fn put_bytes(&self, sha256: &Sha256, bytes: Vec<u8>) -> Result<(), BlobError> {
         self.store.put(&key(sha256), bytes.into()).await?;

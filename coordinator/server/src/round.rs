@@ -1,12 +1,14 @@
 //! Federated rounds (spec §10): opened by the command line (`open`), driven by a reconciler (`driver`), which carries out
 //! what the pure machine in `domain::round` says. `compute` is the arithmetic over files, `archive` where a round's files
 //! lie, `asks` what nodes are asked for, `recall` what they need not do any more,
-//! `publish` the version that comes of it, `replay` the same once more.
+//! `publish` the version that comes of it, `replay` the same once more, `clean` what
+//! a round that is over leaves on the disk.
 //! Must stay true: a change of a round is one transaction that holds its row; what comes after a commit may be done
 //! twice; nothing is published whose bytes were not measured.
 
 pub mod archive;
 mod asks;
+mod clean;
 pub mod compute;
 pub mod config;
 pub mod driver;

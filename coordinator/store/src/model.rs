@@ -154,6 +154,18 @@ pub async fn model_file_add(
     Ok(())
 }
 
+/// A file is not served any more. `false`: it was not.
+#[tracing::instrument(name = "db.model.remove_file", skip_all, err)]
+pub async fn model_file_remove(tx: &mut Tx, sha256: &Sha256) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "DELETE FROM model_files WHERE sha256 = $1",
+        sha256.to_string()
+    )
+    .execute(&mut *tx.inner)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
 /// The highest sequence of any release or withdrawal.
 #[tracing::instrument(name = "db.model.max_sequence", skip_all, err)]
 pub async fn model_sequence_max(tx: &mut Tx) -> Result<u64, StoreError> {

@@ -147,6 +147,15 @@ impl Archive {
         Ok(sha256)
     }
 
+    /// Takes a residue away, if it is here. Blocks.
+    pub fn remove_residue(&self, sha256: &Sha256) -> Result<(), RoundError> {
+        let path = self.residue_path(sha256);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// A residue by its hash. Blocks.
     pub fn residue(&self, sha256: &Sha256) -> Result<Residue, RoundError> {
         let path = self.residue_path(sha256);

@@ -7,7 +7,11 @@ mod patience;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 pub use aggregate::Files;
 pub(super) use measure::reports_of;
@@ -35,7 +39,8 @@ use owm_service::{
 use owm_update::{Origin, Published};
 
 use super::{
-    RoundError, archive::Archive, asks, compute::Task, config::RoundConfig, publish, recall::recall,
+    RoundError, archive::Archive, asks, clean::clean, compute::Task, config::RoundConfig, publish,
+    recall::recall,
 };
 use crate::{
     app::App,
@@ -65,6 +70,8 @@ pub struct Rounds {
     /// Since when this process can know of willing nodes.
     since: UnixMillis,
     patience: Patience,
+    /// Rounds that are over and have been cleaned up after.
+    cleaned: Mutex<BTreeSet<u64>>,
 }
 
 impl Rounds {
@@ -76,6 +83,7 @@ impl Rounds {
             app,
             since,
             patience,
+            cleaned: Mutex::default(),
         }
     }
 }
@@ -109,7 +117,40 @@ impl Reconciler for Rounds {
                 }
             }
         }
+        self.clean().await?;
         Ok(Status(serde_json::json!({ "open": open.len() })))
+    }
+}
+
+impl Rounds {
+    /// Cleans up once after each of the last rounds that are over, whoever has ended them.
+    async fn clean(&self) -> Result<(), StoreError> {
+        let mut tx = self.app.store.begin("round.last_ones").await?;
+        let last = round_list(&mut tx, false, OPEN_MAX).await?;
+        drop(tx);
+        let cleaned = || self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        for round in last {
+            let is_over = matches!(
+                round.round.phase,
+                Phase::Published | Phase::Anchored | Phase::Abandoned
+            );
+            if !is_over || cleaned().contains(&round.number) {
+                continue;
+            }
+            match clean(&self.app, round.number).await {
+                Ok(0) => {}
+                Ok(files) => {
+                    tracing::info!(round = round.number, files, "dead candidates are gone");
+                }
+                Err(RoundError::Store(error)) => return Err(error),
+                // Tried again by the next process.
+                Err(error) => {
+                    tracing::warn!(round = round.number, error = %Chain(&error), "files of a round that is over stay");
+                }
+            }
+            cleaned().insert(round.number);
+        }
+        Ok(())
     }
 }
 
@@ -427,7 +468,7 @@ pub(super) fn whole<'p>(
 }
 
 /// Runs what blocks beside everything else.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(in crate::round) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RoundError> + Send + 'static,
 ) -> Result<T, RoundError> {
     let done = tokio::task::spawn_blocking(work).await;

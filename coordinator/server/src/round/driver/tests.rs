@@ -1,7 +1,11 @@
 //! Rounds on real Postgres without training: what nodes would have handed in is written into their rows.
 
 use owm_coordinator_domain::round::{AbandonReason, Round, deadline::Deadline};
-use owm_coordinator_store::{round::round_read, task::task_load};
+use owm_coordinator_store::{
+    model::{model_file_add, model_file_size},
+    round::{Computed, round_computed_add, round_read},
+    task::task_load,
+};
 use owm_proto::{
     Permille,
     evaluation::{EvaluationReport, ExactF64, TextSource},
@@ -203,6 +207,70 @@ async fn a_coordinator_that_has_just_started_waits_for_its_nodes_to_come_back(po
     advance(&app, number, since).await.unwrap();
     let over = round(&app, number).await;
     assert_eq!(over.abandoned, Some(AbandonReason::NoParticipants));
+}
+
+/// Writes that an attempt has made these files, and places them.
+async fn made(app: &TestApp, number: u64, attempt: Attempt, n: u8) -> [Sha256; 2] {
+    let named = |bytes: &[u8]| ManifestFile {
+        name: String::new(),
+        size: bytes.len() as u64,
+        sha256: Sha256::of(bytes),
+        piece_len: None,
+        ladder_sha256: None,
+    };
+    let (checkpoint, delta) = ([n, 1], [n, 2]);
+    let files = Files {
+        checkpoint: named(&checkpoint),
+        delta: named(&delta),
+    };
+    let computed = Computed {
+        attempt,
+        inputs: b"{}".to_vec(),
+        decision: b"{}".to_vec(),
+        checkpoint: files.checkpoint.sha256,
+        delta: files.delta.sha256,
+        residue_after: Sha256([n; 32]),
+        files: serde_json::to_vec(&files).unwrap(),
+    };
+    let mut tx = app.store.begin("test").await.unwrap();
+    for bytes in [checkpoint, delta] {
+        let sha256 = Sha256::of(&bytes);
+        app.blobs.put_bytes(&sha256, bytes.to_vec()).await.unwrap();
+        model_file_add(&mut tx, &sha256, 2, app.now())
+            .await
+            .unwrap();
+    }
+    round_computed_add(&mut tx, number, &computed, app.now())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    [computed.checkpoint, computed.delta]
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_candidate_that_became_nothing_is_not_kept(pool: PgPool) {
+    let app = app(pool).await;
+    let number = collecting(&app).await;
+    let dead = made(&app, number, Attempt::First, 1).await;
+    let parent = round_parent(&app, number).await;
+    let rounds = Rounds::new(app.app.clone());
+    rounds.run().await.unwrap();
+    assert!(app.blobs.has(&dead[0], 2).await.unwrap(), "it is open");
+    abandon(&app.store, number, app.now()).await.unwrap();
+    rounds.run().await.unwrap();
+    let mut tx = app.store.begin("test").await.unwrap();
+    for sha256 in dead {
+        assert!(!app.blobs.has(&sha256, 2).await.unwrap());
+        assert_eq!(model_file_size(&mut tx, &sha256).await.unwrap(), None);
+    }
+    // What a version names stays, were it a dead candidate a hundred times.
+    let size = model_file_size(&mut tx, &parent).await.unwrap().unwrap();
+    assert!(app.blobs.has(&parent, size).await.unwrap());
+}
+
+async fn round_parent(app: &TestApp, number: u64) -> Sha256 {
+    let mut tx = app.store.begin("test").await.unwrap();
+    round_read(&mut tx, number).await.unwrap().unwrap().parent
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
