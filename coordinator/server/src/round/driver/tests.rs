@@ -7,7 +7,7 @@ use owm_coordinator_store::{
     task::task_load,
 };
 use owm_proto::{
-    Permille,
+    Msat, Permille,
     evaluation::{EvaluationReport, ExactF64, TextSource},
 };
 use owm_service::rng::Seed;
@@ -188,6 +188,70 @@ async fn what_a_round_has_asked_for_ends_with_it(pool: PgPool) {
         .unwrap();
     assert_eq!(told.len(), 1, "only a node that is at it is told: {told:?}");
     assert_eq!(told[0]["task"], serde_json::json!(asked[0].task));
+}
+
+#[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
+async fn a_part_is_owed_once_the_round_has_ended_and_as_its_gates_say(pool: PgPool) {
+    let app = app(pool.clone()).await;
+    let number = collecting(&app).await;
+    let mut updates = Vec::new();
+    for (n, part) in parts(&app, number).await.iter().enumerate() {
+        let update = Sha256([n as u8 + 1; 32]);
+        handed_in(&pool, &app, part, update).await;
+        updates.push(update);
+        sqlx::query(
+            "UPDATE tasks SET phase = 'done', lease_epoch = 1, winner_epoch = 1, winner_node = $2, completed_at = now(),
+             output_hash = repeat('0', 64) WHERE task_id = $1",
+        )
+        .bind(part.task.0)
+        .bind(part.node.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+        // The first counts, a gate rejected the second, the third came too late.
+        let (quality, refused) = [(Some(1_000), ""), (Some(0), ""), (None, "late")][n];
+        sqlx::query(
+            "UPDATE fl_participants SET quality_permille = $2, refused = $3 WHERE task_id = $1",
+        )
+        .bind(part.task.0)
+        .bind(quality)
+        .bind(refused)
+        .execute(&pool)
+        .await
+        .unwrap();
+    }
+    let needed = async || {
+        let mut tx = app.store.begin("test").await.unwrap();
+        let needed = owm_coordinator_store::evaluation::updates_needed(&mut tx).await;
+        needed.unwrap().into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        app.evaluations_settle().await.unwrap(),
+        0,
+        "the round goes on"
+    );
+    assert_eq!(needed().await, updates);
+    abandon(&app.store, number, app.now()).await.unwrap();
+    assert_eq!(app.evaluations_settle().await.unwrap(), 3);
+    assert_eq!(app.evaluations_settle().await.unwrap(), 0, "once");
+    assert_eq!(needed().await, []);
+    let rewards: Vec<Msat> = parts(&app, number)
+        .await
+        .iter()
+        .map(|part| part.reward)
+        .collect();
+    let whole = Msat(45_000);
+    assert_eq!(
+        rewards,
+        [whole, Msat::ZERO, Msat::ZERO],
+        "30 sats, a round's for tier 1, times 1.5 for uptime"
+    );
+    let booked: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM ledger_events WHERE kind = 'reward'")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert_eq!(booked, 1);
 }
 
 #[sqlx::test(migrator = "owm_migrations::MIGRATOR")]
