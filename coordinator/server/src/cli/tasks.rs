@@ -33,7 +33,7 @@ use crate::{
 pub enum TaskCommand {
     /// Let nodes of different owners measure how well a model foretells held-out text.
     #[command(
-        after_help = "Examples:\n  owm-coordinator task evaluate --sub-model owm-geo --corpus owm-geo --shard europe --config coordinator.toml\n  owm-coordinator task evaluate --sub-model owm-code --file new.safetensors --local --nodes 5 --config coordinator.toml\n\nThe running coordinator hands it out; `task show` says what was found."
+        after_help = "Examples:\n  owm-coordinator task evaluate --sub-model owm-geo --corpus owm-geo --shard europe --config coordinator.toml\n  owm-coordinator task evaluate --sub-model owm-code --file new.safetensors --corpus owm-code --nodes 5 --config coordinator.toml\n\nThe running coordinator hands it out; `task show` says what was found."
     )]
     Evaluate(Box<EvaluateArgs>),
     /// List evaluations, newest first.
